@@ -1,0 +1,38 @@
+# `make demo` and `make test` need Python 3.11 or later and nothing else: each makes the environment it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-all lint format results clean
+
+demo: $(READY)
+	$(BIN)/immiscible demo
+
+test: $(READY) lint
+	$(BIN)/pytest
+
+test-all: $(READY) lint
+	$(BIN)/pytest -m "not gpu and not network"
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+results: $(READY)
+	$(BIN)/immiscible demo
+	$(BIN)/immiscible report runs/demo --record results/demo
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache

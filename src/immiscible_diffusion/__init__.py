@@ -1,0 +1,49 @@
+"""Pair each sample with nearby noise before diffusing it: one line in a training loop.
+
+>>> import torch
+>>> from immiscible_diffusion import assign
+>>> x = torch.randn(64, 3, 8, 8)        # a batch of data
+>>> noise = torch.randn_like(x)
+>>> noise = assign(x, noise)            # the one line; x_t and the target are made after it
+>>> noise.shape
+torch.Size([64, 3, 8, 8])
+"""
+
+from immiscible_diffusion.codecs import Pixels
+from immiscible_diffusion.couplings import Assignment, Independent, Nearest, assign, assign_index, nearest
+from immiscible_diffusion.data import Digits, Images
+from immiscible_diffusion.methods import Denoising
+from immiscible_diffusion.nets import MLP, UNet
+from immiscible_diffusion.registry import make, names, register
+from immiscible_diffusion.sample import Trained, generate
+from immiscible_diffusion.schedules import Betas, Straight
+from immiscible_diffusion.streams import stream
+from immiscible_diffusion.train import Train, fit, new_state
+
+__all__ = [
+    "MLP",
+    "Assignment",
+    "Betas",
+    "Denoising",
+    "Digits",
+    "Images",
+    "Independent",
+    "Nearest",
+    "Pixels",
+    "Straight",
+    "Train",
+    "Trained",
+    "UNet",
+    "assign",
+    "assign_index",
+    "fit",
+    "generate",
+    "make",
+    "names",
+    "nearest",
+    "new_state",
+    "register",
+    "stream",
+]
+
+__version__ = "0.1.0"

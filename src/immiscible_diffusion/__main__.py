@@ -1,0 +1,16 @@
+"""The command ``immiscible``."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line, or say which extra it needs."""
+    try:
+        from immiscible_diffusion.cli import run
+    except ImportError as error:
+        sys.exit(f"immiscible: {error}. Install the command's packages: pip install 'immiscible-diffusion[all]'")
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

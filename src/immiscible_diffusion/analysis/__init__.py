@@ -1,0 +1,1 @@
+"""What a coupling does: to pairs, to training, to samples."""

@@ -1,0 +1,129 @@
+"""The numbers of an experiment, read from its run folders: what every table and figure is made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.stats import ttest_rel
+
+from immiscible_diffusion.analysis.speedup import Curve, Speedup, speedup
+from immiscible_diffusion.files import read_json
+from immiscible_diffusion.runs import read_lines
+
+__all__ = ["Measured", "Summary", "paired_p", "read_summary"]
+
+REFERENCE = "independent"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One arm at one number of sampling steps from one start: seed -> curve for each metric."""
+
+    arm: str
+    sampling_steps: int
+    start: str
+    curves: dict[str, dict[int, Curve]]
+
+    @property
+    def label(self) -> str:
+        """The arm's name, with its start where that is not the coupling's own."""
+        return self.arm if self.start == "matched" else f"{self.arm}, plain start"
+
+    def final(self, metric: str) -> dict[int, float]:
+        """Return the last value of a metric by seed."""
+        return {seed: curve[-1][1] for seed, curve in self.curves[metric].items()}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All that was measured. ``runs`` and ``pairs`` are the contents of ``index.json`` and ``pairs.json``."""
+
+    folder: Path
+    index: dict[str, Any]
+    pairs: dict[str, dict[str, float]]
+    measured: list[Measured]
+    metrics: list[str]
+    unfinished: list[str]
+
+    @property
+    def sampling_steps(self) -> list[int]:
+        """The numbers of sampling steps that were evaluated, rising."""
+        return sorted({each.sampling_steps for each in self.measured})
+
+    @property
+    def labels(self) -> list[str]:
+        """The arms in the order of the index, each followed by its plain start where it was measured."""
+        return list(dict.fromkeys(each.label for each in self.measured))
+
+    def find(self, label: str, sampling_steps: int) -> Measured | None:
+        """Return what was measured of one arm and start at one number of sampling steps."""
+        found = [m for m in self.measured if m.label == label and m.sampling_steps == sampling_steps]
+        return found[0] if found else None
+
+    def first_step(self, label: str, sampling_steps: int, metric: str) -> int:
+        """Return the first evaluated training step of an arm: nothing is known of earlier ones."""
+        measured = self.find(label, sampling_steps)
+        return 0 if measured is None else max(curve[0][0] for curve in measured.curves[metric].values())
+
+    def speedup(self, label: str, sampling_steps: int, metric: str) -> Speedup | None:
+        """Return how much sooner an arm reaches the independent arm's final distance; None without that arm."""
+        arm, reference = self.find(label, sampling_steps), self.find(REFERENCE, sampling_steps)
+        if arm is None or reference is None:
+            return None
+        both = sorted(set(arm.curves[metric]) & set(reference.curves[metric]))
+        curves = [{seed: each.curves[metric][seed] for seed in both} for each in (reference, arm)]
+        return speedup(*curves) if both else None
+
+
+def paired_p(first: dict[int, float], second: dict[int, float]) -> float | None:
+    """Return the two-sided p value of a paired t-test over common seeds, None with fewer than three or no difference.
+
+    >>> round(paired_p({0: 1.0, 1: 2.0, 2: 3.0}, {0: 2.0, 1: 3.5, 2: 4.0}), 3)
+    0.02
+    """
+    seeds = sorted(set(first) & set(second))
+    differences = [first[seed] - second[seed] for seed in seeds]
+    if len(seeds) < 3 or len(set(differences)) == 1:
+        return None
+    return float(ttest_rel([first[s] for s in seeds], [second[s] for s in seeds]).pvalue)
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Return mean and standard deviation, 0 for a single value."""
+    return mean(values), stdev(values) if len(values) > 1 else 0.0
+
+
+def read_summary(folder: Path) -> Summary:
+    """Return the numbers of the experiment whose runs lie in a folder. Unfinished runs are named and left out.
+
+    Raises:
+        ValueError: there is no index, no finished run, or a file that cannot be read.
+    """
+    index, pairs = read_json(folder / "index.json"), read_json(folder / "pairs.json")
+    curves: dict[tuple[str, int, str], dict[str, dict[int, list[tuple[int, float]]]]] = {}
+    unfinished, metrics = [], list[str]()
+    for run in index["runs"]:
+        path = folder / run["folder"]
+        if not (path / "export" / "immiscible.json").is_file():
+            unfinished.append(run["folder"])
+            continue
+        metrics = _metrics(path)
+        for line in read_lines(path / "evaluations.jsonl"):
+            by_metric = curves.setdefault((run["arm"], line["sampling_steps"], line["start"]), {})
+            for metric in metrics:
+                by_metric.setdefault(metric, {}).setdefault(run["seed"], []).append((line["step"], line[metric]))
+    if not curves:
+        raise ValueError(f"{folder} holds no finished run; run `immiscible train {index['experiment']}` first")
+    measured = [
+        Measured(arm, steps, start, {metric: dict(by_seed) for metric, by_seed in by_metric.items()})
+        for (arm, steps, start), by_metric in curves.items()
+    ]
+    return Summary(folder, index, pairs, measured, metrics, unfinished)
+
+
+def _metrics(path: Path) -> list[str]:
+    return [
+        choice["use"].rpartition(":")[2].lower() for choice in read_json(path / "config.json")["evaluate"]["metrics"]
+    ]

@@ -1,0 +1,158 @@
+"""What is written to disk: states to resume from, and models to load. Safetensors and JSON alone, never a pickle."""
+
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from immiscible_diffusion.files import new_folder, read_json, write_json
+from immiscible_diffusion.priors import Gaussian, StandardNormal
+from immiscible_diffusion.registry import describe, make
+from immiscible_diffusion.sample import Trained
+from immiscible_diffusion.schedules import Betas
+from immiscible_diffusion.train import State
+from immiscible_diffusion.types import Prior
+
+__all__ = ["export", "load_export", "load_newest", "save"]
+
+
+def save(state: State, folder: Path, *, keep: int = 2) -> Path:
+    """Write the state as ``folder/step-<number>/`` and return that path.
+
+    A crash in mid-write leaves the earlier ones; the newest ``keep`` stay.
+    """
+    target = folder / f"step-{state.step:09d}"
+    with new_folder(target) as part:
+        _save_tensors(part / "net.safetensors", state.net.state_dict())
+        _save_tensors(part / "ema.safetensors", state.ema.state_dict())
+        moments = state.optimizer.state_dict()["state"]
+        _save_tensors(
+            part / "optimizer.safetensors",
+            {f"{i}.{name}": value for i, values in moments.items() for name, value in values.items()},
+        )
+        write_json(part / "state.json", {"step": state.step, "seconds": state.seconds})
+    for old in _steps(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def load_newest(state: State, folder: Path) -> bool:
+    """Load the newest whole checkpoint of the folder into the state; return whether there was one.
+
+    A checkpoint that cannot be read is passed over with a warning, and the one before it is taken.
+    """
+    for path in reversed(_steps(folder)):
+        try:
+            _load_state(state, path)
+        except (ValueError, RuntimeError, KeyError) as error:
+            warnings.warn(f"the checkpoint {path} cannot be used and is passed over: {error}", stacklevel=2)
+        else:
+            return True
+    return False
+
+
+def export(trained: Trained, folder: Path, *, net: Any, classes: int | None, about: dict[str, Any]) -> None:
+    """Write a model for others to load.
+
+    A diffusers net is saved in diffusers' own layout (``unet/``, ``scheduler/`` and, for DDIM, a
+    ``model_index.json`` that ``DDIMPipeline.from_pretrained`` reads); any other as ``net.safetensors``. The start of
+    sampling lies beside it in ``prior.safetensors`` unless it is the standard normal.
+
+    Args:
+        trained: the model.
+        folder: takes the place of what was there, once it is whole.
+        net: the description that the net was built from.
+        classes: the number of classes it was built for.
+        about: what else to keep: data, coupling, steps.
+    """
+    with new_folder(folder) as part:
+        model = getattr(trained.net, "model", None)
+        if model is not None:
+            model.save_pretrained(part / "unet")
+            _save_scheduler(trained, part)
+        else:
+            _save_tensors(part / "net.safetensors", trained.net.state_dict())
+        if isinstance(trained.prior, Gaussian):
+            _save_tensors(part / "prior.safetensors", trained.prior.tensors())
+        parts = {"net": net, "method": trained.method, "codec": trained.codec}
+        described = {kind: describe(kind, each) for kind, each in parts.items()}
+        write_json(part / "immiscible.json", described | {"shape": trained.shape, "classes": classes, "about": about})
+
+
+def load_export(folder: Path) -> Trained:
+    """Return the model that ``export`` wrote.
+
+    Raises:
+        ValueError: a file is missing, damaged or does not fit the others.
+    """
+    index = read_json(folder / "immiscible.json")
+    try:
+        net = make("net", index["net"]).build(tuple(index["shape"]), index["classes"])
+        method, codec, shape = make("method", index["method"]), make("codec", index["codec"]), tuple(index["shape"])
+        inner = getattr(net, "model", None)
+        weights = folder / ("net.safetensors" if inner is None else "unet/diffusion_pytorch_model.safetensors")
+        (net if inner is None else inner).load_state_dict(_load_tensors(weights))
+        prior: Prior = StandardNormal()
+        if (folder / "prior.safetensors").exists():
+            prior = Gaussian(**_load_tensors(folder / "prior.safetensors"))
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{folder} holds no model that can be loaded: {error}") from error
+    return Trained(net.eval().requires_grad_(False), method, codec, prior, shape)
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{9}", path.name))
+
+
+def _load_state(state: State, path: Path) -> None:
+    index = read_json(path / "state.json")
+    net, ema = _load_tensors(path / "net.safetensors"), _load_tensors(path / "ema.safetensors")
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in _load_tensors(path / "optimizer.safetensors").items():
+        i, _, moment = name.partition(".")
+        moments.setdefault(int(i), {})[moment] = value
+    state.net.load_state_dict(net)
+    state.ema.load_state_dict(ema)
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    state.step, state.seconds = int(index["step"]), dict(index["seconds"])
+
+
+def _save_scheduler(trained: Trained, part: Path) -> None:
+    """Write diffusers' scheduler for the method, and a pipeline's index where diffusers has a pipeline for it."""
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+    schedule, predict = getattr(trained.method, "schedule", None), getattr(trained.method, "predict", "")
+    if isinstance(schedule, Betas) and predict != "velocity":
+        DDIMScheduler(
+            num_train_timesteps=schedule.levels,
+            beta_start=schedule.first,
+            beta_end=schedule.last,
+            beta_schedule=schedule.kind,
+            prediction_type={"eps": "epsilon", "x0": "sample", "v": "v_prediction"}[predict],
+            timestep_spacing="trailing",
+            clip_sample=False,
+        ).save_pretrained(part / "scheduler")
+        pipeline = {"_class_name": "DDIMPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}
+        write_json(part / "model_index.json", pipeline | {"unet": ["diffusers", "UNet2DModel"]})
+    elif predict == "velocity" and not isinstance(schedule, Betas):
+        FlowMatchEulerDiscreteScheduler().save_pretrained(part / "scheduler")
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, path)
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error

@@ -1,0 +1,87 @@
+"""The cost of pairing a datum with a noise."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.tensors import batch_rows
+from immiscible_diffusion.types import Float
+
+__all__ = ["Cost", "Precision", "check_choice", "check_rows", "pairwise"]
+
+Cost = Literal["l2", "dot", "l1", "cosine"]
+Precision = Literal["fp32", "fp16", "bf16"]
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_SAFE_NORM = 128.0
+"""Rows scaled to at most this norm have inner products of at most 16,384, a quarter of fp16's range."""
+
+
+def check_choice(what: str, value: object, allowed: object) -> None:
+    """Raise ValueError where a value is none of a Literal's."""
+    if value not in get_args(allowed):
+        raise ValueError(f"no {what} named {value!r}; there are {list(get_args(allowed))}")
+
+
+def check_rows(x: Tensor, noise: Tensor) -> None:
+    """Raise ValueError unless data (b, *dims) and noise (m, *dims) can be paired, m >= b."""
+    batch_rows(x), batch_rows(noise, "noise")
+    if x.shape[1:] != noise.shape[1:]:
+        raise ValueError(f"x rows have shape {tuple(x.shape[1:])}, noise rows {tuple(noise.shape[1:])}")
+    if len(noise) < len(x):
+        raise ValueError(f"{len(x)} rows of x need at least as many noise rows; there are {len(noise)}")
+    if x.device != noise.device:
+        raise ValueError(f"x is on {x.device} and noise on {noise.device}; move one of them")
+
+
+def check_finite(**tensors: Tensor) -> None:
+    """Raise ValueError, naming the first one that holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        bad = ~tensor.float().isfinite().flatten(1 if tensor.ndim > 1 else 0)
+        if bool(bad.any()):
+            row = int(bad.reshape(len(tensor), -1).any(1).nonzero()[0])
+            raise ValueError(f"{name} holds NaN, infinity or values beyond float32, first in row {row}")
+
+
+def pairwise(
+    x: Float[Tensor, "b *dims"], noise: Float[Tensor, "m *dims"], cost: Cost, precision: Precision
+) -> Float[Tensor, "b m"]:
+    """Return the cost of every datum with every noise, less a constant per datum, (b, m), in float32.
+
+    A constant per row of an assignment problem changes no solution, and leaving out |x_i| from the distance
+    |x_i - n_j| keeps its digits where the data are far from the noise. One matrix product serves ``dot``,
+    ``cosine`` and ``l2``; memory is b (m + d). The broadcast differences of the official code take b m d.
+    """
+    x, noise = batch_rows(x).float(), batch_rows(noise).float()
+    if cost == "l1":
+        dtype = _DTYPES[precision]
+        return torch.cdist(x.to(dtype).float(), noise.to(dtype).float(), p=1)
+    if cost == "cosine":
+        x, noise = torch.nn.functional.normalize(x), torch.nn.functional.normalize(noise)
+    product = _inner(x, noise, precision)
+    if cost != "l2":
+        return product.neg_()
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    change = (noise.square().sum(1) - 2 * product).float()
+    distance = (norm.square() + change).clamp_(min=0).sqrt_()
+    distance.add_(norm).clamp_(min=torch.finfo(torch.float32).tiny)
+    return change.div_(distance)
+
+
+def _inner(x: Tensor, noise: Tensor, precision: Precision) -> Tensor:
+    """Return all inner products, (b, m), in float32; low precision sees centred, scaled rows alone."""
+    if precision == "fp32":
+        return x @ noise.T
+    x_mean, noise_mean = x.mean(0), noise.mean(0)
+    low_x, x_scale = _low(x - x_mean, precision)
+    low_noise, noise_scale = _low(noise - noise_mean, precision)
+    product = (low_x @ low_noise.T).float() * (x_scale * noise_scale)
+    return product + ((x - x_mean) @ noise_mean).unsqueeze(1) + noise @ x_mean
+
+
+def _low(rows: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
+    """Return rows in low precision, none longer than the safe norm, and the factor that undoes the scaling."""
+    longest = torch.linalg.vector_norm(rows, dim=1).max()
+    scale = torch.where(longest > 0, longest / _SAFE_NORM, torch.ones_like(longest))
+    return (rows / scale).to(_DTYPES[precision]), scale

@@ -1,0 +1,211 @@
+"""Nearest of k noises (Improved Immiscible Diffusion, arXiv:2505.18521, Alg. 1), exactly, in O(d + k) a row.
+
+A standard normal noise is n = a u + r v, with u = x / |x|, a ~ N(0, 1), v uniform on the unit sphere orthogonal
+to u and r^2 ~ chi^2(d - 1), all independent. Distance, inner product and cosine depend on (a, r) alone, so the k
+candidates are k pairs of numbers; only the chosen noise is ever built.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import log_ndtr
+from torch import Tensor
+
+from immiscible_diffusion.couplings._cost import Cost, check_choice, check_finite
+from immiscible_diffusion.priors import Gaussian, StandardNormal
+from immiscible_diffusion.registry import register
+from immiscible_diffusion.tensors import batch_rows, normal, normal_like
+from immiscible_diffusion.types import Float, Prior
+
+__all__ = ["Nearest", "max_normal_moments", "nearest"]
+
+
+@torch.no_grad()
+def nearest(
+    x: Float[Tensor, "b *dims"], k: float, *, cost: Cost = "l2", generator: torch.Generator | None = None
+) -> Float[Tensor, "b *dims"]:
+    """Return for each row of x the nearest of k fresh standard normal noises, (b, *dims).
+
+    The law is exactly that of drawing k noises and keeping one, for every cost. With ``l2``, ``dot`` and ``cosine``
+    nothing waits for the device; on CUDA a row of x that is not finite therefore gets noise that is not finite.
+
+    Args:
+        x: data in model space, any floating dtype. A batch of one works as well as any.
+        k: how many noises compete, a whole number >= 1. With ``dot`` any real number >= 1: 1 is independent noise.
+        cost: ``l2`` as in the paper, ``dot`` (largest inner product), ``cosine``, or ``l1``.
+        generator: where randomness comes from; the global one if None.
+
+    Marginal: not standard normal. See ``Nearest``.
+    Cost: b (d + k) draws and twice the memory of x; ``l1`` draws all b k d, one candidate at a time.
+
+    Raises:
+        ValueError: k < 1 or not whole where it must be, an unknown cost, no floating batch, NaN or infinity on the CPU.
+
+    >>> x = torch.ones(1, 3072)
+    >>> bool((nearest(x, 64) - x).norm() < 78)
+    True
+    """
+    check_choice("cost", cost, Cost)
+    _check_k(k, cost)
+    rows = batch_rows(x)
+    if cost == "l1":
+        _check_on_cpu(x, torch.linalg.vector_norm(rows.float(), dim=1))
+        return _streamed(x, int(k), generator)
+    rows = rows if rows.dtype == torch.float64 else rows.float()
+    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    _check_on_cpu(x, norm)
+    along, across = _choose(norm, rows.shape[1], k, cost, generator)
+    per_norm = torch.where(norm > 0, 1 / norm, 0)
+    noise = normal_like(rows, generator)
+    noise.addcmul_(torch.einsum("bd,bd->b", noise, rows).unsqueeze(1) * per_norm * per_norm, rows, value=-1)
+    if across is not None:
+        rest = torch.linalg.vector_norm(noise, dim=1, keepdim=True)
+        noise.mul_(across / rest.clamp(min=torch.finfo(rest.dtype).tiny))
+    noise.addcmul_(along * per_norm, rows)
+    paired: Tensor = noise.reshape(x.shape).to(x.dtype)
+    return paired
+
+
+def _choose(
+    norm: Tensor, d: int, k: float, cost: Cost, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return the kept noise's part along u, (b, 1), and the length of the rest, or None where it is free.
+
+    A row of zeros has no direction: its noise is all rest, chosen by length for ``l2`` and not at all otherwise.
+    """
+    b, device = len(norm), norm.device if generator is None else generator.device
+    if cost == "dot":
+        return _max_of_normals(k, torch.rand(b, 1, generator=generator, device=device, dtype=torch.float64)).to(
+            norm
+        ), None
+    along = normal((b, int(k)), generator, norm.device).to(norm.dtype)
+    freedom = torch.full((b, int(k)), (d - 1) / 2, device=device)
+    square = 2 * torch._standard_gamma(freedom, generator).to(norm) if d > 1 else torch.zeros_like(along)
+    if cost == "l2":  # |x - n|^2 less |x|^2, which would swallow the digits of the rest
+        score = 2 * along * norm - along.square() - square
+    else:
+        score = along / (along.square() + square).sqrt().clamp(min=1e-30) * (norm > 0)
+    best = score.argmax(1, keepdim=True)
+    along, square = along.gather(1, best), square.gather(1, best)
+    return along, torch.where(norm > 0, square, square + along.square()).sqrt()
+
+
+def _max_of_normals(k: float, uniform: Tensor) -> Tensor:
+    """Return the maximum of k standard normals from uniform draws; k need not be whole.
+
+    It is Phi^-1(U^(1/k)), written with the upper tail so that no digits are lost at large k.
+    """
+    tail = -torch.expm1(uniform.clamp(min=1e-300).log() / k)
+    return -torch.special.ndtri(tail.clamp(max=1 - 2**-53))
+
+
+def _streamed(x: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
+    """Return the nearest of k explicit candidates by L1, keeping one at a time."""
+    kept = normal_like(x, generator)
+    least = _l1(x, kept)
+    for _ in range(k - 1):
+        candidate = normal_like(x, generator)
+        distance = _l1(x, candidate)
+        nearer = (distance < least).reshape(-1, *[1] * (x.ndim - 1))
+        kept, least = torch.where(nearer, candidate, kept), torch.minimum(distance, least)
+    return kept
+
+
+def _l1(x: Tensor, noise: Tensor) -> Tensor:
+    return (batch_rows(noise).float() - batch_rows(x).float()).abs_().sum(1)
+
+
+def _check_on_cpu(x: Tensor, norm: Tensor) -> None:
+    """Raise ValueError where a row is not finite; a GPU is not waited for."""
+    if x.device.type == "cpu" and not bool(norm.isfinite().all()):
+        check_finite(x=x)
+        raise ValueError("x holds rows whose norm is beyond float32; scale the data")
+
+
+def _check_k(k: float, cost: Cost) -> None:
+    whole = "" if cost == "dot" else "whole "
+    fits = isinstance(k, int | float | np.number) and not isinstance(k, bool) and math.isfinite(k) and k >= 1
+    if not fits or (whole and k != int(k)):
+        raise ValueError(f"k is {k!r}; nearest by {cost} takes a {whole}number >= 1")
+
+
+def max_normal_moments(k: float) -> tuple[float, float]:
+    """Return E[a] and E[a^2] of the maximum a of k standard normals; k may be any real number >= 1.
+
+    >>> [round(moment, 3) for moment in max_normal_moments(8)]
+    [1.424, 2.4]
+    """
+    a = np.linspace(-12.0, 15.0, 27_001)
+    log_density = math.log(k) - 0.5 * a**2 - 0.5 * math.log(2 * math.pi) + (k - 1) * log_ndtr(a)
+    weight = np.exp(log_density) * (a[1] - a[0])
+    return float((a * weight).sum()), float((a**2 * weight).sum())
+
+
+@register("coupling")
+@dataclass(frozen=True)
+class Nearest:
+    """Draw k noises for each datum and keep the nearest (arXiv:2505.18521, Alg. 1), in O(d + k) a row.
+
+    Marginal: not standard normal. ``dot`` moves the mean along the data's unit directions u and stretches the
+        variance there, with norm-free candidates; ``prior`` is the Gaussian with exactly these moments. ``l2``
+        also shortens the noise, by 1 - 2 c_k / sqrt((2 + 4 s^2) d) in variance, s^2 being the data's mean square;
+        ``l2``, ``l1`` and ``cosine`` start sampling from N(0, I), as the paper does.
+    Cost: b (d + k) draws, twice the memory of x; ``l1`` draws b k d.
+
+    Args:
+        k: how many noises compete; see ``nearest``.
+        cost: see ``nearest``.
+
+    Raises:
+        ValueError: k < 1 or not whole where it must be, or an unknown cost.
+
+    >>> Nearest(k=8)(torch.randn(1, 3, 4, 4)).shape
+    torch.Size([1, 3, 4, 4])
+    """
+
+    k: float = 8
+    cost: Cost = "l2"
+
+    def __post_init__(self) -> None:
+        check_choice("cost", self.cost, Cost)
+        _check_k(self.k, self.cost)
+
+    def __call__(
+        self,
+        x: Float[Tensor, "b *dims"],
+        cond: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "b *dims"]:
+        """Return the nearest of k noises for each row of x, (b, *dims).
+
+        Raises:
+            ValueError: as ``nearest``.
+        """
+        return nearest(x, self.k, cost=self.cost, generator=generator)
+
+    def prior(self, data: Iterable[Tensor]) -> Prior:
+        """Return the Gaussian with the moments of the kept noise for ``dot``, else the standard normal.
+
+        With c = E[a] and q = E[a^2] for the maximum a of k normals, the mean is c E[u] and the covariance
+        I + (q - 1) E[u u^T] - c^2 E[u] E[u]^T.
+
+        Args:
+            data: batches of the training data in model space, (b, *dims), read once.
+
+        Raises:
+            ValueError: no data.
+        """
+        if self.cost != "dot":
+            return StandardNormal()
+        count, first, second = 0, torch.zeros(()), torch.zeros(())
+        for x in data:
+            unit = torch.nn.functional.normalize(batch_rows(x).double().cpu())
+            count, first, second = count + len(unit), first + unit.sum(0), second + unit.T @ unit
+        if count == 0:
+            raise ValueError("the matched start of nearest needs data; there came none")
+        c, q = max_normal_moments(self.k)
+        mean, spread = first / count, second / count
+        return Gaussian.from_moments(c * mean, (q - 1) * spread - c**2 * torch.outer(mean, mean))

@@ -1,0 +1,127 @@
+"""Experiments: one TOML file is a table or a figure; its grid is the runs behind it."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from immiscible_diffusion.config import Config, overridden, read_config, read_toml
+
+__all__ = ["Cell", "Experiment", "built_in", "read_experiment"]
+
+_KEYS = ["title", "source", "question", "base", "grid", "scale", "published"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of an experiment: its arm (every varied value but the seed), its seed and its configuration."""
+
+    arm: str
+    seed: int
+    config: Config
+
+    @property
+    def folder(self) -> str:
+        """The name of its run folder: arm, seed and a hash of the resolved configuration."""
+        text = json.dumps(self.config.plain(), sort_keys=True)
+        return f"{self.arm}-seed{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What an experiment file says.
+
+    Args:
+        name: the file's stem.
+        title: one line for people.
+        source: the table or figure that it reproduces.
+        question: what it is to answer.
+        base: one whole run.
+        grid: dotted key -> {label: value}; the runs are the product.
+        scale: scale name -> dotted overrides.
+        published: figures of the literature to stand beside the measured ones.
+    """
+
+    name: str
+    title: str
+    source: str
+    question: str
+    base: Mapping[str, Any]
+    grid: Mapping[str, Mapping[str, Any]]
+    scale: Mapping[str, Mapping[str, Any]]
+    published: Mapping[str, Any]
+
+    def cells(self, scale: str | None = None, overrides: Sequence[tuple[str, Any]] = ()) -> list[Cell]:
+        """Return the runs, seeds outermost, so that every arm has its first seed before any has its second.
+
+        Overrides come last. Where one names a grid key, that key is no longer varied; ``train.seed`` may be a list.
+
+        Raises:
+            ValueError: an unknown scale, or a configuration that is refused.
+        """
+        if scale is not None and scale not in self.scale:
+            raise ValueError(f"{self.name} has no scale {scale!r}; there are {sorted(self.scale)}")
+        base, grid = dict(self.base), dict(self.grid)
+        for key, value in [*(self.scale[scale].items() if scale else ()), *overrides]:
+            if key == "train.seed":
+                grid[key] = {str(seed): seed for seed in (value if isinstance(value, list) else [value])}
+            else:
+                grid.pop(key, None)
+                base = overridden(base, key, value)
+        seeds = grid.pop("train.seed", {"0": base.get("train", {}).get("seed", 0)})
+        cells = []
+        for seed, *point in itertools.product(seeds.values(), *(grid[key].items() for key in grid)):
+            values = overridden(base, "train.seed", seed)
+            for key, (_, value) in zip(grid, point, strict=True):
+                values = overridden(values, key, value)
+            for key, value in overrides:  # an option of something that the grid chooses
+                if key != "train.seed":
+                    values = overridden(values, key, value)
+            arm = "-".join(label for label, _ in point) or "run"
+            cells.append(Cell(arm, int(seed), read_config(values)))
+        return cells
+
+
+def built_in() -> dict[str, Path]:
+    """Return the experiments that come with the package, by name."""
+    folder = Path(__file__).parent / "experiments"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def read_experiment(name: str) -> Experiment:
+    """Return the experiment of this name, or of the TOML file at this path.
+
+    Raises:
+        ValueError: there is none, it is not TOML, or it has keys that no experiment has.
+    """
+    known = built_in()
+    path = known.get(name) or Path(name)
+    if not path.is_file():
+        raise ValueError(f"no experiment or file {name!r}; there are {sorted(known)}")
+    values = read_toml(path)
+    if unknown := sorted(set(values) - set(_KEYS)):
+        raise ValueError(f"{path}: unknown key {unknown[0]}; there are {_KEYS}")
+    if not isinstance(values.get("base"), Mapping):
+        raise ValueError(f"{path}: [base], one whole run, is missing")
+    grid = {key: _labelled(key, choices, path) for key, choices in values.get("grid", {}).items()}
+    return Experiment(
+        path.stem,
+        values.get("title", path.stem),
+        values.get("source", ""),
+        values.get("question", ""),
+        values["base"],
+        grid,
+        values.get("scale", {}),
+        values.get("published", {}),
+    )
+
+
+def _labelled(key: str, choices: Any, path: Path) -> dict[str, Any]:
+    if isinstance(choices, Mapping) and choices:
+        return dict(choices)
+    if isinstance(choices, list) and choices:
+        return {str(value): value for value in choices}
+    raise ValueError(f"{path}: grid.{key} must be a list of values or a table of label = value")

@@ -1,0 +1,71 @@
+"""A small multilayer perceptron, for toy data and quick checks."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from immiscible_diffusion.registry import register
+
+__all__ = ["MLP"]
+
+
+@register("net")
+@dataclass(frozen=True)
+class MLP:
+    """Describe a residual perceptron over flattened data with 32 Fourier features of the time.
+
+    Args:
+        width: hidden units.
+        depth: residual blocks.
+        dropout: probability of dropping a hidden unit in training, in [0, 1).
+        conditional: take class labels as condition; else the condition is ignored.
+
+    Raises:
+        ValueError: sizes below 1 or a dropout outside [0, 1).
+    """
+
+    width: int = 256
+    depth: int = 3
+    dropout: float = 0.0
+    conditional: bool = False
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.depth < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(f"{self} needs width >= 1, depth >= 1 and 0 <= dropout < 1")
+
+    def build(self, shape: tuple[int, ...], classes: int | None) -> nn.Module:
+        """Return the net for data of this shape, with weights from the global generator.
+
+        Raises:
+            ValueError: ``conditional`` where the data have no labels.
+        """
+        if self.conditional and classes is None:
+            raise ValueError("a conditional MLP needs labels; this source has none")
+        return _MLP(self, math.prod(shape), classes if self.conditional else None)
+
+
+class _MLP(nn.Module):
+    def __init__(self, config: MLP, d: int, classes: int | None) -> None:
+        super().__init__()
+        w = config.width
+        self.enter = nn.Linear(d + 32, w)
+        self.label = None if classes is None else nn.Embedding(classes, w)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(w), nn.Linear(w, w), nn.SiLU(), nn.Dropout(config.dropout), nn.Linear(w, w))
+            for _ in range(config.depth)
+        )
+        self.leave = nn.Linear(w, d)
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Return the prediction, (b, *dims)."""
+        frequency = torch.arange(1, 17, device=t.device) * (math.pi / 2)
+        angle = t.unsqueeze(1) * frequency
+        hidden = self.enter(torch.cat([x_t.flatten(1), angle.sin(), angle.cos()], 1))
+        if self.label is not None and cond is not None:
+            hidden = hidden + self.label(cond)
+        for block in self.blocks:
+            hidden = hidden + block(hidden)
+        out: Tensor = self.leave(hidden)
+        return out.reshape(x_t.shape)

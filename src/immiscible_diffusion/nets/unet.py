@@ -1,0 +1,90 @@
+"""diffusers' unconditional or class-conditional U-Net."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from immiscible_diffusion.registry import register
+
+__all__ = ["UNet"]
+
+
+@register("net")
+@dataclass(frozen=True)
+class UNet:
+    """Describe a ``diffusers.UNet2DModel``.
+
+    Args:
+        channels: channels of each level; the image is halved between levels.
+        layers: residual blocks a level.
+        attention: at which levels self-attention stands, counted from 0.
+        dropout: probability of dropping a channel in training, in [0, 1).
+        conditional: take class labels as condition; else the condition is ignored.
+
+    Raises:
+        ValueError: channels that are not multiples of 8, no layers, levels that do not exist, or a dropout
+            outside [0, 1).
+    """
+
+    channels: tuple[int, ...] = (32, 64)
+    layers: int = 1
+    attention: tuple[int, ...] = ()
+    dropout: float = 0.0
+    conditional: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.channels or any(c < 8 or c % 8 for c in self.channels):
+            raise ValueError(f"channels are {self.channels}; they must be positive multiples of 8")
+        if self.layers < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(f"{self} needs layers >= 1 and 0 <= dropout < 1")
+        if not set(self.attention) <= set(range(len(self.channels))):
+            raise ValueError(f"attention at {self.attention}; there are {len(self.channels)} levels, from 0")
+
+    def build(self, shape: tuple[int, ...], classes: int | None) -> nn.Module:
+        """Return the net for images of this shape, (c, h, w), with weights from the global generator.
+
+        Raises:
+            ValueError: images that cannot be halved often enough; ``conditional`` where there are no labels.
+        """
+        if self.conditional and classes is None:
+            raise ValueError("a conditional U-Net needs labels; this source has none")
+        halvings = 2 ** (len(self.channels) - 1)
+        if len(shape) != 3 or shape[1] % halvings or shape[2] % halvings:
+            raise ValueError(
+                f"{len(self.channels)} levels need (c, h, w) with sides of multiples of {halvings}: {shape}"
+            )
+        return _UNet(self, shape, classes if self.conditional else None)
+
+
+class _UNet(nn.Module):
+    """The model behind the net's own signature. Its timestep is 1000 t, as diffusers' schedulers count."""
+
+    def __init__(self, config: UNet, shape: tuple[int, ...], classes: int | None) -> None:
+        super().__init__()
+        try:
+            from diffusers import UNet2DModel
+        except ImportError as error:
+            raise ImportError("the U-Net needs diffusers: pip install 'immiscible-diffusion[nets]'") from error
+        levels = range(len(config.channels))
+        self.conditional = classes is not None
+        self.model: Any = UNet2DModel(
+            sample_size=shape[1:],
+            in_channels=shape[0],
+            out_channels=shape[0],
+            block_out_channels=config.channels,
+            layers_per_block=config.layers,
+            down_block_types=tuple("AttnDownBlock2D" if i in config.attention else "DownBlock2D" for i in levels),
+            up_block_types=tuple("AttnUpBlock2D" if i in config.attention else "UpBlock2D" for i in reversed(levels)),
+            attention_head_dim=8,
+            norm_num_groups=8,
+            dropout=config.dropout,
+            add_attention=bool(config.attention),
+            num_class_embeds=classes,
+        )
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Return the prediction, (b, c, h, w)."""
+        labels = {"class_labels": cond} if self.conditional else {}
+        out: Tensor = self.model(x_t, t * 1000, **labels).sample
+        return out

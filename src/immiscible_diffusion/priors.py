@@ -1,0 +1,83 @@
+"""Distributions that sampling starts from: what a coupling made of the noise's marginal."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.types import Float
+
+__all__ = ["Gaussian", "StandardNormal"]
+
+
+@dataclass(frozen=True)
+class StandardNormal:
+    """The standard normal: the marginal under independent noise and under every permutation of it."""
+
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "n *dims"]:
+        """Return independent standard normal values, (n, *dims), float32."""
+        return torch.randn(shape, generator=generator, device=generator.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """A Gaussian whose covariance is the identity plus low rank, on flattened rows.
+
+    Args:
+        mean: the mean of a row, (d,), float32.
+        directions: orthonormal directions in which the variance is not 1, (r, d), float32.
+        variances: the variance along each of them, (r,), float32, positive.
+
+    Raises:
+        ValueError: the shapes do not fit, or a variance is not positive.
+    """
+
+    mean: Float[Tensor, " d"]
+    directions: Float[Tensor, "r d"]
+    variances: Float[Tensor, " r"]
+
+    def __post_init__(self) -> None:
+        r, d = self.directions.shape
+        if self.mean.shape != (d,) or self.variances.shape != (r,):
+            raise ValueError(
+                f"a Gaussian start needs mean (d,), directions (r, d) and variances (r,); there came "
+                f"{tuple(self.mean.shape)}, {tuple(self.directions.shape)} and {tuple(self.variances.shape)}"
+            )
+        if not bool((self.variances > 0).all()):
+            raise ValueError(f"variances must be positive; the least is {self.variances.min().item()}")
+
+    def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "n *dims"]:
+        """Return draws of this Gaussian, (n, *dims), float32.
+
+        The same generator state gives ``StandardNormal`` noise moved by the mean and the directions alone, so
+        that samples from the two starts can be compared pair by pair.
+
+        Raises:
+            ValueError: a row of this shape has not d coordinates.
+        """
+        noise = torch.randn(shape, generator=generator, device=generator.device).reshape(shape[0], -1)
+        if noise.shape[1] != self.mean.numel():
+            raise ValueError(f"this start has {self.mean.numel()} coordinates; the shape asked is {shape}")
+        mean, directions, variances = (each.to(noise.device) for each in (self.mean, self.directions, self.variances))
+        stretch = (noise @ directions.T) * (variances.sqrt() - 1)
+        return (noise + stretch @ directions + mean).reshape(shape)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that describe this start, to be saved with the model."""
+        return {"mean": self.mean, "directions": self.directions, "variances": self.variances}
+
+    @classmethod
+    def from_moments(cls, mean: Float[Tensor, " d"], excess: Float[Tensor, "d d"], *, keep: float = 0.999) -> Self:
+        """Return the Gaussian with this mean and covariance I + excess, to low rank.
+
+        Args:
+            mean: the mean, (d,).
+            excess: the covariance less the identity, (d, d), symmetric, float64.
+            keep: the share of the summed absolute eigenvalues of the excess that is kept.
+        """
+        values, vectors = torch.linalg.eigh(excess)
+        order = values.abs().argsort(descending=True)
+        share = values[order].abs().cumsum(0) / values.abs().sum().clamp(min=1e-300)
+        kept = order[: int((share < keep).sum()) + 1]
+        return cls(mean.float(), vectors[:, kept].T.contiguous().float(), (1 + values[kept]).float())

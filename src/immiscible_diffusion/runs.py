@@ -1,0 +1,254 @@
+"""One run: train, evaluate along the way, and write its folder so that nothing finished is ever lost.
+
+``config.json`` the resolved configuration; ``environment.json`` versions, commit and hardware; ``log.jsonl`` losses and
+times; ``evaluations.jsonl`` every measured distance; ``checkpoints/`` to resume from; ``samples/`` grids of images;
+``export/`` the averaged net for others to load, and the mark of a finished run.
+"""
+
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from immiscible_diffusion import checkpoint
+from immiscible_diffusion.config import Config, Evaluation
+from immiscible_diffusion.files import read_json, write_bytes, write_json
+from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.sample import Start, Trained, generate
+from immiscible_diffusion.streams import stream_seed
+from immiscible_diffusion.train import State, fit, new_state
+from immiscible_diffusion.types import UInt8
+
+__all__ = ["data_batches", "environment", "evaluate", "execute", "is_finished", "labels_for", "read_lines", "save_grid"]
+
+_LOG_EVERY = 50
+_GRID = 64
+_PRIOR_ROWS = 20_000
+
+
+def execute(config: Config, folder: Path, device: torch.device) -> Iterator[int]:
+    """Carry out one run in its folder, or what is left of it, and yield the number of finished steps after each.
+
+    However it ends, the last good state is saved: the same call again goes on from there.
+
+    Raises:
+        ValueError: the folder holds another configuration, or another process works in it.
+        NotFiniteError: training diverged.
+    """
+    with _locked(folder):
+        if is_finished(folder):
+            yield config.train.steps
+            return
+        state = _start(config, folder, device)
+        _describe_run(config, folder, state.step)
+        log = [line for line in read_lines(folder / "log.jsonl") if line["step"] <= state.step]
+        evaluations = [line for line in read_lines(folder / "evaluations.jsonl") if line["step"] <= state.step]
+        trained = _trained(config, state)
+        saved = state.step
+        training = fit(state, config.source, config.codec, config.coupling, config.method, config.train)
+        try:
+            for _ in itertools.chain([state], training):  # a run cut in mid-evaluation begins with it
+                last = state.step == config.train.steps
+                if state.step > saved and (last or state.step % _LOG_EVERY == 0):
+                    log.append({"step": state.step, "loss": state.loss, "grad_norm": state.grad_norm, **_pace(state)})
+                due = last or (state.step > 0 and state.step % config.evaluate.every == 0)
+                if due and not any(line["step"] == state.step for line in evaluations):
+                    grids = folder / "samples" if last else None
+                    evaluations += [{"step": state.step, **line} for line in evaluate(trained, config, grids)]
+                    _write_lines(folder / "log.jsonl", log)
+                    _write_lines(folder / "evaluations.jsonl", evaluations)
+                    checkpoint.save(state, folder / "checkpoints")
+                    saved = state.step
+                yield state.step
+        finally:
+            if state.step > saved:
+                _write_lines(folder / "log.jsonl", log)
+                checkpoint.save(state, folder / "checkpoints")
+        about = {"coupling": config.plain()["coupling"], "source": config.plain()["source"], "steps": state.step}
+        checkpoint.export(trained, folder / "export", net=config.net, classes=config.source.classes, about=about)
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a run folder holds its export, which is written last."""
+    return (folder / "export" / "immiscible.json").is_file()
+
+
+def evaluate(trained: Trained, config: Config, grids: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Yield one measurement for every number of sampling steps and start.
+
+    A coupling whose prior is not the standard normal is measured from both starts. The noise under the samples is
+    the same for every model that has the same evaluation seed.
+
+    Args:
+        trained: the model.
+        config: its run.
+        grids: a folder for PNG grids of the first 64 images of each measurement.
+    """
+    asked = config.evaluate
+    real = asked.features(config.source.held_out().raw)
+    starts: list[Start] = ["matched"] if isinstance(trained.prior, StandardNormal) else ["matched", "normal"]
+    for steps, start in itertools.product(asked.steps, starts):
+        begun = time.perf_counter()
+        labels = labels_for(config, asked.samples)
+        images = torch.cat(
+            list(generate(trained, asked.samples, steps=steps, seed=asked.seed, start=start, cond=labels))
+        )
+        features = asked.features(images)
+        values = {name: metric(real, features) for name, metric in asked.metrics.items()}
+        if grids is not None:
+            save_grid(images[:_GRID], grids / f"steps-{steps}-{start}.png")
+        spent = time.perf_counter() - begun
+        yield {"sampling_steps": steps, "start": start, **_sampling(asked), **values, "wall_seconds": round(spent, 3)}
+
+
+def labels_for(config: Config, n: int) -> Tensor | None:
+    """Return labels that run through the classes, (n,), for a conditional net, else None."""
+    if not getattr(config.net, "conditional", False) or config.source.classes is None:
+        return None
+    return torch.arange(n) % config.source.classes
+
+
+def data_batches(config: Config, rows: int = _PRIOR_ROWS) -> Iterator[Tensor]:
+    """Yield the training data in model space, in batches, one epoch or about this many rows of it."""
+    count = max(1, min(rows, config.source.rows) // config.train.batch)
+    batches = config.source.batches(config.train.batch, config.train.seed)
+    for batch in itertools.islice(batches, count):
+        yield config.codec.encode(batch.raw)
+
+
+def save_grid(images: UInt8[Tensor, "n c h w"], path: Path, columns: int = 8) -> None:
+    """Write images as one PNG, pixel for pixel, with a line of one grey pixel between them."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    n, c, h, w = images.shape
+    rows = -(-n // columns)
+    canvas = np.full((rows * (h + 1) - 1, columns * (w + 1) - 1, c), 128, np.uint8)
+    for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        top, left = i // columns * (h + 1), i % columns * (w + 1)
+        canvas[top : top + h, left : left + w] = image
+    buffer = BytesIO()
+    Image.fromarray(canvas.squeeze(2) if c == 1 else canvas).save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a JSON-lines file, none if it is not there.
+
+    Raises:
+        ValueError: a line is not JSON.
+    """
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def _start(config: Config, folder: Path, device: torch.device) -> State:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed(config.train.seed, 0, "net"))
+        net = config.net.build(config.source.shape, config.source.classes)
+    state = new_state(net.to(device), config.train)
+    checkpoint.load_newest(state, folder / "checkpoints")
+    return state
+
+
+def _trained(config: Config, state: State) -> Trained:
+    prior = config.coupling.prior(data_batches(config))
+    shape = tuple(config.codec.encode(next(config.source.batches(1, 0)).raw).shape[1:])
+    return Trained(state.ema, config.method, config.codec, prior, shape)
+
+
+def _pace(state: State) -> dict[str, float]:
+    """Return seconds since the start by part, and the coupling's mean milliseconds a step."""
+    seconds = {f"{name}_seconds": round(value, 4) for name, value in state.seconds.items()}
+    return {**seconds, "coupling_ms": round(1000 * state.seconds["coupling"] / state.step, 4)}
+
+
+def _sampling(asked: Evaluation) -> dict[str, int]:
+    return {"samples": asked.samples, "sample_seed": asked.seed}
+
+
+def _describe_run(config: Config, folder: Path, step: int) -> None:
+    """Write the configuration, and add this session's environment to those of the sessions before it."""
+    plain = json.loads(json.dumps(config.plain()))
+    path = folder / "config.json"
+    if path.exists() and read_json(path) != plain:
+        raise ValueError(f"{folder} holds a run with another configuration; choose another folder")
+    write_json(path, plain)
+    path = folder / "environment.json"
+    sessions = read_json(path) if path.exists() else []
+    write_json(path, [*sessions, {"from_step": step, **environment()}])
+
+
+def environment() -> dict[str, Any]:
+    """Return what a figure depends on beside its configuration: versions, commit, hardware."""
+    packages = {}
+    for name in ("immiscible-diffusion", "torch", "numpy", "scipy", "lapx", "diffusers", "scikit-learn"):
+        with suppress(PackageNotFoundError):
+            packages[name] = version(name)
+    return {
+        "python": platform.python_version(),
+        "packages": packages,
+        "commit": _commit(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree, with a plus sign where it has changes; None outside one."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)  # noqa: S603
+        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def _processor() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    write_bytes(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode())
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process, where the system has file locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"another process is working in {folder}") from error
+        yield

@@ -1,0 +1,40 @@
+"""Small functions over tensors that every layer shares."""
+
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.types import Float
+
+__all__ = ["batch_rows", "expand", "normal", "normal_like"]
+
+
+def batch_rows(x: Tensor, name: str = "x") -> Tensor:
+    """Return a batch as rows, (b, d).
+
+    Raises:
+        ValueError: x is not a floating tensor of shape (b, ...) with at least one row and one coordinate.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = f"{x.dtype} tensor" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{name} is a {kind}; it must be a floating-point tensor of shape (b, ...)")
+    if x.ndim == 0 or x.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be (b, ...) with at least one element")
+    return x.reshape(x.shape[0], -1)
+
+
+def expand(values: Float[Tensor, " b"], x: Float[Tensor, "b *dims"]) -> Tensor:
+    """Return one value per row in a shape that broadcasts over x, (b, 1, ...)."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def normal(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Return standard normal float32 values of this shape, drawn on the generator's device."""
+    source = device if generator is None else generator.device
+    return torch.randn(shape, generator=generator, device=source).to(device)
+
+
+def normal_like(x: Float[Tensor, "b *dims"], generator: torch.Generator | None) -> Float[Tensor, "b *dims"]:
+    """Return standard normal noise with the shape, dtype and device of x, (b, *dims)."""
+    device = x.device if generator is None else generator.device
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.randn(x.shape, generator=generator, device=device, dtype=dtype).to(x.device, x.dtype)
