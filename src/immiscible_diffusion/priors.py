@@ -1,7 +1,6 @@
 """Distributions that sampling starts from: what a coupling made of the noise's marginal."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -67,8 +66,8 @@ class Gaussian:
         """Return the tensors that describe this start, to be saved with the model."""
         return {"mean": self.mean, "directions": self.directions, "variances": self.variances}
 
-    @classmethod
-    def from_moments(cls, mean: Float[Tensor, " d"], excess: Float[Tensor, "d d"], *, keep: float = 0.999) -> Self:
+    @staticmethod
+    def from_moments(mean: Float[Tensor, " d"], excess: Float[Tensor, "d d"], *, keep: float = 0.999) -> "Gaussian":
         """Return the Gaussian with this mean and covariance I + excess, to low rank.
 
         Args:
@@ -80,4 +79,4 @@ class Gaussian:
         order = values.abs().argsort(descending=True)
         share = values[order].abs().cumsum(0) / values.abs().sum().clamp(min=1e-300)
         kept = order[: int((share < keep).sum()) + 1]
-        return cls(mean.float(), vectors[:, kept].T.contiguous().float(), (1 + values[kept]).float())
+        return Gaussian(mean.float(), vectors[:, kept].T.contiguous().float(), (1 + values[kept]).float())

@@ -94,6 +94,8 @@ def make(kind: str, choice: str | Mapping[str, Any]) -> Any:
     for key, value in options.items():
         if key in KINDS and isinstance(value, (str, Mapping)):
             options[key] = make(key, value)
+        elif isinstance(value, list):  # files have no tuples
+            options[key] = tuple(value)
     return cls(**options)
 
 

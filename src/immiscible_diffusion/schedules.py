@@ -1,7 +1,7 @@
 """Noise schedules: x_t = alpha(t) x + sigma(t) noise, with t in [0, 1], 0 data and 1 noise."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from immiscible_diffusion.types import Float
 __all__ = ["Betas", "Schedule", "Straight"]
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """Which times are trained and sampled, and how much data and noise x_t holds there."""
 

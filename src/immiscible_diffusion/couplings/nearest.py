@@ -99,7 +99,8 @@ def _max_of_normals(k: float, uniform: Tensor) -> Tensor:
     It is Phi^-1(U^(1/k)), written with the upper tail so that no digits are lost at large k.
     """
     tail = -torch.expm1(uniform.clamp(min=1e-300).log() / k)
-    return -torch.special.ndtri(tail.clamp(max=1 - 2**-53))
+    quantile: Tensor = torch.special.ndtri(tail.clamp(max=1 - 2**-53))
+    return -quantile
 
 
 def _streamed(x: Tensor, k: int, generator: torch.Generator | None) -> Tensor:

@@ -20,6 +20,7 @@ def frechet_distance(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"]
     Raises:
         ValueError: fewer than two rows, or features of different length.
 
+    >>> import torch
     >>> frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [5.0]]))
     9.0
     """

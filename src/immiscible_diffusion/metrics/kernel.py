@@ -18,6 +18,7 @@ def kernel_distance(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"])
     Raises:
         ValueError: fewer than two rows, or features of different length.
 
+    >>> import torch
     >>> kernel_distance(torch.tensor([[0.0], [0.0]]), torch.tensor([[0.0], [0.0]]))
     0.0
     """

@@ -1,0 +1,28 @@
+"""Fixtures that test files share."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Return the folder of real data of a given name, ../shared/data/NAME; skip the test where there is none."""
+
+    def find(name: str) -> Path:
+        path = Path(__file__).parents[2] / "shared" / "data" / name
+        if not path.is_dir():
+            pytest.skip(f"needs real data in {path}, which is not part of the repository")
+        return path
+
+    return find
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Switch off the run-time check of annotations: a user has none, and meets the code's own errors."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

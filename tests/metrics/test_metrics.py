@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from immiscible_diffusion import Digits
+from immiscible_diffusion.metrics import DigitsClassifier, PooledPixels, _features, frechet_distance, kernel_distance
+from shapes import unchecked
+
+
+def draws(seed: int, n: int, f: int, shift: float = 0.0, scale: float = 1.0) -> torch.Tensor:
+    return torch.randn(n, f, generator=torch.Generator().manual_seed(seed)) * scale + shift
+
+
+def test_frechet_equals_the_closed_form_of_two_gaussians() -> None:
+    measured = frechet_distance(draws(0, 200_000, 4), draws(1, 200_000, 4, shift=0.5, scale=2.0))
+    assert measured == pytest.approx(4 * 0.25 + 4 * (2 - 1) ** 2, rel=0.01)
+
+
+@pytest.mark.parametrize(("n", "f"), [(50, 5), (300, 64), (40, 64)])
+def test_frechet_equals_the_textbook_formula(n: int, f: int) -> None:
+    """The trace of the root is the nuclear norm of the centred rows' product; with n < f covariances are singular."""
+    mix = draws(9, f, f)
+    real, generated = (draws(0, n, f) @ mix).double().numpy(), draws(1, n, f, 0.3, 1.2).double().numpy()
+    first, second = real - real.mean(0), generated - generated.mean(0)
+    overlap = scipy.linalg.svdvals(first @ second.T).sum() / (n - 1)
+    traces = (np.square(first).sum() + np.square(second).sum()) / (n - 1)
+    expected = np.square(real.mean(0) - generated.mean(0)).sum() + traces - 2 * overlap
+    measured = frechet_distance(torch.from_numpy(real), torch.from_numpy(generated))
+    assert measured == pytest.approx(expected, rel=1e-6)
+    same = frechet_distance(torch.from_numpy(real), torch.from_numpy(real))
+    assert same == pytest.approx(0, abs=1e-7 * traces)  # the square roots of eigenvalues that are zero but for rounding
+
+
+def test_kernel_distance_equals_its_sums() -> None:
+    real, generated = draws(0, 6, 3), draws(1, 5, 3, 0.4)
+
+    def k(x: torch.Tensor, y: torch.Tensor) -> float:
+        return (float(x.double() @ y.double()) / 3 + 1) ** 3
+
+    within = sum(k(a, b) for i, a in enumerate(real) for j, b in enumerate(real) if i != j) / 30
+    other = sum(k(a, b) for i, a in enumerate(generated) for j, b in enumerate(generated) if i != j) / 20
+    across = sum(k(a, b) for a in real for b in generated) / 30
+    assert kernel_distance(real, generated) == pytest.approx(within + other - 2 * across, rel=1e-9)
+
+
+def test_kernel_distance_is_unbiased() -> None:
+    values = [kernel_distance(draws(2 * i, 20, 2), draws(2 * i + 1, 20, 2)) for i in range(300)]
+    assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(300)
+    assert min(values) < 0 < max(values)
+    assert kernel_distance(draws(0, 300, 2), draws(1, 300, 2, 0.5)) > 0.5
+
+
+@pytest.mark.parametrize("metric", [frechet_distance, kernel_distance])
+def test_features_that_do_not_fit_are_refused(metric: object) -> None:
+    for real, generated in ((draws(0, 5, 2), draws(0, 5, 3)), (draws(0, 1, 2), draws(0, 5, 2))):
+        with unchecked(), pytest.raises(ValueError, match="features must be"):
+            metric(real, generated)  # type: ignore[operator]
+
+
+def test_the_digits_classifier_knows_digits() -> None:
+    assert _features.test_accuracy() > 0.95
+    raw = Digits().held_out().raw
+    features = DigitsClassifier()(raw)
+    assert features.shape == (500, 64)
+    torch.testing.assert_close(DigitsClassifier()(raw[7:9]), features[7:9])
+    with unchecked(), pytest.raises(ValueError, match=r"\(n, 1, 8, 8\)"):
+        DigitsClassifier()(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+
+
+def test_the_classifier_is_cached_whole_and_mended_when_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    _features.classifier.cache_clear()
+    weights = _features.classifier().state_dict()
+    (file,) = (tmp_path / "immiscible-diffusion").iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:1000])
+    _features.classifier.cache_clear()
+    again = _features.classifier().state_dict()
+    assert file.read_bytes() == whole
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    _features.classifier.cache_clear()
+
+
+def test_distances_order_digits_by_damage() -> None:
+    raw = Digits().held_out().raw
+    real, features = DigitsClassifier()(raw[:250]), DigitsClassifier()
+    noise = torch.randint(0, 60, raw.shape, generator=torch.Generator().manual_seed(0))
+    damaged = (raw.int() + noise).clamp(max=255).to(torch.uint8)
+    distances = [frechet_distance(real, features(each[250:])) for each in (raw, damaged, raw.flip(2))]
+    assert distances == sorted(distances)
+
+
+def test_pooled_pixels_are_averages() -> None:
+    raw = torch.arange(2 * 3 * 16, dtype=torch.uint8).reshape(2, 3, 4, 4)
+    features = PooledPixels(2)(raw)
+    assert features.shape == (2, 12)
+    assert float(features[0, 0]) == pytest.approx(float(raw[0, 0, :2, :2].float().mean()) / 255)
