@@ -43,9 +43,7 @@ def test_a_run_leaves_what_it_says(whole: Path) -> None:
     points = [(line["step"], line["sampling_steps"], line["start"]) for line in lines]
     assert points == list(itertools.product([4, 8], [2, 5], ["matched", "normal"]))
     assert all(line["frechet"] > 0 and line["samples"] == 40 for line in lines)
-    assert (
-        json.loads((whole / "environment.json").read_text())[0]["packages"]["torch"] == torch.__version__
-    )
+    assert json.loads((whole / "environment.json").read_text())[0]["packages"]["torch"] == torch.__version__
     with Image.open(whole / "samples" / "steps-5-matched.png") as grid:
         assert grid.size == (8 * 9 - 1, 5 * 9 - 1)
 

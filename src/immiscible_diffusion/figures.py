@@ -7,7 +7,10 @@ import numpy as np
 
 from immiscible_diffusion.analysis.summary import Summary, spread
 
-__all__ = ["curves_figure", "samples_figure"]
+NAMES = {"frechet": "Fréchet"}
+"""How metrics are written for people."""
+
+__all__ = ["NAMES", "curves_figure", "samples_figure"]
 
 _COLOURS = ["#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 """Grey for the reference, then the colour-blind safe palette of Okabe and Ito."""
@@ -39,7 +42,7 @@ def curves_figure(summary: Summary, metric: str) -> bytes:
     for axis in axes[-1]:
         axis.set_xlabel("training steps")
     for axis in axes[:, 0]:
-        axis.set_ylabel(f"{metric} distance to held-out data")
+        axis.set_ylabel(f"{NAMES.get(metric, metric)} distance to held-out data")
     for axis in list(axes.flat)[len(steps) :]:
         axis.set_visible(False)
     handles, labels = axes.flat[0].get_legend_handles_labels()

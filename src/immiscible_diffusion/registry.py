@@ -83,7 +83,7 @@ def make(kind: str, choice: str | Mapping[str, Any]) -> Any:
     >>> make("coupling", {"use": "nearest", "k": 8})
     Nearest(k=8, cost='l2')
     """
-    options = {"use": choice} if isinstance(choice, str) else dict(choice)
+    options: dict[str, Any] = {"use": choice} if isinstance(choice, str) else dict(choice)
     name = options.pop("use", None)
     if not isinstance(name, str):
         raise ValueError(f"a {kind} needs use = NAME; there are {names(kind)}")

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from immiscible_diffusion.analysis.summary import Summary, paired_p, read_summary, spread
-from immiscible_diffusion.figures import curves_figure, samples_figure
+from immiscible_diffusion.figures import NAMES, curves_figure, samples_figure
 from immiscible_diffusion.files import read_json, write_bytes, write_json
 
 __all__ = ["finals", "report", "speedups", "terminal_tables"]
@@ -85,12 +85,13 @@ def finals(summary: Summary, metric: str) -> list[dict[str, Any]]:
 
 def terminal_tables(summary: Summary, metric: str) -> list[Table]:
     """Return the speed-ups and the couplings' own figures as tables for a terminal."""
-    first = Table(title=f"Training steps to the independent arm's final {metric} distance", title_justify="left")
-    for column in ("coupling", "sampling steps", "target", "independent", "steps", "speed-up", "95 % interval"):
+    title = f"Training steps to the independent arm's final {NAMES.get(metric, metric)} distance"
+    first = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for column in ("coupling", "sampling", "target", "indep.", "steps", "speed-up", "95 % interval"):
         first.add_column(column, justify="left" if column == "coupling" else "right")
     for row in speedups(summary, metric):
         first.add_row(*_speedup_cells(row))
-    second = Table(title="What each coupling does to its pairs", title_justify="left")
+    second = Table(title="What each coupling does to its pairs", title_justify="left", box=None, padding=(0, 1, 0, 0))
     for column in ("coupling", "distance", "mean noise²", "ms a batch", "share of a step"):
         second.add_column(column, justify="left" if column == "coupling" else "right")
     for pair in _pair_rows(summary):
@@ -117,9 +118,9 @@ def _numbers(summary: Summary) -> dict[str, Any]:
 def _speedup_cells(row: dict[str, Any]) -> list[str]:
     name = [row["arm"], str(row["sampling_steps"]), f"{row['target']:.1f}", f"{row['reference_steps']:.0f}"]
     if row["ratio"] is None:
-        return [*name, f"reached by {row['seeds_reached']} of {row['seeds']} seeds", "-", "-"]
+        return [*name, "-", "not reached", f"by {row['seeds'] - row['seeds_reached']} of {row['seeds']}"]
     if row["at_first"]:
-        return [*name, f"≤ {row['steps']:.0f}", f"≥ {row['ratio']:.2f} x", "at first evaluation"]
+        return [*name, f"≤ {row['steps']:.0f}", f"≥ {row['ratio']:.2f} x", "first eval."]
     interval = "one seed" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
     return [*name, f"{row['steps']:.0f}", f"{row['ratio']:.2f} x", interval]
 
@@ -165,6 +166,7 @@ def _page(summary: Summary, numbers: dict[str, Any], figures: dict[str, bytes], 
         **numbers,
         metric=metric,
         metrics=summary.metrics,
+        written={metric: NAMES.get(metric, metric) for metric in summary.metrics},
         labels=summary.labels,
         sampling_steps=summary.sampling_steps,
         speedup_rows={name: [_speedup_cells(row) for row in speedups(summary, name)] for name in summary.metrics},
@@ -192,7 +194,7 @@ def _findings(summary: Summary, metric: str) -> list[str]:
         if missing := [row["arm"] for row in rows if row not in shown]:
             parts.append(f"no speed-up is shown for {' and '.join(missing)}")
         sentences.append(
-            f"At {count} sampling steps independent noise reaches its final {metric} distance, {target:.1f}, after "
+            f"At {count} sampling steps independent noise reaches its final {NAMES.get(metric, metric)} distance, {target:.1f}, after "
             f"{steps:.0f} training steps: " + "; ".join(parts) + "."
         )
     return sentences

@@ -78,7 +78,7 @@ def test_the_central_square_is_kept(tmp_path: Path) -> None:
     canvas[:, 10:20] = 200
     path = parquet(tmp_path / "x.parquet", [encoded(Image.fromarray(canvas))] * 2, [0, 0])
     image = Images(str(path), size=10, held_out_rows=1).held_out().raw
-    assert image.unique().tolist() == [200]
+    assert set(image.flatten().tolist()) == {200}
 
 
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:

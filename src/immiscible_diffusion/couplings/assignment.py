@@ -1,5 +1,6 @@
 """Linear assignment: the pairing of paper 1 (Li et al., arXiv:2406.12303, Alg. 1)."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,6 +22,11 @@ from immiscible_diffusion.tensors import batch_rows, normal_like
 from immiscible_diffusion.types import Float, Int, Prior
 
 __all__ = ["Assignment", "assign", "assign_index"]
+
+_LARGE = 1e15
+"""Above it, the squared norm of a row of a million coordinates may leave float32."""
+_FAR = 1e9
+"""Data this many times as long as the noise are paired by direction, to the last digit of float32."""
 
 
 def assign(
@@ -90,17 +96,16 @@ def assign_index(
 
 
 def _match(x: Tensor, noise: Tensor, cost: Cost, precision: Precision) -> Tensor:
+    largest = [float(torch.linalg.vector_norm(each, torch.inf)) for each in (x, noise)]
+    if not all(map(math.isfinite, largest)):
+        check_finite(x=x, noise=noise)
     if len(x) == len(noise) == 1:
-        check_finite(x=x, noise=noise)
         return torch.zeros(1, dtype=torch.long, device=x.device)
-    costs = pairwise(x, noise, cost, precision)
-    try:
-        return solve(costs)
-    except ValueError:
-        check_finite(x=x, noise=noise)
-        # Finite rows whose squares are not: a common factor changes no assignment.
-        scale = max(float(batch_rows(x).abs().max()), float(batch_rows(noise).abs().max()))
-        return solve(pairwise(x.float() / scale, noise.float() / scale, cost, precision))
+    if max(largest) > _LARGE:
+        # Squares would overflow. A common factor changes no assignment, nor does data's length far beyond the noise's.
+        unit = largest[1] or largest[0]
+        x, noise = x * (min(1.0, _FAR * unit / (largest[0] or 1.0)) / unit), noise / unit
+    return solve(pairwise(x, noise, cost, precision))
 
 
 def _check_labels(labels: Tensor, x: Tensor, noise: Tensor) -> None:

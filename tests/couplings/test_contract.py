@@ -1,0 +1,154 @@
+"""What every registered coupling owes its callers, whatever its law."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.registry import make, names
+from immiscible_diffusion.streams import stream
+from immiscible_diffusion.types import Coupling, Prior
+
+NAMES = names("coupling")
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def honours(couple: Any, x: Tensor, cond: Tensor | None = None) -> None:
+    """Assert what must hold of one call: noise like x, finite and repeatable, and x as it was."""
+    before, version = x.detach().clone(), x._version
+    noise = couple(x, cond, stream(0, 0, "noise"))
+    assert isinstance(noise, Tensor)
+    assert (noise.shape, noise.dtype, noise.device) == (x.shape, x.dtype, x.device)
+    assert noise.isfinite().all()
+    assert x.dtype != torch.float64 or not torch.equal(noise, noise.float().double())
+    assert not noise.requires_grad
+    assert noise.data_ptr() != x.data_ptr()
+    assert torch.equal(x, before)
+    assert x._version == version
+    state = torch.get_rng_state()
+    assert torch.equal(noise, couple(x, cond, stream(0, 0, "noise")))
+    assert torch.equal(state, torch.get_rng_state())
+    assert not torch.equal(noise, couple(x, cond, stream(0, 1, "noise")))
+
+
+def test_the_built_in_couplings_are_registered() -> None:
+    assert {"assignment", "independent", "nearest"} <= set(NAMES)
+
+
+BATCHES: dict[str, Callable[[], Tensor]] = {
+    "images": lambda: randn(6, 3, 4, 5),
+    "one row": lambda: randn(1, 3, 4, 4),
+    "one row of one number": lambda: randn(1, 1),
+    "numbers": lambda: randn(7),
+    "long rows": lambda: randn(2, 10**6),
+    "zeros": lambda: torch.zeros(4, 3),
+    "float64": lambda: randn(5, 8).double(),
+    "bfloat16": lambda: randn(5, 8).bfloat16(),
+    "float16 near its end": lambda: (6e4 * randn(5, 8).sign()).half(),
+    "requires grad": lambda: randn(5, 8).requires_grad_(),
+    "not contiguous": lambda: randn(8, 5).T,
+    "channels last": lambda: randn(4, 3, 6, 6).contiguous(memory_format=torch.channels_last),
+    "expanded": lambda: randn(1, 8).expand(5, 8),
+}
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("name", NAMES)
+def test_noise_is_like_x_and_x_is_untouched(name: str, batch: str) -> None:
+    couple = make("coupling", name)
+    assert isinstance(couple, Coupling)
+    x = BATCHES[batch]()
+    honours(couple, x)
+    honours(couple, x, torch.arange(len(x)) % 2)
+
+
+def couple_global(x: Tensor, cond: Tensor | None, generator: torch.Generator) -> Tensor:
+    return torch.randn_like(x, requires_grad=False)
+
+
+def couple_adding(x: Tensor, cond: Tensor | None, generator: torch.Generator) -> Tensor:
+    x.add_(0)
+    return torch.randn(x.shape, generator=generator)
+
+
+def couple_float(x: Tensor, cond: Tensor | None, generator: torch.Generator) -> Tensor:
+    return torch.randn(x.shape, generator=generator)
+
+
+def couple_coarse(x: Tensor, cond: Tensor | None, generator: torch.Generator) -> Tensor:
+    return couple_float(x, cond, generator).to(x.dtype)
+
+
+def couple_with_gradient(x: Tensor, cond: Tensor | None, generator: torch.Generator) -> Tensor:
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype) + 0 * x
+
+
+def couple_same(x: Tensor, cond: Tensor | None, generator: torch.Generator) -> Tensor:
+    return torch.ones_like(x)
+
+
+@pytest.mark.parametrize(
+    ("couple", "batch"),
+    [
+        (couple_global, "images"),
+        (couple_adding, "images"),
+        (couple_float, "float64"),
+        (couple_coarse, "float64"),
+        (couple_with_gradient, "requires grad"),
+        (couple_same, "images"),
+    ],
+)
+def test_a_coupling_that_breaks_the_contract_is_caught(couple: Any, batch: str) -> None:
+    with torch.random.fork_rng(), pytest.raises(AssertionError):
+        honours(couple, BATCHES[batch]())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_row_follows_its_own_datum(name: str) -> None:
+    """No coupling may put noise farther from its row, on average, than independent noise would be."""
+    x = 2 * randn(2000, 4)
+    noise = make("coupling", name)(x, None, stream(0, 0, "noise"))
+    alignment = torch.linalg.vecdot(x, noise)
+    assert alignment.mean() > -5 * alignment.std() / 2000**0.5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_tells_marginal_and_cost(name: str) -> None:
+    documentation = type(make("coupling", name)).__doc__ or ""
+    assert "Marginal:" in documentation
+    assert "Cost:" in documentation
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_prior_samples_rows_of_the_data(name: str) -> None:
+    """Smoke test; the moments of a prior are tested beside its coupling."""
+    prior = make("coupling", name).prior(iter([randn(5, 2, 3), randn(4, 2, 3)]))
+    assert isinstance(prior, Prior)
+    noise = prior.sample((3, 2, 3), stream(0, 0, "sample"))
+    assert (noise.shape, noise.dtype) == ((3, 2, 3), torch.float32)
+    assert noise.isfinite().all()
+    assert torch.equal(noise, prior.sample((3, 2, 3), stream(0, 0, "sample")))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"independent"}))
+def test_a_value_that_is_not_finite_is_refused(name: str, bad: float) -> None:
+    """Independent noise never reads the values of x."""
+    for b in (1, 5):
+        x = randn(b, 8)
+        x[b // 2, 3] = bad
+        with pytest.raises(ValueError, match=f"x holds NaN or infinity, first in row {b // 2}"):
+            make("coupling", name)(x, None, stream(0, 0, "noise"))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("bad", [torch.ones(3, 2, dtype=torch.long), torch.ones(0, 2), torch.tensor(1.0), None])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_floating_batch_is_refused(name: str, bad: Any) -> None:
+    with pytest.raises(ValueError, match=r"x (is a|has shape) .*; it must be"):
+        make("coupling", name)(bad, None, stream(0, 0, "noise"))

@@ -1,0 +1,48 @@
+"""The README's examples run, and its links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from immiscible_diffusion.cli import app
+from immiscible_diffusion.experiment import built_in
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+def test_the_readme_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
+    examples = blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python")
+    assert examples
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), {})  # noqa: S102
+    before, after = map(float, re.findall(r"tensor\(([\d.]+)\)", capsys.readouterr().out))
+    assert 0.97 < after / before < 0.985  # about 2 %
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_a_dead_link_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("[x](nowhere.md)")
+    with pytest.raises(AssertionError):
+        test_links_lead_somewhere(tmp_path / "page.md")
+
+
+def test_commands_and_experiments_of_the_readme_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    used = set(re.findall(r"\bimmiscible ([a-z]+)\b", text))
+    commands = {c.name or (c.callback.__name__ if c.callback else "") for c in app.registered_commands}
+    assert used
+    assert used <= commands
+    assert set(re.findall(r"results/([\w-]+)", text)) <= set(built_in())
+    for target in re.findall(r"`make ([\w-]+)`", text):
+        assert f"\n{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
