@@ -183,6 +183,7 @@ def _page(summary: Summary, numbers: dict[str, Any], figures: dict[str, bytes], 
 
 def _findings(summary: Summary, metric: str) -> list[str]:
     """Return what the tables say, a sentence for each number of sampling steps; what is absent is said as well."""
+    name = NAMES.get(metric, metric)
     sentences = []
     for count in summary.sampling_steps:
         rows = [row for row in speedups(summary, metric) if row["sampling_steps"] == count]
@@ -194,7 +195,7 @@ def _findings(summary: Summary, metric: str) -> list[str]:
         if missing := [row["arm"] for row in rows if row not in shown]:
             parts.append(f"no speed-up is shown for {' and '.join(missing)}")
         sentences.append(
-            f"At {count} sampling steps independent noise reaches its final {NAMES.get(metric, metric)} distance, {target:.1f}, after "
+            f"At {count} sampling steps independent noise reaches its final {name} distance, {target:.1f}, after "
             f"{steps:.0f} training steps: " + "; ".join(parts) + "."
         )
     return sentences
