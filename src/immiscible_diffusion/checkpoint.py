@@ -33,6 +33,7 @@ def save(state: State, folder: Path, *, keep: int = 2) -> Path:
             part / "optimizer.safetensors",
             {f"{i}.{name}": value for i, values in moments.items() for name, value in values.items()},
         )
+        _save_tensors(part / "coupling.safetensors", state.memory)
         write_json(part / "state.json", {"step": state.step, "seconds": state.seconds})
     for old in _steps(folder)[:-keep]:
         shutil.rmtree(old)
@@ -114,10 +115,12 @@ def _load_state(state: State, path: Path) -> None:
     for name, value in _load_tensors(path / "optimizer.safetensors").items():
         i, _, moment = name.partition(".")
         moments.setdefault(int(i), {})[moment] = value
+    memory = _load_tensors(path / "coupling.safetensors")
     state.net.load_state_dict(net)
     state.ema.load_state_dict(ema)
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    state.memory = memory
     state.step, state.seconds = int(index["step"]), dict(index["seconds"])
 
 

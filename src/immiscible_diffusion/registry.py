@@ -88,7 +88,7 @@ def make(kind: str, choice: str | Mapping[str, Any]) -> Any:
     if not isinstance(name, str):
         raise ValueError(f"a {kind} needs use = NAME; there are {names(kind)}")
     cls = lookup(kind, name)
-    allowed = [field.name for field in dataclasses.fields(cls)]
+    allowed = [field.name for field in dataclasses.fields(cls) if field.init]
     if unknown := sorted(set(options) - set(allowed)):
         raise ValueError(f"{kind} {name!r} has no option {unknown[0]!r}; there are {allowed}")
     for key, value in options.items():
@@ -113,7 +113,7 @@ def describe(kind: str, thing: Any) -> dict[str, Any]:
         raise ValueError(f"{type(thing).__name__} is not registered: decorate it with @register({kind!r})")
     own = type(thing).__module__.startswith("immiscible_diffusion.")
     use = known[0] if own else f"{type(thing).__module__}:{type(thing).__qualname__}"
-    values = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
+    values = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.init}
     nested = {key: describe(key, value) if key in KINDS else value for key, value in values.items()}
     return {"use": use, **nested}
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from immiscible_diffusion.streams import stream, stream_seed
-from immiscible_diffusion.types import Batch, Codec, Coupling, Method, Source
+from immiscible_diffusion.types import Batch, Codec, Coupling, Method, Remembering, Source
 
 __all__ = ["NotFiniteError", "State", "Train", "fit", "new_state"]
 
@@ -69,7 +69,11 @@ class Train:
 
 @dataclass
 class State:
-    """What training changes. ``step`` counts finished steps; ``seconds`` sums wall time by part of the step."""
+    """What training changes.
+
+    ``step`` counts finished steps; ``memory`` is what the coupling remembers, if it is one that does; ``seconds`` sums
+    wall time by part of the step.
+    """
 
     net: nn.Module
     ema: nn.Module
@@ -77,6 +81,7 @@ class State:
     step: int = 0
     loss: float = math.nan
     grad_norm: float = math.nan
+    memory: dict[str, Tensor] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: {"data": 0.0, "coupling": 0.0, "step": 0.0})
 
 
@@ -114,13 +119,17 @@ def fit(
     [1, 2]
     """
     device = next(state.net.parameters()).device
+    if isinstance(coupling, Remembering):
+        coupling.remember(state.memory)
     batches = source.batches(config.batch, config.seed, start=state.step)
     while state.step < config.steps:
         begun = time.perf_counter()
         batch = next(batches)
-        raw, cond = batch.raw.to(device), None if batch.cond is None else batch.cond.to(device)
+        batch = Batch(*(None if each is None else each.to(device) for each in batch))  # type: ignore[arg-type]
         state.seconds["data"] += time.perf_counter() - begun
-        _step(state, Batch(raw, cond), codec, coupling, method, config)
+        _step(state, batch, codec, coupling, method, config)
+        if isinstance(coupling, Remembering):
+            state.memory = coupling.memory()
         state.seconds["step"] += time.perf_counter() - begun
         state.step += 1
         yield state
@@ -130,7 +139,7 @@ def _step(state: State, batch: Batch, codec: Codec, coupling: Coupling, method: 
     i, device = state.step, batch.raw.device
     x = codec.encode(batch.raw)
     begun = time.perf_counter()
-    noise = coupling(x, batch.cond, stream(config.seed, i, "noise", device))
+    noise = coupling(x, batch.cond, stream(config.seed, i, "noise", device), index=batch.rows, step=i)
     state.seconds["coupling"] += time.perf_counter() - begun
     time_draws = stream(config.seed, i, "time", device)
     with _net_stream(config.seed, i, device), torch.autocast(device.type, torch.bfloat16, config.precision == "bf16"):

@@ -36,6 +36,7 @@ __all__ = [
     "Metric",
     "Net",
     "Prior",
+    "Remembering",
     "Source",
     "UInt8",
 ]
@@ -45,10 +46,11 @@ Net = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Batch(NamedTuple):
-    """What a source yields: the data as stored, and their condition (labels, (b,)) or None."""
+    """What a source yields: the data as stored, their condition (labels, (b,)) or None, and their row numbers, (b,)."""
 
     raw: Tensor
     cond: Tensor | None
+    rows: Tensor | None = None
 
 
 @runtime_checkable
@@ -64,12 +66,37 @@ class Prior(Protocol):
 class Coupling(Protocol):
     """A drop-in for ``torch.randn_like`` that chooses noise near the data."""
 
-    def __call__(self, x: Tensor, cond: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Return noise paired with x row by row, (b, *dims); the rows of x keep their order."""
+    def __call__(
+        self,
+        x: Tensor,
+        cond: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        index: Tensor | None = None,
+        step: int = 0,
+    ) -> Tensor:
+        """Return noise paired with x row by row, (b, *dims); the rows of x keep their order.
+
+        ``cond`` is the data's condition, ``index`` the number of each row in its data set, ``step`` the training
+        step; most couplings need none of them.
+        """
         ...
 
     def prior(self, data: Iterable[Tensor]) -> Prior:
         """Return the distribution that sampling must start from, given batches (b, *dims) of the data."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A coupling that keeps something between batches. The loop saves and restores it with the training state."""
+
+    def memory(self) -> dict[str, Tensor]:
+        """Return the tensors that it remembers, without a copy; empty before the first batch."""
+        ...
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        """Take over the tensors of ``memory()``; an empty dict makes it forget."""
         ...
 
 

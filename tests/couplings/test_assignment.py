@@ -128,14 +128,27 @@ def test_brute_force_over_permutations_finds_nothing_cheaper(cost: Any, b: int) 
 
 @pytest.mark.parametrize(("precision", "bound"), [("fp16", 1e-3), ("bf16", 5e-3)])
 @pytest.mark.parametrize("cost", COSTS)
-@pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (1.0, 3.0), (1e4, 0.0), (1e5, 0.0), (1.0, 1e4)])
+@pytest.mark.parametrize(
+    ("scale", "offset", "noise_offset"),
+    [(1.0, 0.0, 0.0), (1.0, 3.0, 0.0), (1.0, 3.0, 3.0), (1e4, 0.0, 0.0), (1e5, 0.0, 0.0), (1.0, 1e4, 0.0)],
+)
 def test_low_precision_loses_a_small_share_of_the_reduction(
-    cost: Any, precision: Any, bound: float, scale: float, offset: float
+    cost: Any, precision: Any, bound: float, scale: float, offset: float, noise_offset: float
 ) -> None:
     """The bound on the share follows the format's relative error, 2^-11 and 2^-8, averaged over rows."""
-    x, noise = scale * randn(96, 192) + offset, randn(96, 192, seed=1)
+    x, noise = scale * randn(96, 192) + offset, randn(96, 192, seed=1) + noise_offset
     above, random, rounding = excess(x, noise, assign_index(x, noise, cost=cost, precision=precision), cost)
     assert above <= bound * random + rounding
+
+
+def test_each_precision_is_the_one_that_was_asked_for() -> None:
+    """Rows from 1e-3 to 1e3 share one scale, so that the digits of a format show."""
+    x, noise, lost = randn(128, 16) * torch.logspace(-3, 3, 128)[:, None], randn(128, 16, seed=1), {}
+    precisions: tuple[Any, ...] = ("fp32", "fp16", "bf16")
+    for precision in precisions:
+        above, random, _ = excess(x, noise, assign_index(x, noise, precision=precision), "l2")
+        lost[precision] = above / random
+    assert lost["fp32"] < 1e-6 < lost["fp16"] < 1e-3 < lost["bf16"] < 1e-2
 
 
 def test_costs_of_one_bit_fail_the_check_of_low_precision() -> None:

@@ -152,6 +152,9 @@ class Assignment:
         x: Float[Tensor, "b *dims"],
         cond: Tensor | None = None,
         generator: torch.Generator | None = None,
+        *,
+        index: Tensor | None = None,
+        step: int = 0,
     ) -> Float[Tensor, "b *dims"]:
         """Return noise paired with x row by row, (b, *dims).
 

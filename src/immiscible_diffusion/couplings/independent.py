@@ -31,6 +31,9 @@ class Independent:
         x: Float[Tensor, "b *dims"],
         cond: Tensor | None = None,
         generator: torch.Generator | None = None,
+        *,
+        index: Tensor | None = None,
+        step: int = 0,
     ) -> Float[Tensor, "b *dims"]:
         """Return standard normal noise like x, (b, *dims)."""
         batch_rows(x)

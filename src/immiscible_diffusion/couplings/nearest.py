@@ -179,6 +179,9 @@ class Nearest:
         x: Float[Tensor, "b *dims"],
         cond: Tensor | None = None,
         generator: torch.Generator | None = None,
+        *,
+        index: Tensor | None = None,
+        step: int = 0,
     ) -> Float[Tensor, "b *dims"]:
         """Return the nearest of k noises for each row of x, (b, *dims).
 

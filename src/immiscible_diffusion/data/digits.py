@@ -57,13 +57,13 @@ class Digits:
         images, labels = _load()
         rows = _split()[self.held_out_rows :]
         for order in orders(len(rows), size, seed, start):
-            yield Batch(images[rows[order]], labels[rows[order]])
+            yield Batch(images[rows[order]], labels[rows[order]], rows[order])
 
     def held_out(self) -> Batch:
         """Return the images and labels that training never sees."""
         images, labels = _load()
         rows = _split()[: self.held_out_rows]
-        return Batch(images[rows], labels[rows])
+        return Batch(images[rows], labels[rows], rows)
 
 
 @cache

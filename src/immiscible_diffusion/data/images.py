@@ -93,7 +93,7 @@ class Images:
 
     def _pick(self, rows: Tensor) -> Batch:
         images, labels = _load(self)
-        return Batch(images[rows], None if labels is None else labels[rows])
+        return Batch(images[rows], None if labels is None else labels[rows], rows)
 
 
 @cache
