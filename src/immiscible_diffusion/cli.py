@@ -198,7 +198,7 @@ def _train(
         err.print("Interrupted; what was trained is saved, and the same command goes on from there.")
         raise typer.Exit(130) from None
     if failed:
-        raise ArithmeticError("; ".join(failed))
+        raise ArithmeticError("\n  ".join(["some runs failed; the same command tries them again", *failed]))
     return folder
 
 

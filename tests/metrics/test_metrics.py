@@ -75,6 +75,7 @@ def test_the_classifier_is_cached_whole_and_mended_when_damaged(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     _features.classifier.cache_clear()
+    DigitsClassifier()(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))  # trains it, though features need no gradient
     weights = _features.classifier().state_dict()
     (file,) = (tmp_path / "immiscible-diffusion").iterdir()
     whole = file.read_bytes()

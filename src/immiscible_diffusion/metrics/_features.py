@@ -99,6 +99,7 @@ def _untrained() -> nn.Sequential:
         )  # fmt: skip
 
 
+@torch.enable_grad()
 def _train(net: nn.Sequential) -> nn.Sequential:
     images, labels, order = _digits()
     rows, generator = order[:1437], torch.Generator().manual_seed(1)
