@@ -66,6 +66,19 @@ def test_report_again_is_the_same_and_can_be_recorded(runs_folder: Path, tmp_pat
     ]
 
 
+def test_inspect_compares_couplings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["inspect", "--batches", "4", "--batch", "64", "--out", str(tmp_path), "--coupling", "independent"]
+    assert run([*arguments, "--coupling", '{use="nearest", k=64, cost="dot"}']) == 0
+    rows = json.loads((tmp_path / "inspect.json").read_text())["couplings"]
+    assert [row["coupling"] for row in rows] == ["independent", '{use="nearest", k=64, cost="dot"}']
+    assert rows[0]["distance_reduction_percent"] == 0 < rows[1]["distance_reduction_percent"]
+    assert f"{-rows[1]['distance_reduction_percent']:.2f} %" in capsys.readouterr().out
+    with Image.open(tmp_path / "inspect.png") as figure:
+        assert figure.size[0] > 500
+    assert run([*arguments, "--coupling", "{use='nearest', kk=3}"]) == 2
+    assert "unknown key coupling.kk" in capsys.readouterr().err
+
+
 def test_sample_and_evaluate(runs_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder, *_) = sorted(runs_folder.glob("nearest-seed0-*"))
     assert run(["sample", str(folder), "--n", "5", "--steps", "2", "--out", str(tmp_path / "images")]) == 0

@@ -85,7 +85,7 @@ def test_built_in_experiments_resolve_at_every_scale() -> None:
 
 def test_the_grid_is_a_product_and_overrides_close_it() -> None:
     demo = read_experiment("demo")
-    assert len(demo.cells()) == 15
+    assert len(demo.cells()) == 12
     assert [cell.seed for cell in demo.cells()[:4]] == [0, 0, 0, 1]
     only = demo.cells(overrides=[("train.seed", [3, 4]), ("coupling", "assignment")])
     assert [(cell.arm, cell.seed) for cell in only] == [("run", 3), ("run", 4)]

@@ -12,7 +12,7 @@ from immiscible_diffusion.registry import KINDS, describe, lookup, make
 from immiscible_diffusion.train import Train
 from immiscible_diffusion.types import Codec, Coupling, Features, Method, Metric, Source
 
-__all__ = ["Config", "Evaluation", "overridden", "parse_override", "read_config", "read_toml"]
+__all__ = ["Config", "Evaluation", "build", "overridden", "parse_override", "read_config", "read_toml"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
     if missing := [name for name in fields if name not in values]:
         raise ValueError(f"{missing[0]} is missing; a run needs {fields}")
     kinds = ("source", "codec", "coupling", "method", "net")
-    parts = {kind: _build(kind, values[kind], kind) for kind in kinds}
+    parts = {kind: build(kind, values[kind], kind) for kind in kinds}
     train = _checked(Train, values["train"], "train")
     return Config(**parts, train=_called(Train, train, "train"), evaluate=_evaluation(values["evaluate"]))
 
@@ -141,11 +141,11 @@ def overridden(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any
 
 def _evaluation(values: Any) -> Evaluation:
     _refuse_unknown(values, [field.name for field in dataclasses.fields(Evaluation)], "evaluate")
-    features = _build("features", values.get("features", "pooled_pixels"), "evaluate.features")
+    features = build("features", values.get("features", "pooled_pixels"), "evaluate.features")
     chosen = values.get("metrics", ["frechet", "kernel"])
     if not isinstance(chosen, list | tuple):
         raise ValueError(f"evaluate.metrics is {chosen!r}; it must be a list")
-    metrics = {_use(choice): _build("metric", choice, f"evaluate.metrics[{i}]") for i, choice in enumerate(chosen)}
+    metrics = {_use(choice): build("metric", choice, f"evaluate.metrics[{i}]") for i, choice in enumerate(chosen)}
     numbers = {"seed": 0, **{key: values[key] for key in ("every", "steps", "samples", "seed") if key in values}}
     checked = _checked(Evaluation, numbers, "evaluate")
     return _called(Evaluation, {**checked, "features": features, "metrics": metrics}, "evaluate")  # type: ignore[no-any-return]
@@ -156,8 +156,17 @@ def _use(choice: Any) -> str:
     return str(name).rpartition(":")[2].lower()
 
 
-def _build(kind: str, choice: Any, where: str) -> Any:
-    """Return the object of one kind, its options checked against their types; ``where`` heads every message."""
+def build(kind: str, choice: Any, where: str) -> Any:
+    """Return the object of one kind that a name or a table describes, its options checked against their types.
+
+    Args:
+        kind: one of the registry's kinds.
+        choice: a name, or a table with ``use`` and options.
+        where: the dotted key that heads every message.
+
+    Raises:
+        ValueError: an unknown name or option, a wrong type, or a value that the object refuses.
+    """
     if not isinstance(choice, str | Mapping):
         raise ValueError(f"{where} is {choice!r}; it must be a name or a table with use = NAME")
     options = {"use": choice} if isinstance(choice, str) else dict(choice)
@@ -165,7 +174,7 @@ def _build(kind: str, choice: Any, where: str) -> Any:
         cls = lookup(kind, str(options.get("use", "")))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    nested = {key: _build(key, options[key], f"{where}.{key}") for key in options if key in KINDS}
+    nested = {key: build(key, options[key], f"{where}.{key}") for key in options if key in KINDS}
     plain = {key: value for key, value in options.items() if key not in nested and key != "use"}
     return _called(
         lambda **given: make(kind, {"use": options["use"], **given}), _checked(cls, plain, where) | nested, where

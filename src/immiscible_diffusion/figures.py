@@ -1,5 +1,6 @@
 """Figures of a summary, as PNG bytes."""
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
@@ -10,7 +11,7 @@ from immiscible_diffusion.analysis.summary import Summary, spread
 NAMES = {"frechet": "Fréchet"}
 """How metrics are written for people."""
 
-__all__ = ["NAMES", "curves_figure", "samples_figure"]
+__all__ = ["NAMES", "curves_figure", "inspect_figure", "samples_figure"]
 
 _COLOURS = ["#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 """Grey for the reference, then the colour-blind safe palette of Okabe and Ito."""
@@ -72,6 +73,28 @@ def samples_figure(summary: Summary, seed: int) -> bytes:
                 with Image.open(path) as grid:
                     axis.imshow(np.asarray(grid), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         row[0].set_ylabel(label, fontsize=10)
+    return _png(figure)
+
+
+def inspect_figure(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Return couplings side by side as PNG: what they gain against what they cost, and the law of their noise."""
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
+    for i, row in enumerate(rows):
+        colour, marker = _COLOURS[i % len(_COLOURS)], "osD^v<>"[i // len(_COLOURS) % 7]
+        left.plot(
+            row["milliseconds"], row["distance_reduction_percent"], marker, color=colour, label=row["coupling"], ms=8
+        )
+        right.plot(range(1, len(row["principal_variance"]) + 1), row["principal_variance"], color=colour, linewidth=1.4)
+    left.set_xscale("log")
+    left.set_xlabel("milliseconds a batch")
+    left.set_ylabel("distance reduction, %")
+    right.axhline(1, color="black", linewidth=0.7, linestyle=":")
+    right.set_xlabel("principal direction of the data")
+    right.set_ylabel("variance of the noise (1: standard normal)")
+    for axis in (left, right):
+        axis.grid(alpha=0.2)
+    figure.legend(loc="outside lower center", ncols=min(len(rows), 5), frameon=False, fontsize=9)
     return _png(figure)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -13,7 +14,7 @@ from immiscible_diffusion.analysis.summary import Summary, paired_p, read_summar
 from immiscible_diffusion.figures import NAMES, curves_figure, samples_figure
 from immiscible_diffusion.files import read_json, write_bytes, write_json
 
-__all__ = ["finals", "report", "speedups", "terminal_tables"]
+__all__ = ["finals", "inspect_table", "report", "speedups", "terminal_tables"]
 
 
 def report(folder: Path) -> Path:
@@ -97,6 +98,30 @@ def terminal_tables(summary: Summary, metric: str) -> list[Table]:
     for pair in _pair_rows(summary):
         second.add_row(*pair["cells"])
     return [first, second]
+
+
+def inspect_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Return what ``analysis.inspect`` measured as a table for a terminal."""
+    table = Table(title="Couplings on these data", title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for column in ("coupling", "distance", "cosine", "noise²", "shift", "KL, nat", "class leak", "ms", "of it cost"):
+        table.add_column(column, justify="left" if column == "coupling" else "right", overflow="fold")
+    for row in rows:
+        leak = row["leak"]
+        table.add_row(
+            row["coupling"],
+            f"{0 - round(row['distance_reduction_percent'], 2):+.2f} %",
+            f"{row['cosine']:.3f}",
+            f"{row['noise_square']:.3f}",
+            f"{row['shift']:.2f}",
+            f"{row['kl']:.2f}",
+            "-" if leak is None else f"{100 * leak['accuracy']:.0f} ({100 * leak['chance']:.0f}) %",
+            f"{row['milliseconds']:.2f}",
+            "-" if row["cost_ms"] is None else f"{row['cost_ms']:.2f}",
+        )
+    table.caption = (
+        "shift: mean along x/|x|; KL from N(0, I) in the data's leading directions; leak: a probe's accuracy (chance)"
+    )
+    return table
 
 
 def _numbers(summary: Summary) -> dict[str, Any]:

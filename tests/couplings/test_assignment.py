@@ -13,6 +13,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from immiscible_diffusion.couplings import Assignment, assign, assign_index
+from immiscible_diffusion.couplings._solve import solve
 from immiscible_diffusion.data import Images
 from immiscible_diffusion.streams import stream
 
@@ -285,6 +286,23 @@ def test_no_cost_or_precision_lets_a_value_pass_that_is_not_finite(cost: Any, pr
         rows[name][0, 1] = bad
         with pytest.raises(ValueError, match=f"{name} holds NaN or infinity"):
             assign(rows["x"], rows["noise"], cost=cost, precision=precision)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_the_solver_refuses_costs_that_are_not_finite(bad: float) -> None:
+    for m in (3, 4):
+        cost = randn(3, m)
+        cost[1, 1] = bad
+        with pytest.raises(ValueError, match="the assignment cost holds NaN or infinity"):
+            solve(cost)
+
+
+def test_scipy_takes_over_with_a_warning_where_lapx_gives_no_permutation(monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = randn(9, 9)
+    expected = solve(cost)
+    monkeypatch.setattr("lap.lapjvs", lambda *args, **options: (np.zeros(9, int), np.zeros(9, int)))
+    with pytest.warns(UserWarning, match="lapx returned no permutation; scipy solved this batch"):
+        assert torch.equal(solve(cost), expected)
 
 
 def reduction(x: Tensor, noise: Tensor, paired: Tensor) -> float:

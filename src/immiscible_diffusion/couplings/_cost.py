@@ -49,12 +49,16 @@ def pairwise(
 ) -> Float[Tensor, "b m"]:
     """Return the cost of every datum with every noise, less a constant per datum, (b, m), in float32.
 
-    A constant per row of an assignment problem changes no solution, and leaving out |x_i| from the distance
-    |x_i - n_j| keeps its digits where the data are far from the noise. One matrix product serves ``dot``,
-    ``cosine`` and ``l2``; memory is b (m + d). The broadcast differences of the official code take b m d.
+    A constant per row of an assignment problem changes no solution, nor one per column of a square problem. Leaving
+    out |x_i|, or |n_j| where that is longer, keeps the digits of |x_i - n_j| where the data are far from the noise. One
+    matrix product serves ``dot``, ``cosine`` and ``l2``; memory is b (m + d). The broadcast differences of the official
+    code take b m d.
     """
     x, noise = batch_rows(x).float(), batch_rows(noise).float()
     if cost == "l1":
+        # Beyond the noise's range a coordinate of x adds a constant to its whole row.
+        reach = noise.abs().max()
+        x = torch.maximum(torch.minimum(x, reach), -reach)
         if precision != "fp32":  # a common factor keeps fp16 from overflowing and changes no assignment
             scale = torch.maximum(x.abs().max(), noise.abs().max()).clamp(min=torch.finfo(torch.float32).tiny)
             x, noise = ((rows / scale).to(_DTYPES[precision]).float() for rows in (x, noise))
@@ -64,11 +68,13 @@ def pairwise(
     product = _inner(x, noise, precision)
     if cost != "l2":
         return product.neg_()
-    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    change = (noise.square().sum(1) - 2 * product).float()
-    distance = (norm.square() + change).clamp_(min=0).sqrt_()
-    distance.add_(norm).clamp_(min=torch.finfo(torch.float32).tiny)
-    return change.div_(distance)
+    change = product.mul_(-2)
+    norm, other = torch.linalg.vector_norm(x, dim=1, keepdim=True), torch.linalg.vector_norm(noise, dim=1)
+    distance = (change + norm.square()).add_(other.square()).clamp_(min=0).sqrt_()
+    kept, left_out = other, norm
+    if len(x) == len(noise) and bool(norm.mean() < other.mean()):  # there a constant per noise changes nothing either
+        kept, left_out = norm, other
+    return change.add_(kept.square()).div_(distance.add_(left_out).clamp_(min=torch.finfo(torch.float32).tiny))
 
 
 def _inner(x: Tensor, noise: Tensor, precision: Precision) -> Tensor:

@@ -85,9 +85,11 @@ def assign_index(
     check_choice("cost", cost, Cost)
     check_choice("precision", precision, Precision)
     check_rows(x, noise)
+    if labels is not None:
+        _check_labels(labels, x, noise)
+    x, noise = _bounded(x, noise, cost)
     if labels is None:
         return _match(x, noise, cost, precision)
-    _check_labels(labels, x, noise)
     index = torch.empty(len(x), dtype=torch.long, device=x.device)
     for label in torch.unique(labels):
         rows = (labels == label).nonzero().squeeze(1).to(x.device)
@@ -96,16 +98,30 @@ def assign_index(
 
 
 def _match(x: Tensor, noise: Tensor, cost: Cost, precision: Precision) -> Tensor:
+    if len(x) == len(noise) == 1:
+        return torch.zeros(1, dtype=torch.long, device=x.device)
+    return solve(pairwise(x, noise, cost, precision))
+
+
+def _bounded(x: Tensor, noise: Tensor, cost: Cost) -> tuple[Tensor, Tensor]:
+    """Return rows whose squares stay within float32 and that pair alike, or raise ValueError if one is not finite.
+
+    A factor of all data or all noise changes no assignment by ``dot`` and ``cosine``, a common one none by ``l2`` and
+    ``l1``; nor does by ``l2`` the length of a datum far beyond the noise's, which is then paired by its direction.
+    """
     largest = [float(torch.linalg.vector_norm(each, torch.inf)) for each in (x, noise)]
     if not all(map(math.isfinite, largest)):
         check_finite(x=x, noise=noise)
-    if len(x) == len(noise) == 1:
-        return torch.zeros(1, dtype=torch.long, device=x.device)
-    if max(largest) > _LARGE:
-        # Squares would overflow. A common factor changes no assignment, nor does data's length far beyond the noise's.
-        unit = largest[1] or largest[0]
-        x, noise = x * (min(1.0, _FAR * unit / (largest[0] or 1.0)) / unit), noise / unit
-    return solve(pairwise(x, noise, cost, precision))
+    if max(largest) < _LARGE:
+        return x, noise
+    unit = largest[1] or 1.0
+    if cost in ("dot", "cosine"):
+        return x / (largest[0] or 1.0), noise / unit
+    rows = batch_rows(x) / unit
+    if cost == "l1":
+        return rows.clamp(-1, 1).reshape(x.shape), noise / unit  # see pairwise
+    reach = rows.abs().amax(1, keepdim=True).clamp(min=1)
+    return (rows * (_FAR / reach).clamp(max=1)).reshape(x.shape), noise / unit
 
 
 def _check_labels(labels: Tensor, x: Tensor, noise: Tensor) -> None:
