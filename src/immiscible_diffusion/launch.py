@@ -101,16 +101,18 @@ def _follow(futures: dict[Future[None], Cell], cells: Sequence[Cell], news: Any,
     whole = progress.add_task("all runs", total=total)
     bars: dict[int, Any] = {}
     steps = [0] * len(cells)
-    ended: set[Future[None]] = set()
+    running, ended = list(futures), set[Future[None]]()
     while len(ended) < len(futures):
         try:
-            i, steps[i] = news.get(timeout=0.3)
-            if i not in bars:
-                bars[i] = progress.add_task(_name(cells[i]), total=cells[i].config.train.steps)
-            progress.update(bars[i], completed=steps[i])
+            i, step = news.get(timeout=0.3)
+            if running[i] not in ended:  # news may come after the end
+                steps[i] = step
+                if i not in bars:
+                    bars[i] = progress.add_task(_name(cells[i]), total=cells[i].config.train.steps)
+                progress.update(bars[i], completed=step)
         except Empty:
             pass
-        for j, future in enumerate(futures):
+        for j, future in enumerate(running):
             if future.done() and future not in ended:
                 ended.add(future)
                 steps[j] = cells[j].config.train.steps
