@@ -27,8 +27,8 @@ def inspect(
 
     Beside the figures of ``effect``: ``shift`` the mean of the noise along x / |x|, 0 for a standard normal;
     ``kl`` the divergence, in nat, of the noise's Gaussian fit from N(0, I) in the data's leading 32 principal
-    directions, less its finite-sample bias; ``principal_variance`` the noise's variance along each of them; ``leak`` what
-    a linear probe reads of the label, where there are labels; ``cost_ms`` the cost matrix's share of the milliseconds.
+    directions, less its finite-sample bias; ``principal_variance`` the noise's variance along each of them; ``leak``
+    what a linear probe reads of the label, where there are labels; ``cost_ms`` the time of the cost matrix alone.
 
     Args:
         couplings: label -> coupling.
