@@ -46,3 +46,14 @@ def test_commands_and_experiments_of_the_readme_exist() -> None:
     assert set(re.findall(r"results/([\w-]+)", text)) <= set(built_in())
     for target in re.findall(r"`make ([\w-]+)`", text):
         assert f"\n{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_adding_a_coupling_works_as_written(capsys: pytest.CaptureFixture[str]) -> None:
+    scope: dict[str, object] = {"__name__": "mine"}
+    for example in blocks((ROOT / "docs" / "adding-a-coupling.md").read_text(encoding="utf-8"), "python"):
+        exec(compile(example, "adding-a-coupling.md", "exec"), scope)  # noqa: S102
+    first, second = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert (first[0], float(first[1])) == ("independent", 0.0)
+    assert second[0] == "signed"
+    assert float(second[1]) > 1
+    assert float(second[2]) == pytest.approx((2 / 3.14159) ** 0.5, abs=0.03)

@@ -1,0 +1,137 @@
+"""What holds for everything registered, so that a new file is tested the day it exists."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from immiscible_diffusion import types
+from immiscible_diffusion.registry import KINDS, describe, lookup, make, names
+from immiscible_diffusion.schedules import Schedule
+
+PROTOCOLS: dict[str, Any] = {
+    "coupling": types.Coupling,
+    "method": types.Method,
+    "codec": types.Codec,
+    "source": types.Source,
+    "features": types.Features,
+    "metric": types.Metric,
+    "schedule": Schedule,
+}
+EVERYTHING = [(kind, name) for kind in KINDS for name in names(kind) if name != "plain"]  # "plain": a doctest's
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images")
+    for i in range(40):
+        Image.fromarray(np.full((8, 8, 3), 6 * i, np.uint8)).save(path / f"{i:02d}.png")
+    return path
+
+
+def built(kind: str, name: str, folder: Path) -> Any:
+    options = {"path": str(folder), "size": 8, "held_out_rows": 5} if name == "images" else {}
+    return make(kind, {"use": name, **options})
+
+
+def test_every_kind_has_something() -> None:
+    assert {kind for kind, _ in EVERYTHING} == set(KINDS)
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERYTHING)
+def test_an_object_is_its_own_frozen_configuration(kind: str, name: str, folder: Path) -> None:
+    thing = built(kind, name, folder)
+    assert dataclasses.is_dataclass(thing)
+    assert make(kind, describe(kind, thing)) == thing
+    assert lookup(kind, name).__doc__
+    if kind in PROTOCOLS:
+        assert isinstance(thing, PROTOCOLS[kind])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        thing.anything = 1
+    with pytest.raises(ValueError, match=f"{kind} '{name}' has no option 'bogus'"):
+        make(kind, {"use": name, "bogus": 1})
+
+
+@pytest.mark.parametrize("name", names("net"))
+@pytest.mark.parametrize("classes", [None, 4])
+def test_nets_keep_shape_and_use_their_labels_or_not(name: str, classes: int | None) -> None:
+    torch.manual_seed(0)
+    net = make("net", {"use": name, "conditional": classes is not None}).build((3, 8, 8), classes).eval()
+    x_t, t = torch.randn(5, 3, 8, 8), torch.rand(5)
+    labels = torch.tensor([0, 1, 2, 3, 0])
+    with torch.no_grad():
+        first, second = net(x_t, t, labels), net(x_t, t, labels.roll(1))
+        assert first.shape == x_t.shape
+        assert not torch.equal(net(x_t, t.roll(1), labels), first)
+    assert torch.equal(first, second) == (classes is None)
+    with pytest.raises(ValueError, match="labels; this source has none"):
+        make("net", {"use": name, "conditional": True}).build((3, 8, 8), None)
+
+
+@pytest.mark.parametrize("name", names("codec"))
+def test_codecs_invert_themselves(name: str) -> None:
+    raw = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    codec = make("codec", name)
+    assert torch.equal(codec.decode(codec.encode(raw)), raw)
+    assert codec.encode(raw).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", names("source"))
+def test_sources_depend_on_their_arguments_alone(name: str, folder: Path) -> None:
+    source = built("source", name, folder)
+
+    def first(size: int, seed: int, start: int, count: int) -> Iterator[torch.Tensor]:
+        return (batch.raw for batch in itertools.islice(source.batches(size, seed, start), count))
+
+    per_epoch = source.rows // 7
+    whole = list(first(7, 3, 0, per_epoch + 3))
+    assert all(torch.equal(a, b) for a, b in zip(whole[2:], first(7, 3, 2, per_epoch + 1), strict=True))
+    assert not torch.equal(whole[0], next(first(7, 4, 0, 1)))
+    numbers = [batch.rows for batch in itertools.islice(source.batches(7, 3), per_epoch)]
+    held = source.held_out().rows
+    assert len(set(torch.cat(numbers).tolist())) == 7 * per_epoch
+    assert not set(torch.cat(numbers).tolist()) & set(held.tolist())
+    assert whole[0].shape == (7, *source.shape)
+    assert whole[0].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("name", names("metric"))
+def test_metrics_are_zero_on_equal_and_rise_with_the_shift(name: str) -> None:
+    metric, generator = make("metric", name), torch.Generator().manual_seed(0)
+    real = torch.randn(400, 6, generator=generator)
+    near, far = (torch.randn(300, 6, generator=generator) + shift for shift in (0.0, 1.0))
+    assert abs(metric(real, real)) < abs(metric(real, far)) / 100
+    assert metric(real, near) < metric(real, far)
+    assert metric(real, far) == pytest.approx(metric(far, real))
+
+
+@pytest.mark.parametrize("name", names("features"))
+def test_features_are_rows_and_independent_of_the_batch(name: str) -> None:
+    raw = torch.randint(0, 256, (9, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    features = make("features", name)
+    whole = features(raw)
+    assert whole.shape[0] == 9
+    assert whole.ndim == 2
+    torch.testing.assert_close(torch.cat([features(raw[:4]), features(raw[4:])]), whole)
+
+
+@pytest.mark.parametrize("name", names("schedule"))
+def test_schedules_fall_from_noise_to_data(name: str) -> None:
+    schedule = make("schedule", name)
+    times = schedule.times(20)
+    assert bool((times.diff() < 0).all())
+    assert float(times[0]) > 0.99
+    assert 0 <= float(times[-1]) < 0.06
+    alpha, sigma = schedule.coefficients(times)
+    assert bool((alpha.diff() > 0).all())
+    assert bool((sigma.diff() < 0).all())
+    assert float(alpha[0]) < 0.01
+    drawn = schedule.draw(1000, torch.Generator().manual_seed(0), torch.device("cpu"))
+    assert 0 <= float(drawn.min()) < 0.01
+    assert 0.99 < float(drawn.max()) <= 1
