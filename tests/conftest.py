@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import jaxtyping
 import pytest
+import shapes
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +23,5 @@ def shared_data() -> Callable[[str], Path]:
 @pytest.fixture
 def unchecked() -> Iterator[None]:
     """Switch off the run-time check of annotations: a user has none, and meets the code's own errors."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    with shapes.unchecked():
+        yield

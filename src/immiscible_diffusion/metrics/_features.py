@@ -12,7 +12,7 @@ from immiscible_diffusion.files import write_bytes
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Float, UInt8
 
-__all__ = ["DigitsClassifier", "PooledPixels"]
+__all__ = ["DigitsClassifier", "PooledPixels", "comparable"]
 
 
 @register("features")
@@ -52,6 +52,19 @@ class PooledPixels:
         """Return the grid's averages, (n, c size size), in [0, 1]."""
         pooled = nn.functional.adaptive_avg_pool2d(raw.float() / 255, self.size)
         return pooled.flatten(1)
+
+
+def comparable(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two sets of features in float64 on the CPU, each (rows, f).
+
+    Raises:
+        ValueError: fewer than two rows, or features of different length.
+    """
+    fits = real.ndim == generated.ndim == 2 and real.shape[1] == generated.shape[1]
+    if not fits or min(len(real), len(generated)) < 2:
+        came = f"{tuple(real.shape)} and {tuple(generated.shape)}"
+        raise ValueError(f"features must be (n, f) and (m, f), n and m >= 2; there came {came}")
+    return real.double().cpu(), generated.double().cpu()
 
 
 @cache

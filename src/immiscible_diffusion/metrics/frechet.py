@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.metrics._features import comparable
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Float
 
@@ -24,16 +25,7 @@ def frechet_distance(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"]
     >>> frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [5.0]]))
     9.0
     """
-    if (
-        real.ndim != 2
-        or generated.ndim != 2
-        or real.shape[1] != generated.shape[1]
-        or min(len(real), len(generated)) < 2
-    ):
-        raise ValueError(
-            f"features must be (n, f) and (m, f), n and m >= 2; there came {real.shape}, {generated.shape}"
-        )
-    real, generated = real.double().cpu(), generated.double().cpu()
+    real, generated = comparable(real, generated)
     first, second = torch.cov(real.T).reshape(real.shape[1], -1), torch.cov(generated.T).reshape(real.shape[1], -1)
     values, vectors = torch.linalg.eigh(first)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from immiscible_diffusion.metrics._features import comparable
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Float
 
@@ -22,16 +23,7 @@ def kernel_distance(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"])
     >>> kernel_distance(torch.tensor([[0.0], [0.0]]), torch.tensor([[0.0], [0.0]]))
     0.0
     """
-    if (
-        real.ndim != 2
-        or generated.ndim != 2
-        or real.shape[1] != generated.shape[1]
-        or min(len(real), len(generated)) < 2
-    ):
-        raise ValueError(
-            f"features must be (n, f) and (m, f), n and m >= 2; there came {real.shape}, {generated.shape}"
-        )
-    real, generated = real.double().cpu(), generated.double().cpu()
+    real, generated = comparable(real, generated)
     return float(_within(real) + _within(generated) - 2 * _kernel(real, generated).mean())
 
 
