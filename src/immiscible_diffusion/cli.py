@@ -15,6 +15,8 @@ from rich.table import Table
 
 from immiscible_diffusion.analysis.inspect import inspect as compare_pairs
 from immiscible_diffusion.analysis.summary import read_summary
+from immiscible_diffusion.bench import bench as bench_couplings
+from immiscible_diffusion.bench import bench_data, bench_line, bench_sizes
 from immiscible_diffusion.checkpoint import load_export
 from immiscible_diffusion.config import Config, build, parse_override, read_config
 from immiscible_diffusion.experiment import Cell, Experiment, built_in, read_experiment
@@ -24,8 +26,8 @@ from immiscible_diffusion.launch import launch
 from immiscible_diffusion.registry import KINDS, names
 from immiscible_diffusion.report import inspect_table, terminal_tables
 from immiscible_diffusion.report import report as write_report
+from immiscible_diffusion.runs import environment, labels_for, save_grid
 from immiscible_diffusion.runs import evaluate as measure
-from immiscible_diffusion.runs import labels_for, save_grid
 from immiscible_diffusion.sample import Start, Trained, generate
 
 __all__ = ["app", "run"]
@@ -177,6 +179,29 @@ def inspect(
     write_json(out_folder / "inspect.json", {"source": source, "codec": codec, "batch": batch, "couplings": rows})
     write_bytes(out_folder / "inspect.png", inspect_figure(rows))
     out.print(f"Figures: {escape(str(out_folder / 'inspect.json'))} and inspect.png", soft_wrap=True)
+
+
+@app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="What to time: couplings.")] = "couplings",
+    sizes: Annotated[list[str] | None, typer.Option("--size", help="b x d, as 256x3072; may be repeated.")] = None,
+    k: Annotated[int, typer.Option(min=1, help="Candidates of nearest.")] = 64,
+    times: Annotated[int, typer.Option(min=1, help="Candidates of oversampling, a multiple of b.")] = 16,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    images: Annotated[str, typer.Option(help="Images of 32 x 32 for d = 3072: folder, parquet or hub name.")] = "",
+    record: Annotated[Path | None, typer.Option("--out", help="Write the figures to this JSON file.")] = None,
+) -> None:
+    """Time the couplings against the strongest public ways to do the same."""
+    if what != "couplings":
+        raise ValueError(f"no benchmark named {what!r}; there are ['couplings']")
+    torch.set_num_threads(threads)
+    rows = []
+    for row in bench_couplings(bench_sizes(sizes), bench_data(images), k=k, times=times):
+        rows.append(row)
+        out.print(bench_line(row), highlight=False, soft_wrap=True)
+        if record is not None:  # after every row: an interrupt keeps what was measured
+            about = {"images": Path(images).name, "k": k, "times": times, "environment": environment()}
+            write_json(record, {**about, "rows": rows})
 
 
 @app.command()

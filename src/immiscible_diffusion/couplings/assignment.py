@@ -1,6 +1,5 @@
 """Linear assignment: the pairing of paper 1 (Li et al., arXiv:2406.12303, Alg. 1)."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -24,7 +23,7 @@ from immiscible_diffusion.types import Float, Int, Prior
 __all__ = ["Assignment", "assign", "assign_index"]
 
 _LARGE = 1e15
-"""Above it, the squared norm of a row of a million coordinates may leave float32."""
+"""Above it, the square of a norm comes near the end of float32."""
 _FAR = 1e9
 """Data this many times as long as the noise are paired by direction, to the last digit of float32."""
 
@@ -109,11 +108,10 @@ def _bounded(x: Tensor, noise: Tensor, cost: Cost) -> tuple[Tensor, Tensor]:
     A factor of all data or all noise changes no assignment by ``dot`` and ``cosine``, a common one none by ``l2`` and
     ``l1``; nor does by ``l2`` the length of a datum far beyond the noise's, which is then paired by its direction.
     """
-    largest = [float(torch.linalg.vector_norm(each, torch.inf)) for each in (x, noise)]
-    if not all(map(math.isfinite, largest)):
-        check_finite(x=x, noise=noise)
-    if max(largest) < _LARGE:
+    if all(_norm(each) < _LARGE for each in (x, noise)):
         return x, noise
+    check_finite(x=x, noise=noise)
+    largest = [float(each.abs().max()) for each in (x, noise)]
     unit = largest[1] or 1.0
     if cost in ("dot", "cosine"):
         return x / (largest[0] or 1.0), noise / unit
@@ -122,6 +120,11 @@ def _bounded(x: Tensor, noise: Tensor, cost: Cost) -> tuple[Tensor, Tensor]:
         return rows.clamp(-1, 1).reshape(x.shape), noise / unit  # see pairwise
     reach = rows.abs().amax(1, keepdim=True).clamp(min=1)
     return (rows * (_FAR / reach).clamp(max=1)).reshape(x.shape), noise / unit
+
+
+def _norm(rows: Tensor) -> float:
+    """Return the norm of all rows together: a tenth of the time that a maximum takes, and not finite if any is not."""
+    return float(torch.linalg.vector_norm(rows, dtype=torch.promote_types(rows.dtype, torch.float32)))
 
 
 def _check_labels(labels: Tensor, x: Tensor, noise: Tensor) -> None:
