@@ -1,10 +1,12 @@
 """The distributions that sampling starts from."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from immiscible_diffusion.priors import Gaussian, StandardNormal
@@ -20,21 +22,25 @@ def directions(r: int, d: int) -> Tensor:
     return basis.T
 
 
-def gaussian() -> Gaussian:
-    return Gaussian(torch.tensor([1.0, -2.0, 0.0, 0.5]), directions(2, 4).float(), torch.tensor([4.0, 0.25]))
+def gaussian(scale: float | Tensor = 1.0) -> Gaussian:
+    return Gaussian(torch.tensor([1.0, -2.0, 0.0, 0.5]), directions(2, 4).float(), torch.tensor([4.0, 0.25]), scale)
 
 
 def covariance(prior: Gaussian) -> Tensor:
-    return torch.eye(prior.mean.numel()) + prior.directions.T @ torch.diag(prior.variances - 1) @ prior.directions
+    scale = float(prior.scale)
+    excess = prior.directions.T @ torch.diag(prior.variances - scale) @ prior.directions
+    return scale * torch.eye(prior.mean.numel()) + excess
 
 
-def test_samples_have_the_moments_of_the_gaussian() -> None:
-    prior, n = gaussian(), 100_000
+@pytest.mark.parametrize("scale", [1.0, 0.6])
+def test_samples_have_the_moments_of_the_gaussian(scale: float) -> None:
+    prior, n = gaussian(scale), 100_000
     sample = prior.sample((n, 2, 2), generator()).reshape(n, 4)
     error = 5 * 4 * math.sqrt(2 / n)  # five standard errors of the greatest variance, 4
     torch.testing.assert_close(sample.mean(0), prior.mean, rtol=0, atol=error)
     torch.testing.assert_close(sample.T.cov(), covariance(prior), rtol=0, atol=error)
     assert (sample.T.cov() - torch.eye(4)).abs().max() > 5 * error
+    assert (sample.T.cov() - covariance(gaussian(1.6 - scale))).abs().max() > 2 * error
 
 
 def test_the_standard_normal_is_the_generators_own_draw() -> None:
@@ -79,15 +85,37 @@ def test_the_cut_keeps_the_fewest_directions_that_reach_the_share(keep: float, k
 
 def test_an_excess_of_nothing_gives_the_standard_normal() -> None:
     prior = Gaussian.from_moments(torch.zeros(4), torch.zeros(4, 4, dtype=torch.float64))
+    assert prior.directions.shape == (0, 4)
     assert torch.equal(prior.sample((6, 4), generator()), StandardNormal().sample((6, 4), generator()))
 
 
-def test_tensors_describe_the_start_in_full() -> None:
-    prior = gaussian()
+def test_moments_about_a_scale_are_kept_in_full() -> None:
+    axes, values = directions(2, 10), torch.tensor([3.0, -0.5], dtype=torch.float64)
+    excess = axes.T @ torch.diag(values) @ axes
+    prior = Gaussian.from_moments(torch.zeros(10), excess, scale=0.7)
+    assert prior.scale == 0.7
+    torch.testing.assert_close(prior.variances, torch.tensor([3.7, 0.2]))
+    torch.testing.assert_close(covariance(prior), 0.7 * torch.eye(10) + excess.float())
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1, torch.tensor(0.9), torch.tensor([0.9], dtype=torch.float64)])
+def test_a_file_gives_the_start_back(scale: Any, tmp_path: Path) -> None:
+    """A file of before there was a scale means a scale of 1."""
+    save_file(gaussian(scale).tensors(), tmp_path / "prior.safetensors")
+    tensors = load_file(tmp_path / "prior.safetensors")
+    expected = gaussian(scale).sample((6, 4), generator())
+    assert torch.equal(Gaussian(**tensors).sample((6, 4), generator()), expected)
+    del tensors["scale"]
+    assert torch.equal(Gaussian(**tensors).sample((6, 4), generator()), expected) == (scale == 1.0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.6])
+def test_tensors_describe_the_start_in_full(scale: float) -> None:
+    prior = gaussian(scale)
     again = Gaussian(**prior.tensors())
     assert torch.equal(again.sample((6, 4), generator()), prior.sample((6, 4), generator()))
     for name, value in again.tensors().items():
-        assert torch.equal(value, getattr(prior, name))
+        assert torch.equal(value, torch.as_tensor(getattr(prior, name), dtype=value.dtype))
 
 
 def test_a_row_of_another_size_is_refused() -> None:
@@ -108,6 +136,17 @@ def test_shapes_that_do_not_fit_are_refused(shapes: Any) -> None:
 def test_variances_must_be_positive(least: float) -> None:
     with pytest.raises(ValueError, match=rf"variances must be positive; the least is {least}"):
         Gaussian(torch.zeros(4), directions(2, 4).float(), torch.tensor([1.0, least]))
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf, torch.tensor(-1.0), torch.tensor(math.nan)])
+def test_the_scale_must_be_positive(scale: Any) -> None:
+    with pytest.raises(ValueError, match=rf"scale must be positive and finite; there came {float(scale)}"):
+        gaussian(scale)
+
+
+def test_the_scale_must_be_one_number() -> None:
+    with pytest.raises(ValueError, match=r"scale must be one number; there came a tensor of shape \(2,\)"):
+        gaussian(torch.ones(2))
 
 
 def test_moments_that_no_distribution_has_are_refused() -> None:

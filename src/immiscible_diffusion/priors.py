@@ -1,5 +1,6 @@
 """Distributions that sampling starts from: what a coupling made of the noise's marginal."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,12 +22,13 @@ class StandardNormal:
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """A Gaussian whose covariance is the identity plus low rank, on flattened rows.
+    """A Gaussian whose covariance is a multiple of the identity plus low rank, on flattened rows.
 
     Args:
         mean: the mean of a row, (d,), float32.
-        directions: orthonormal directions in which the variance is not 1, (r, d), float32.
+        directions: orthonormal directions in which the variance is another, (r, d), float32.
         variances: the variance along each of them, (r,), float32, positive.
+        scale: the variance along every other direction, positive; one number, a tensor when it comes from a file.
 
     Raises:
         ValueError: the shapes do not fit, or a variance is not positive.
@@ -35,6 +37,7 @@ class Gaussian:
     mean: Float[Tensor, " d"]
     directions: Float[Tensor, "r d"]
     variances: Float[Tensor, " r"]
+    scale: float | Tensor = 1.0
 
     def __post_init__(self) -> None:
         r, d = self.directions.shape
@@ -45,12 +48,16 @@ class Gaussian:
             )
         if not bool((self.variances > 0).all()):
             raise ValueError(f"variances must be positive; the least is {self.variances.min().item()}")
+        if isinstance(self.scale, Tensor) and self.scale.numel() != 1:
+            raise ValueError(f"scale must be one number; there came a tensor of shape {tuple(self.scale.shape)}")
+        if not 0 < float(self.scale) < math.inf:
+            raise ValueError(f"scale must be positive and finite; there came {float(self.scale)}")
 
     def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "n *dims"]:
         """Return draws of this Gaussian, (n, *dims), float32.
 
-        The same generator state gives ``StandardNormal`` noise moved by the mean and the directions alone, so
-        that samples from the two starts can be compared pair by pair.
+        The same generator state gives ``StandardNormal`` noise moved by the mean and the directions, and scaled
+        across them, so that samples from the two starts can be compared pair by pair.
 
         Raises:
             ValueError: a row of this shape has not d coordinates.
@@ -59,24 +66,30 @@ class Gaussian:
         if noise.shape[1] != self.mean.numel():
             raise ValueError(f"this start has {self.mean.numel()} coordinates; the shape asked is {shape}")
         mean, directions, variances = (each.to(noise.device) for each in (self.mean, self.directions, self.variances))
-        stretch = (noise @ directions.T) * (variances.sqrt() - 1)
-        return (noise + stretch @ directions + mean).reshape(shape)
+        across = math.sqrt(float(self.scale))
+        stretch = (noise @ directions.T) * (variances.sqrt() - across)
+        return (across * noise + stretch @ directions + mean).reshape(shape)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that describe this start, to be saved with the model."""
-        return {"mean": self.mean, "directions": self.directions, "variances": self.variances}
+        scale = torch.tensor(float(self.scale), dtype=torch.float64)
+        return {"mean": self.mean, "directions": self.directions, "variances": self.variances, "scale": scale}
 
     @staticmethod
-    def from_moments(mean: Float[Tensor, " d"], excess: Float[Tensor, "d d"], *, keep: float = 0.999) -> "Gaussian":
-        """Return the Gaussian with this mean and covariance I + excess, to low rank.
+    def from_moments(
+        mean: Float[Tensor, " d"], excess: Float[Tensor, "d d"], *, keep: float = 0.999, scale: float = 1.0
+    ) -> "Gaussian":
+        """Return the Gaussian with this mean and covariance scale I + excess, to low rank.
 
         Args:
             mean: the mean, (d,).
-            excess: the covariance less the identity, (d, d), symmetric, float64.
+            excess: the covariance less ``scale`` times the identity, (d, d), symmetric, float64.
             keep: the share of the summed absolute eigenvalues of the excess that is kept.
+            scale: the variance in every direction without excess.
         """
         values, vectors = torch.linalg.eigh(excess)
         order = values.abs().argsort(descending=True)
-        share = values[order].abs().cumsum(0) / values.abs().sum().clamp(min=1e-300)
-        kept = order[: int((share < keep).sum()) + 1]
-        return Gaussian(mean.float(), vectors[:, kept].T.contiguous().float(), (1 + values[kept]).float())
+        reached, whole = values[order].abs().cumsum(0), values.abs().sum()
+        kept = order[: int((reached < keep * whole).sum()) + 1] if whole > 0 else order[:0]
+        variances = (scale + values[kept]).float()
+        return Gaussian(mean.float(), vectors[:, kept].T.contiguous().float(), variances, scale)
