@@ -1,7 +1,11 @@
 import copy
 import itertools
 import math
+import threading
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +24,8 @@ from immiscible_diffusion import (
     fit,
     new_state,
 )
+from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.streams import stream
 from immiscible_diffusion.train import NotFiniteError, State
 
 CONFIG = Train(steps=12, warmup=4, lr=1e-2)
@@ -153,7 +159,10 @@ def test_bfloat16_trains() -> None:
     assert losses == pytest.approx(exact, rel=0.02)
 
 
-@pytest.mark.parametrize("option", [{"steps": 0}, {"lr": 0.0}, {"ema": 1.0}, {"clip": 0.0}, {"lr": math.nan}])
+@pytest.mark.parametrize(
+    "option",
+    [{"steps": 0}, {"accumulate": 0}, {"accumulate": 129}, {"lr": 0.0}, {"ema": 1.0}, {"clip": 0.0}, {"lr": math.nan}],
+)
 def test_values_out_of_range_are_refused(option: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(option))} = .* is out of range"):
         Train(**option)  # type: ignore[arg-type]
@@ -163,3 +172,207 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
     config = Train(steps=1, batch=5000)
     with pytest.raises(ValueError, match="batch is 5000; these data have 1297 training rows"):
         train(fresh(config), config)
+
+
+@dataclass(frozen=True, eq=False)
+class Drifting:
+    """A coupling whose noise depends on all the batches before, and that changes its memory in place."""
+
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    calls: list[int] = field(default_factory=list)
+    fails_at: int = -1
+    seconds: float = 0.0
+
+    def __call__(
+        self,
+        x: Tensor,
+        cond: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        index: Tensor | None = None,
+        step: int = 0,
+    ) -> Tensor:
+        if step == self.fails_at:
+            raise ValueError(f"no noise for step {step}")
+        time.sleep(self.seconds)
+        self.kept.setdefault("mean", torch.zeros(x.shape[1:])).lerp_(x.mean(0), 0.5)
+        self.calls.append(step)
+        return torch.randn(x.shape, generator=generator) + self.kept["mean"]
+
+    def prior(self, data: Any) -> StandardNormal:
+        return StandardNormal()
+
+    def memory(self) -> dict[str, Tensor]:
+        return self.kept
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        self.kept.clear()
+        self.kept.update(memory)
+
+
+def workers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+def made(coupling: Drifting, count: int) -> bool:
+    """Wait until a coupling has made so many batches; return whether it has within ten seconds."""
+    end = time.monotonic() + 10
+    while len(coupling.calls) < count and time.monotonic() < end:
+        time.sleep(0.001)
+    return len(coupling.calls) >= count
+
+
+@pytest.mark.parametrize("make", [Independent, Assignment, lambda: Nearest(4, "dot"), Drifting])
+def test_prefetching_changes_no_bit(make: Any) -> None:
+    outcomes = []
+    for prefetch in (True, False):
+        config = replace(CONFIG, prefetch=prefetch)
+        state, losses, memories = fresh(config), [], []
+        for _ in fit(state, Digits(), Pixels(), make(), Denoising(), config):
+            torch.rand(3)  # what the caller draws does no harm
+            losses.append((state.loss, state.grad_norm))
+            memories += [value.clone() for value in state.memory.values()]
+        outcomes.append((state, losses, memories))
+    (one, losses, memories), (other, other_losses, other_memories) = outcomes
+    assert losses == other_losses
+    assert len(losses) == CONFIG.steps
+    assert same(one, other)
+    assert len(memories) == len(other_memories) == (CONFIG.steps if make is Drifting else 0)
+    assert all(map(torch.equal, memories, other_memories))
+
+
+def test_a_step_is_yielded_with_the_memory_as_of_that_step(tmp_path: Path) -> None:
+    whole, alone = fresh(), Drifting()
+    losses = train(whole, coupling=alone)
+    cut, coupling = fresh(), Drifting()
+    for state in fit(cut, Digits(), Pixels(), coupling, Denoising(), CONFIG):
+        assert made(coupling, min(state.step + 1, CONFIG.steps))
+        if state.step == 5:
+            assert not torch.equal(coupling.memory()["mean"], state.memory["mean"])  # it is a batch further
+            checkpoint.save(state, tmp_path)
+            break
+    assert coupling.calls == list(range(6))
+    resumed = fresh()
+    assert checkpoint.load_newest(resumed, tmp_path)
+    assert train(resumed, coupling=Drifting()) == losses[5:]
+    assert same(resumed, whole)
+    assert torch.equal(resumed.memory["mean"], alone.memory()["mean"])
+
+
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_a_run_that_is_cut_goes_on_with_the_same_state_and_coupling(prefetch: bool) -> None:
+    config = replace(CONFIG, prefetch=prefetch)
+    whole = fresh(config)
+    losses = train(whole, config, Drifting())
+    cut, coupling = fresh(config), Drifting()
+    steps = fit(cut, Digits(), Pixels(), coupling, Denoising(), config)
+    next(itertools.islice(steps, 4, None))
+    assert made(coupling, 6 if prefetch else 5)
+    steps.close()  # type: ignore[attr-defined]
+    assert workers() == []
+    assert torch.equal(coupling.memory()["mean"], cut.memory["mean"])
+    assert train(cut, config, coupling) == losses[5:]
+    assert same(cut, whole)
+
+
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_a_failed_step_leaves_the_memory_of_the_last_good_one(prefetch: bool) -> None:
+    class Breaking(Denoising):
+        def loss(self, *args: Any, progress: float = 0.0, **options: Any) -> Tensor:
+            return super().loss(*args, **options) * (math.nan if progress == 3 / CONFIG.steps else 1)
+
+    config = replace(CONFIG, prefetch=prefetch)
+    state, coupling = fresh(config), Drifting()
+    steps = fit(state, Digits(), Pixels(), coupling, Breaking(), config)
+    for _ in range(3):
+        good = copy.deepcopy(next(steps).memory)
+    with pytest.raises(NotFiniteError, match="step 4"):
+        next(steps)
+    assert torch.equal(state.memory["mean"], good["mean"])
+    assert torch.equal(coupling.memory()["mean"], good["mean"])
+    assert workers() == []
+
+
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_an_error_of_the_coupling_comes_at_its_step(prefetch: bool) -> None:
+    config = replace(CONFIG, prefetch=prefetch)
+    state = fresh(config)
+    steps = fit(state, Digits(), Pixels(), Drifting(fails_at=3), Denoising(), config)
+    for _ in range(3):
+        good = copy.deepcopy(next(steps))
+    with pytest.raises(ValueError, match="no noise for step 3"):
+        next(steps)
+    assert same(state, good)
+    assert state.step == 3
+    assert workers() == []
+
+
+def test_prefetching_hides_the_coupling() -> None:
+    """It takes 20 ms and the method 40; what is waited for with prefetching is the first batch alone."""
+
+    class Slow(Denoising):
+        def loss(self, *args: Any, **options: Any) -> Tensor:
+            time.sleep(0.04)
+            return super().loss(*args, **options)
+
+    seconds = {}
+    for prefetch in (True, False):
+        config = Train(steps=8, prefetch=prefetch)
+        state = fresh(config)
+        state.seconds = {"data": 0.0, "coupling": 0.0, "step": 0.0}  # as older checkpoints have it
+        list(fit(state, Digits(), Pixels(), Drifting(seconds=0.02), Slow(), config))
+        assert set(state.seconds) == {"data", "coupling", "waiting", "step"}
+        assert state.seconds["coupling"] > 8 * 0.02
+        seconds[prefetch] = state.seconds
+    assert seconds[False]["waiting"] >= seconds[False]["coupling"] + seconds[False]["data"]
+    assert seconds[True]["waiting"] < 0.75 * seconds[False]["waiting"]
+    assert all(each["step"] > each["waiting"] + 8 * 0.04 for each in seconds.values())
+
+
+class Recording(Denoising):
+    """Keep what each call of the loss was given and what it returned."""
+
+    seen: list[tuple[Tensor, Tensor, Tensor | None, Tensor]]
+
+    def loss(self, net, x, noise, cond=None, **options):  # type: ignore[no-untyped-def]
+        losses = super().loss(net, x, noise, cond, **options)
+        self.__dict__.setdefault("seen", []).append((x, noise, cond, losses.detach()))
+        return losses
+
+
+@pytest.mark.parametrize("batch", [128, 30])
+def test_accumulating_changes_a_step_by_rounding_alone(batch: int) -> None:
+    config = Train(steps=5, batch=batch)
+    whole, parts = fresh(config, 0.0), fresh(config, 0.0)
+    losses = train(whole, config, Assignment())
+    accumulated = train(parts, replace(config, accumulate=4), Assignment())
+    assert accumulated != losses  # the sums are taken in another order
+    assert accumulated == pytest.approx(losses, rel=1e-5)
+    start = fresh(config, 0.0)
+    for name, value in whole.net.state_dict().items():
+        # Adam divides by the gradient's size, so that rounding shows where a gradient is next to nothing.
+        moved = (value - start.net.state_dict()[name]).abs().max()
+        torch.testing.assert_close(parts.net.state_dict()[name], value, rtol=0, atol=0.02 * float(moved))
+
+
+def test_parts_are_one_pool_and_weigh_as_many_rows_as_they_have() -> None:
+    method, config = Recording(), Train(steps=1, batch=30, accumulate=4)
+    state = fresh(config, 0.0)
+    list(fit(state, Digits(), Pixels(), Assignment(), method, config))
+    assert [len(x) for x, *_ in method.seen] == [8, 8, 7, 7]
+    x, noise, cond, losses = (torch.cat(each) for each in zip(*method.seen, strict=True))
+    batch = next(Digits().batches(30, 0))
+    assert torch.equal(x, Pixels().encode(batch.raw))
+    assert torch.equal(noise, Assignment()(x, None, stream(0, 0, "noise")))
+    assert batch.cond is not None
+    assert torch.equal(cond, batch.cond)
+    assert state.loss == pytest.approx(float(losses.mean()), rel=1e-6)
+    unweighted = torch.stack([each.mean() for *_, each in method.seen]).mean()
+    assert state.loss != pytest.approx(float(unweighted), rel=1e-4)
+
+
+def test_one_part_a_row_is_the_most() -> None:
+    config = Train(steps=2, batch=6, accumulate=6)
+    method = Recording()
+    list(fit(fresh(config), Digits(), Pixels(), Independent(), method, config))
+    assert [len(x) for x, *_ in method.seen] == [1] * 12

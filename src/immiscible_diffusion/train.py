@@ -3,14 +3,15 @@
 import copy
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.couplings.prefetch import ahead
 from immiscible_diffusion.streams import stream, stream_seed
 from immiscible_diffusion.types import Batch, Codec, Coupling, Method, Remembering, Source
 
@@ -27,7 +28,9 @@ class Train:
 
     Args:
         steps: optimizer steps.
-        batch: rows a step.
+        batch: rows a step, which the coupling pairs as one pool.
+        accumulate: in how many parts, one after the other, the net sees the batch. The gradient is that of the whole;
+            memory is that of a part. Times are drawn part by part.
         lr: AdamW's learning rate after the warm-up.
         warmup: steps over which the learning rate rises linearly from 0.
         weight_decay: AdamW's weight decay.
@@ -35,6 +38,8 @@ class Train:
         ema: decay of the averaged weights, in [0, 1); early steps decay by at most (1 + i) / (10 + i).
         precision: ``bf16`` computes the net's forward pass under autocast.
         seed: names every random stream of the run.
+        prefetch: prepare the next batch and its noise in a background thread while the net trains on this one.
+            Results are the same; source, codec and coupling must not draw from torch's global generator.
 
     Raises:
         ValueError: a value outside its range.
@@ -42,6 +47,7 @@ class Train:
 
     steps: int = 3000
     batch: int = 128
+    accumulate: int = 1
     lr: float = 1e-3
     warmup: int = 100
     weight_decay: float = 0.0
@@ -49,6 +55,7 @@ class Train:
     ema: float = 0.995
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
+    prefetch: bool = True
 
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "bf16"):
@@ -56,6 +63,7 @@ class Train:
         limits = {
             "steps": self.steps >= 1,
             "batch": self.batch >= 1,
+            "accumulate": 1 <= self.accumulate <= self.batch,
             "lr": 0 < self.lr < math.inf,
             "warmup": self.warmup >= 0,
             "weight_decay": 0 <= self.weight_decay < math.inf,
@@ -67,12 +75,16 @@ class Train:
                 raise ValueError(f"{name} = {getattr(self, name)!r} is out of range")
 
 
+_TIMED = "data", "coupling", "waiting", "step"
+
+
 @dataclass
 class State:
     """What training changes.
 
-    ``step`` counts finished steps; ``memory`` is what the coupling remembers, if it is one that does; ``seconds`` sums
-    wall time by part of the step.
+    ``step`` counts finished steps; ``memory`` is what the coupling remembers after them, if it is one that does.
+    ``seconds`` sums wall time: ``step`` of all, of which ``waiting`` for the pairs to be ready; ``data`` and
+    ``coupling`` are what it took to make them, by the side of the steps if they are prefetched.
     """
 
     net: nn.Module
@@ -82,7 +94,7 @@ class State:
     loss: float = math.nan
     grad_norm: float = math.nan
     memory: dict[str, Tensor] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=lambda: {"data": 0.0, "coupling": 0.0, "step": 0.0})
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_TIMED, 0.0))
 
 
 def new_state(net: nn.Module, config: Train) -> State:
@@ -99,7 +111,8 @@ def fit(
 
     Step i draws from ``stream(seed, i, name)`` alone: a run resumed from a saved state equals one that was never cut,
     and two runs that differ in the coupling see the same batches, noise and times. The caller logs, saves and samples
-    between steps; what it draws does not disturb training.
+    between steps; what it draws does not disturb training. A prefetched pair that cannot be made raises its error at
+    the step that needs it; leaving the loop ends the thread.
 
     Args:
         state: from ``new_state`` or a checkpoint; changed in place.
@@ -118,38 +131,78 @@ def fit(
     >>> [s.step for s in fit(state, Digits(), Pixels(), Assignment(), Denoising(), config)]
     [1, 2]
     """
-    device = next(state.net.parameters()).device
     if isinstance(coupling, Remembering):
-        coupling.remember(state.memory)
-    batches = source.batches(config.batch, config.seed, start=state.step)
-    while state.step < config.steps:
+        coupling.remember(_copied(state.memory))
+    state.seconds = dict.fromkeys(_TIMED, 0.0) | state.seconds
+    made = _pairs(state, source, codec, coupling, config)
+    try:
+        with closing(ahead(made) if config.prefetch else made) as pairs:
+            begun = time.perf_counter()
+            for pair in pairs:
+                waited = time.perf_counter() - begun
+                _step(state, pair, method, config)
+                if pair.memory is not None:
+                    state.memory = pair.memory
+                spent = {**pair.seconds, "waiting": waited, "step": time.perf_counter() - begun}
+                for part, value in spent.items():
+                    state.seconds[part] += value
+                state.step += 1
+                yield state
+                begun = time.perf_counter()
+    finally:
+        if isinstance(coupling, Remembering):  # it may be one batch further than the state
+            coupling.remember(_copied(state.memory))
+
+
+class _Pair(NamedTuple):
+    """One step's batch in model space with its noise, what the coupling remembers after it, and what it took."""
+
+    x: Tensor
+    noise: Tensor
+    cond: Tensor | None
+    memory: dict[str, Tensor] | None
+    seconds: dict[str, float]
+
+
+def _pairs(
+    state: State, source: Source, codec: Codec, coupling: Coupling, config: Train
+) -> Generator[_Pair, None, None]:
+    """Yield the pairs of the steps that are left; they depend on the step and on what the coupling remembers alone."""
+    device, start = next(state.net.parameters()).device, state.step
+    batches = source.batches(config.batch, config.seed, start=start)
+    for i in range(start, config.steps):
         begun = time.perf_counter()
         batch = next(batches)
         batch = Batch(*(None if each is None else each.to(device) for each in batch))  # type: ignore[arg-type]
-        state.seconds["data"] += time.perf_counter() - begun
-        _step(state, batch, codec, coupling, method, config)
-        if isinstance(coupling, Remembering):
-            state.memory = coupling.memory()
-        state.seconds["step"] += time.perf_counter() - begun
-        state.step += 1
-        yield state
+        x = codec.encode(batch.raw)
+        encoded = time.perf_counter()
+        noise = coupling(x, batch.cond, stream(config.seed, i, "noise", device), index=batch.rows, step=i)
+        seconds = {"data": encoded - begun, "coupling": time.perf_counter() - encoded}
+        # The coupling may pair the next batch, or training on this one may fail, before it becomes the state's.
+        memory = _copied(coupling.memory()) if isinstance(coupling, Remembering) else None
+        yield _Pair(x, noise, batch.cond, memory, seconds)
 
 
-def _step(state: State, batch: Batch, codec: Codec, coupling: Coupling, method: Method, config: Train) -> None:
-    i, device = state.step, batch.raw.device
-    x = codec.encode(batch.raw)
-    begun = time.perf_counter()
-    noise = coupling(x, batch.cond, stream(config.seed, i, "noise", device), index=batch.rows, step=i)
-    state.seconds["coupling"] += time.perf_counter() - begun
+def _copied(memory: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in memory.items()}
+
+
+def _step(state: State, pair: _Pair, method: Method, config: Train) -> None:
+    i, device, rows = state.step, pair.x.device, len(pair.x)
     time_draws = stream(config.seed, i, "time", device)
-    with _net_stream(config.seed, i, device), torch.autocast(device.type, torch.bfloat16, config.precision == "bf16"):
-        loss: Tensor = method.loss(
-            state.net, x, noise, batch.cond, teacher=state.ema, progress=i / config.steps, generator=time_draws
-        ).mean()
-        state.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    state.optimizer.zero_grad()
+    total: Tensor | float = 0.0
+    with _net_stream(config.seed, i, device):
+        for x, noise, cond in _parts(pair, config.accumulate):
+            with torch.autocast(device.type, torch.bfloat16, config.precision == "bf16"):
+                loss: Tensor = method.loss(
+                    state.net, x, noise, cond, teacher=state.ema, progress=i / config.steps, generator=time_draws
+                ).mean()
+            loss = loss * (len(x) / rows)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total = total + loss.detach()
     norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip)
-    state.loss, state.grad_norm = loss.item(), norm.item()
+    state.loss, state.grad_norm = float(total), norm.item()
     if not (math.isfinite(state.loss) and math.isfinite(state.grad_norm)):
         raise NotFiniteError(
             f"step {i + 1}: the loss is {state.loss} and its gradient's norm {state.grad_norm}; "
@@ -159,6 +212,12 @@ def _step(state: State, batch: Batch, codec: Codec, coupling: Coupling, method: 
         group["lr"] = config.lr * min(1.0, (i + 1) / max(config.warmup, 1))
     state.optimizer.step()
     _average(state, min(config.ema, (1 + i) / (10 + i)))
+
+
+def _parts(pair: _Pair, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Yield data, noise and condition in this many parts; their sizes differ by one row at most."""
+    cond = [None] * count if pair.cond is None else pair.cond.tensor_split(count)
+    yield from zip(pair.x.tensor_split(count), pair.noise.tensor_split(count), cond, strict=True)
 
 
 @torch.no_grad()

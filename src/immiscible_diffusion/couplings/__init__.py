@@ -1,7 +1,45 @@
 """Couplings: data in, noise paired with it out. x is never reordered."""
 
+from immiscible_diffusion.couplings._moments import measured_prior
 from immiscible_diffusion.couplings.assignment import Assignment, assign, assign_index
+from immiscible_diffusion.couplings.cached import Cached
+from immiscible_diffusion.couplings.conditional import Conditional, assign_conditional
+from immiscible_diffusion.couplings.greedy import Greedy, greedy_index
 from immiscible_diffusion.couplings.independent import Independent
+from immiscible_diffusion.couplings.joint import Joint, assign_across, assign_window
 from immiscible_diffusion.couplings.nearest import Nearest, nearest
+from immiscible_diffusion.couplings.oversampled import Oversampled, oversample
+from immiscible_diffusion.couplings.prefetch import ahead
+from immiscible_diffusion.couplings.scheduled import Mixed, Warmup
+from immiscible_diffusion.couplings.semidiscrete import Semidiscrete, assign_data, fit_dual
+from immiscible_diffusion.couplings.sinkhorn import Sinkhorn, sinkhorn_index
+from immiscible_diffusion.couplings.viewed import Viewed
 
-__all__ = ["Assignment", "Independent", "Nearest", "assign", "assign_index", "nearest"]
+__all__ = [
+    "Assignment",
+    "Cached",
+    "Conditional",
+    "Greedy",
+    "Independent",
+    "Joint",
+    "Mixed",
+    "Nearest",
+    "Oversampled",
+    "Semidiscrete",
+    "Sinkhorn",
+    "Viewed",
+    "Warmup",
+    "ahead",
+    "assign",
+    "assign_across",
+    "assign_conditional",
+    "assign_data",
+    "assign_index",
+    "assign_window",
+    "fit_dual",
+    "greedy_index",
+    "measured_prior",
+    "nearest",
+    "oversample",
+    "sinkhorn_index",
+]

@@ -1,0 +1,146 @@
+"""Greedy matching: again and again the cheapest pair of a datum and a noise that are both still free."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.couplings._cost import Cost, Precision, check_choice, check_finite, check_rows, pairwise
+from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.registry import register
+from immiscible_diffusion.tensors import batch_rows, normal_like
+from immiscible_diffusion.types import Float, Int, Prior
+
+__all__ = ["Greedy", "greedy_index", "match"]
+
+_DENSE = 0.7
+"""Matched rows and columns are cut out of the table once fewer than this share of it are free."""
+
+
+@torch.no_grad()
+def greedy_index(
+    x: Float[Tensor, "b *dims"],
+    noise: Float[Tensor, "m *dims"],
+    *,
+    cost: Cost = "l2",
+    precision: Precision = "fp32",
+) -> Int[Tensor, " b"]:
+    """Return the index of the noise row that greedy matching gives to each row of x, (b,), on the device of x.
+
+    It is the one stable matching of this cost: no datum and noise that were parted would both rather have each other
+    (arXiv:2304.14772, App. D). Pairs that are each other's cheapest are taken all at once, which is what taking them
+    in the order of their cost comes to; among equal costs the lower row goes first, then the lower noise.
+
+    Args:
+        x: data in model space, any floating dtype.
+        noise: at least as many rows as x.
+        cost: see ``assign``. Unlike the optimum, greedy matching changes with a constant added to a row of the cost,
+            so that ``l2`` is the distance itself. Of the distance that exact assignment saves on CIFAR-10, greedy
+            matching by ``dot`` saves 94 %, by ``l2`` 80 to 84 %: there, short noises are near to every datum.
+        precision: of the inner products, see ``assign``; ``l1`` has none.
+
+    Cost: O(b m d) for the product, O(b m) a round on the device of x. At b = 1024 on CIFAR-10 there are 23 rounds for
+        ``dot``, 103 for ``l2``; at most b, for equal rows, which takes O(b^2 m). Memory b (m + d).
+
+    Raises:
+        ValueError: shapes, devices or dtypes that do not fit, NaN or infinity, unknown cost or precision.
+
+    >>> x = torch.tensor([[0.0], [1.0]])
+    >>> greedy_index(x, torch.tensor([[0.9], [2.5]])).tolist()
+    [1, 0]
+    """
+    check_choice("cost", cost, Cost)
+    check_choice("precision", precision, Precision)
+    check_rows(x, noise)
+    table = _costs(x, noise, cost, precision)
+    if not bool(table.isfinite().all()):
+        check_finite(x=x, noise=noise)
+        raise ValueError("x or noise holds rows whose cost is beyond float32; scale the data")
+    return match(table)
+
+
+def _costs(x: Tensor, noise: Tensor, cost: Cost, precision: Precision) -> Float[Tensor, "b m"]:
+    """Return the whole costs, (b, m), in float32: greedy matching needs the constants that ``pairwise`` leaves out."""
+    if cost in ("dot", "cosine"):
+        return pairwise(x, noise, cost, precision)
+    data, other = batch_rows(x).float(), batch_rows(noise).float()
+    if cost == "l1":
+        return torch.cdist(data, other, p=1)
+    square = pairwise(x, noise, "dot", precision).mul_(2)
+    square.add_(data.square().sum(1, keepdim=True)).add_(other.square().sum(1))
+    return square.clamp_(min=0).sqrt_()
+
+
+def match(table: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
+    """Return the column that greedy matching gives to each row of a finite cost, (b,), which it overwrites."""
+    index = torch.empty(len(table), dtype=torch.long, device=table.device)
+    rows, columns = (torch.arange(size, device=table.device) for size in table.shape)
+    free_row, free_column = (torch.ones(size, dtype=torch.bool, device=table.device) for size in table.shape)
+    while len(rows) > 0:
+        best, suitor = _first_least(table, 1), _first_least(table, 0)
+        mutual = ((suitor[best] == torch.arange(len(rows), device=table.device)) & free_row).nonzero().squeeze(1)
+        taken = best[mutual]
+        index[rows[mutual]] = columns[taken]
+        free_row[mutual], free_column[taken] = False, False
+        table[mutual], table[:, taken] = torch.inf, torch.inf
+        if int(free_row.sum()) < _DENSE * len(rows):
+            rows, columns, table = rows[free_row], columns[free_column], table[free_row][:, free_column]
+            free_row, free_column = free_row[free_row], free_column[free_column]
+    return index
+
+
+def _first_least(table: Tensor, dim: int) -> Tensor:
+    """Return the first index of the least value along a dimension: argmin, 2 to 10 times faster than torch's on CPU."""
+    places = torch.arange(table.shape[dim], dtype=torch.int32, device=table.device).unsqueeze(1 - dim)
+    return torch.where(table == table.amin(dim, keepdim=True), places, table.shape[dim]).amin(dim).long()
+
+
+@register("coupling")
+@dataclass(frozen=True)
+class Greedy:
+    """Draw as many noises as data and pair them greedily: most of the exact assignment, without a solver.
+
+    Marginal: standard normal, exactly: a permutation keeps the batch's noise. Given a class it is not.
+    Cost: b d normals, O(b^2 d) for the product, O(b^2) a round for some 20 to 100 rounds, all on the device of x;
+        memory b (b + d).
+
+    Args:
+        cost: see ``greedy_index``.
+        precision: see ``greedy_index``.
+
+    Raises:
+        ValueError: an unknown cost or precision.
+
+    >>> Greedy()(torch.randn(8, 3, 4, 4)).shape
+    torch.Size([8, 3, 4, 4])
+    """
+
+    cost: Cost = "l2"
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        check_choice("cost", self.cost, Cost)
+        check_choice("precision", self.precision, Precision)
+
+    def __call__(
+        self,
+        x: Float[Tensor, "b *dims"],
+        cond: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        index: Tensor | None = None,
+        step: int = 0,
+    ) -> Float[Tensor, "b *dims"]:
+        """Return noise paired with x row by row, (b, *dims).
+
+        Raises:
+            ValueError: as ``greedy_index``.
+        """
+        batch_rows(x)
+        noise = normal_like(x, generator)
+        return noise[greedy_index(x, noise, cost=self.cost, precision=self.precision)]
+
+    def prior(self, data: Iterable[Tensor]) -> Prior:
+        """Return the standard normal."""
+        return StandardNormal()

@@ -1,0 +1,205 @@
+"""Entropic optimal transport of a batch (Cuturi, arXiv:1306.0895): from exact assignment to independent noise.
+
+The plan P minimises <P, C> - epsilon H(P) among matrices whose rows and columns sum to one. It is
+exp((f_i + g_j - C_ij) / epsilon), and its potentials f and g are found by normalising rows and columns in turn.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+from warnings import warn
+
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.couplings._cost import check_finite, check_rows
+from immiscible_diffusion.couplings.greedy import match
+from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.registry import register
+from immiscible_diffusion.tensors import batch_rows, normal_like
+from immiscible_diffusion.types import Float, Int, Prior
+
+__all__ = ["Convergence", "Sinkhorn", "sinkhorn_index"]
+
+_EVERY = 10
+"""Iterations between two checks. Within them the plan is a matrix of numbers; then it goes back to logarithms."""
+_FIRST, _STEP = 0.2, 0.5
+"""Epsilon comes down from here by this factor a check: half the iterations at 0.02, a quarter at 0.005."""
+_LEAST_LOG = -50.0
+"""Smaller entries of the plan count as zero: theirs would be subnormal products, many times slower on a CPU."""
+_SMALL = 1e-6
+"""A spread of costs below this share of what fresh noise makes is the rounding of equal rows."""
+
+
+class Convergence(NamedTuple):
+    """What became of the iterations.
+
+    ``iterations`` is how many there were, ``marginal_error`` by how much a column of the plan misses its sum of one,
+    on average, and ``converged`` whether that is within the tolerance. ``gap`` is how far the pairing may be from the
+    optimum, as a share of what the optimum saves against independent noise at most: it comes from the dual problem,
+    without the optimum.
+    """
+
+    iterations: int
+    marginal_error: float
+    converged: bool
+    gap: float
+
+
+@torch.no_grad()
+def sinkhorn_index(
+    x: Float[Tensor, "b *dims"],
+    noise: Float[Tensor, "b *dims"],
+    *,
+    epsilon: float = 0.05,
+    iterations: int = 1000,
+    tolerance: float = 0.01,
+    generator: torch.Generator | None = None,
+) -> tuple[Int[Tensor, " b"], Convergence]:
+    """Return the index of the noise row that a permutation drawn from the plan gives to each row of x, (b,).
+
+    The cost is the negative inner product, which has the plan of squared distances (arXiv:2506.05526), with the means
+    of its rows and columns taken off: that changes no plan, and it is the first step from epsilon = infinity, so that
+    nothing better is known to start from. Epsilon then comes down in steps, each starting from the last one's
+    potentials. Potentials of another batch would not help: they belong to its data and its noise.
+
+    The permutation is drawn pair by pair, each with a probability proportional to its entry in the plan among the
+    rows and noises that are left. An exact assignment of log P would undo epsilon: it is that of C itself.
+
+    Departs: arXiv:2506.05526 scales epsilon by the standard deviation of C before its means are taken off, so that
+    adding a constant to the data would change the plan.
+
+    Args:
+        x: data in model space, any floating dtype.
+        noise: as many rows as x.
+        epsilon: in standard deviations of the cost. Of the distance that exact assignment saves on CIFAR-10, 0.005
+            saves 99 %, 0.05 97 %, 0.3 77 %, 1 a third and 10 4 %.
+        iterations: the most that are done.
+        tolerance: the mean error of a column sum at which they stop.
+        generator: where the permutation's randomness comes from; the global one if None.
+
+    Cost: O(b^2 d) for the product, O(b^2) an iteration (60 at the default epsilon) on the device of x, b^2 draws;
+        memory 4 b^2.
+
+    Raises:
+        ValueError: an option out of range, shapes, devices or dtypes that do not fit, NaN or infinity.
+
+    >>> x = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])
+    >>> sinkhorn_index(x, torch.tensor([[-1.0, 0.5], [1.0, -0.5]]))[0].tolist()
+    [1, 0]
+    """
+    _check_options(epsilon, iterations, tolerance)
+    check_rows(x, noise)
+    if len(noise) != len(x):
+        raise ValueError(f"sinkhorn pairs as many noise rows as rows of x; there are {len(noise)} for {len(x)}")
+    cost = _cost(x, noise)
+    f, g, used, error, arrived = _potentials(cost, epsilon, iterations, tolerance)
+    clock = torch.empty_like(cost, device=cost.device if generator is None else generator.device)
+    clock = clock.exponential_(generator=generator).clamp_(min=1e-30).log_().to(cost.device)
+    index = match(clock.add_((cost - f.unsqueeze(1) - g) / epsilon))
+    bound = float((cost - g).amin(1).double().sum() + g.double().sum())  # weak duality
+    paid = float(cost.gather(1, index.unsqueeze(1)).double().sum())
+    gap = 1 - paid / bound if bound < 0 else 0.0
+    return index, Convergence(used, error, arrived and error <= tolerance, gap)
+
+
+def _cost(x: Tensor, noise: Tensor) -> Float[Tensor, "b b"]:
+    """Return the negative inner products less the means of rows and columns, of standard deviation 1, in float32."""
+    data, other = batch_rows(x).float(), batch_rows(noise).float()
+    cost = (data - data.mean(0)) @ (other.mean(0) - other).T
+    usual = torch.linalg.vector_norm(data) * torch.linalg.vector_norm(other) / (len(x) * data.shape[1] ** 0.5)
+    spread = cost.square().mean().sqrt()
+    if not bool(spread.isfinite() & usual.isfinite()):
+        check_finite(x=x, noise=noise)
+        raise ValueError("x or noise holds rows whose inner products are beyond float32; scale the data")
+    return cost.div_(spread) if bool(spread > _SMALL * usual) else torch.zeros_like(cost)
+
+
+def _potentials(
+    cost: Tensor, epsilon: float, iterations: int, tolerance: float
+) -> tuple[Tensor, Tensor, int, float, bool]:
+    """Return f and g, the iterations used, the last error, and whether it is that of this epsilon."""
+    f, g = torch.zeros_like(cost[0]), torch.zeros_like(cost[0])
+    used, current = 0, max(epsilon, _FIRST)
+    while True:
+        plan = (f.unsqueeze(1) + g - cost).div_(current)
+        total = torch.logsumexp(plan, 1)
+        plan.sub_(total.unsqueeze(1))
+        plan.masked_fill_(plan < _LEAST_LOG, -torch.inf).exp_()
+        row = column = torch.ones_like(f)
+        for _ in range(min(_EVERY, iterations - used)):
+            column = 1 / (plan.T @ row).clamp(min=1e-30)
+            row = 1 / (plan @ column).clamp(min=1e-30)
+            used += 1
+        error = float((column * (plan.T @ row) - 1).abs().mean())
+        f, g = f + current * (row.log() - total), g + current * column.log()
+        arrived = current == epsilon
+        if (arrived and error <= tolerance) or used >= iterations:
+            return f, g, used, error, arrived
+        current = max(epsilon, current * _STEP)
+
+
+def _check_options(epsilon: float, iterations: int, tolerance: float) -> None:
+    for name, value in (("epsilon", epsilon), ("tolerance", tolerance)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise ValueError(f"{name} is {value!r}; sinkhorn takes a number > 0")
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
+        raise ValueError(f"iterations is {iterations!r}; sinkhorn takes a whole number >= 1")
+
+
+@register("coupling")
+@dataclass(frozen=True)
+class Sinkhorn:
+    """Draw as many noises as data and pair them by a permutation drawn from the entropic transport plan.
+
+    Marginal: standard normal, exactly: a permutation keeps the batch's noise. Given a class it is not.
+    Cost: b d normals, O(b^2 d) for the product, O(b^2) an iteration, b^2 draws, all on the device of x; memory 4 b^2.
+
+    Args:
+        epsilon: see ``sinkhorn_index``: the strength, from exact assignment (0.005) to independent noise (10).
+        iterations: the most that are done; a warning says when they were not enough.
+        tolerance: see ``sinkhorn_index``.
+
+    Raises:
+        ValueError: an option out of range.
+
+    >>> Sinkhorn()(torch.randn(8, 3, 4, 4)).shape
+    torch.Size([8, 3, 4, 4])
+    """
+
+    epsilon: float = 0.05
+    iterations: int = 1000
+    tolerance: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check_options(self.epsilon, self.iterations, self.tolerance)
+
+    def __call__(
+        self,
+        x: Float[Tensor, "b *dims"],
+        cond: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        index: Tensor | None = None,
+        step: int = 0,
+    ) -> Float[Tensor, "b *dims"]:
+        """Return noise paired with x row by row, (b, *dims).
+
+        Raises:
+            ValueError: as ``sinkhorn_index``.
+        """
+        batch_rows(x)
+        noise = normal_like(x, generator)
+        options = {"epsilon": self.epsilon, "tolerance": self.tolerance}
+        chosen, report = sinkhorn_index(x, noise, iterations=self.iterations, generator=generator, **options)
+        if not report.converged:
+            warn(
+                f"sinkhorn did not converge: the plan's columns miss their sums by {report.marginal_error:.2g} after "
+                f"{report.iterations} iterations; raise iterations, epsilon or tolerance",
+                stacklevel=2,
+            )
+        return noise[chosen]
+
+    def prior(self, data: Iterable[Tensor]) -> Prior:
+        """Return the standard normal."""
+        return StandardNormal()

@@ -1,0 +1,148 @@
+"""Assignment by a view of data and noise: low frequencies, or standardised data. The noise itself stays as it was."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.couplings._cost import Cost, Precision, check_choice, check_finite, check_rows
+from immiscible_diffusion.couplings.assignment import assign_index
+from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.registry import register
+from immiscible_diffusion.tensors import batch_rows, normal_like
+from immiscible_diffusion.types import Float, Prior
+
+__all__ = ["View", "Viewed", "pooled", "standardised"]
+
+View = Literal["standardised", "pooled"]
+
+
+@torch.no_grad()
+def pooled(
+    x: Float[Tensor, "b *dims"], noise: Float[Tensor, "b *dims"], *, size: int = 8
+) -> tuple[Float[Tensor, "b *pooled"], Float[Tensor, "b *pooled"]]:
+    """Return data and noise averaged over the cells of a size x size grid, each (b, ..., size, size).
+
+    Cells are those of ``adaptive_avg_pool2d``. The noise's averages are scaled back to unit variance, so that the two
+    keep the proportion that they have in full. An axis of ``size`` or fewer stays as it is.
+
+    Args:
+        x: images (b, c, h, w) or video (b, c, t, h, w); the last two axes are pooled.
+        noise: standard normal, of the same shape.
+        size: cells along each axis.
+
+    Raises:
+        ValueError: no images, shapes that differ, or ``size`` below 1.
+
+    >>> seen, low = pooled(torch.ones(1, 1, 8, 8), torch.ones(1, 1, 8, 8), size=2)
+    >>> seen.flatten().tolist(), low.flatten().tolist()
+    ([1.0, 1.0, 1.0, 1.0], [4.0, 4.0, 4.0, 4.0])
+    """
+    _check_size(size)
+    check_rows(x, noise)
+    if x.ndim not in (4, 5):
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; pooled views need images (b, c, h, w) or video (b, c, t, h, w)"
+        )
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    x, noise = x.to(dtype), noise.to(dtype)
+    for axis in (-1, -2):
+        cells = _cells(x.shape[axis], size).to(x)
+        count = cells.sum(1, keepdim=True)
+        x, noise = (
+            torch.movedim(torch.movedim(each, axis, -1) @ weight.T, -1, axis)
+            for each, weight in ((x, cells / count), (noise, cells / count.sqrt()))
+        )
+    return x, noise
+
+
+def _cells(length: int, size: int) -> Tensor:
+    """Return which places of an axis each cell holds, (cells, length)."""
+    many = min(size, length)
+    begin, end = torch.arange(many) * length // many, -(-(torch.arange(many) + 1) * length // many)
+    place = torch.arange(length)
+    return (place >= begin.unsqueeze(1)) & (place < end.unsqueeze(1))
+
+
+@torch.no_grad()
+def standardised(x: Float[Tensor, "b *dims"]) -> Float[Tensor, "b *dims"]:
+    """Return data with mean 0 and variance 1 over the batch, (b, *dims), float32 or float64.
+
+    Per channel for images and video, else per coordinate. A standard deviation below 1e-6 counts as 1e-6, as in
+    Immiscible Diffusion Policy (arXiv:2610.09369).
+
+    >>> standardised(torch.tensor([[1.0], [3.0]])).tolist()
+    [[-1.0], [1.0]]
+    """
+    x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    axes = [axis for axis in range(x.ndim) if x.ndim >= 4 and axis != 1] or [0]
+    deviation, mean = torch.std_mean(x, axes, correction=0, keepdim=True)
+    return (x - mean) / deviation.clamp(min=1e-6)
+
+
+@register("coupling")
+@dataclass(frozen=True)
+class Viewed:
+    """Pair by exact assignment on a view of data and noise; the noise that is returned is whole.
+
+    ``pooled`` aligns low frequencies: on large latents, where nearness falls as 1 / sqrt(d), it spends the batch's
+    choice on the few coordinates that carry an image's layout. ``standardised`` lets every coordinate of the data count
+    the same, as actions of robots are paired (Immiscible Diffusion Policy, arXiv:2610.09369).
+
+    Marginal: standard normal, exactly: a permutation keeps the batch's noise.
+    Cost: that of assignment in the coordinates of the view; memory twice that of x for ``standardised``.
+
+    Args:
+        view: what the cost sees of data and noise.
+        size: cells along each axis of ``pooled``.
+        cost: see ``assign``.
+        precision: see ``assign``.
+
+    Raises:
+        ValueError: an unknown view, cost or precision, or ``size`` below 1.
+
+    >>> Viewed("pooled", size=2)(torch.randn(8, 3, 16, 16)).shape
+    torch.Size([8, 3, 16, 16])
+    """
+
+    view: View = "standardised"
+    size: int = 8
+    cost: Cost = "l2"
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        check_choice("view", self.view, View)
+        check_choice("cost", self.cost, Cost)
+        check_choice("precision", self.precision, Precision)
+        _check_size(self.size)
+
+    def __call__(
+        self,
+        x: Float[Tensor, "b *dims"],
+        cond: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        index: Tensor | None = None,
+        step: int = 0,
+    ) -> Float[Tensor, "b *dims"]:
+        """Return noise paired with x row by row, (b, *dims).
+
+        Raises:
+            ValueError: as ``assign``; ``pooled`` of what are no images.
+        """
+        batch_rows(x)
+        check_finite(x=x)
+        noise = normal_like(x, generator)
+        seen = (standardised(x), noise) if self.view == "standardised" else pooled(x, noise, size=self.size)
+        return noise[assign_index(*seen, cost=self.cost, precision=self.precision)]
+
+    def prior(self, data: Iterable[Tensor]) -> Prior:
+        """Return the standard normal."""
+        return StandardNormal()
+
+
+def _check_size(size: int) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"size is {size!r}; a pooled view needs a whole number of cells, at least 1")
