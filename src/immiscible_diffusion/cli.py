@@ -16,7 +16,7 @@ from rich.table import Table
 from immiscible_diffusion.analysis.inspect import inspect as compare_pairs
 from immiscible_diffusion.analysis.summary import read_summary
 from immiscible_diffusion.bench import bench as bench_couplings
-from immiscible_diffusion.bench import bench_data, bench_line, bench_sizes
+from immiscible_diffusion.bench import bench_data, bench_line, bench_page, bench_sizes
 from immiscible_diffusion.checkpoint import load_export
 from immiscible_diffusion.config import Config, build, parse_override, read_config
 from immiscible_diffusion.experiment import Cell, Experiment, built_in, read_experiment
@@ -190,6 +190,7 @@ def bench(
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
     images: Annotated[str, typer.Option(help="Images of 32 x 32 for d = 3072: folder, parquet or hub name.")] = "",
     record: Annotated[Path | None, typer.Option("--out", help="Write the figures to this JSON file.")] = None,
+    page: Annotated[Path | None, typer.Option("--readme", help="Put their table between this page's markers.")] = None,
 ) -> None:
     """Time the couplings against the strongest public ways to do the same."""
     if what != "couplings":
@@ -202,6 +203,8 @@ def bench(
         if record is not None:  # after every row: an interrupt keeps what was measured
             about = {"images": Path(images).name, "k": k, "times": times, "environment": environment()}
             write_json(record, {**about, "rows": rows})
+    if page is not None:
+        write_bytes(page, bench_page(page.read_text(encoding="utf-8"), rows).encode())
 
 
 @app.command()

@@ -1,0 +1,154 @@
+"""The ways to pair data with noise that the benchmark compares: this library's and the public ones."""
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from immiscible_diffusion.couplings import assign, greedy_index, nearest, oversample, sinkhorn_index
+
+__all__ = ["Contender", "Pair", "contenders"]
+
+Pair = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to pair (b, d) data with noise: ``pair(x, noise) -> paired noise``; those that draw ignore the noise.
+
+    Args:
+        task: what it does; contenders of one task are compared.
+        name: who it is.
+        ours: whether it is this library's.
+        pair: the call that is timed.
+        largest: the most elements, b^2 d or b k d, that it can hold or finish; larger sizes are left out.
+        size: how many elements it holds at (b, d).
+    """
+
+    task: str
+    name: str
+    ours: bool
+    pair: Pair
+    largest: float = math.inf
+    size: Callable[[int, int], float] = lambda b, d: 0.0
+
+
+def contenders(k: int, times: int) -> list[Contender]:
+    """Return every contender that this environment can run.
+
+    ``official`` is the papers' code as its description has it: broadcast fp16 differences, then scipy. Packages that
+    are not installed (POT, torchcfm, ott-jax) are left out.
+    """
+
+    def gathered(index: Callable[[Tensor, Tensor], Any]) -> Pair:
+        return lambda x, noise: noise[torch.tensor(np.asarray(index(x, noise)))]
+
+    def explicit(x: Tensor, k: int) -> Tensor:
+        noise = torch.randn(len(x), k, x.shape[1])
+        best = (x.unsqueeze(1) - noise).norm(dim=2).argmin(1)
+        return noise[torch.arange(len(x)), best]
+
+    def official(x: Tensor, noise: Tensor) -> Any:
+        difference = x.half().unsqueeze(1) * 0.1 - noise.half().unsqueeze(0) * 0.1
+        return linear_sum_assignment(torch.linalg.vector_norm(difference, dim=2).float().numpy())[1]
+
+    def lapjv(x: Tensor, noise: Tensor) -> Any:
+        import lap
+
+        return lap.lapjv(torch.cdist(x, noise).double().numpy(), return_cost=False)[0]
+
+    def candidates(x: Tensor, noise: Tensor) -> Tensor:
+        drawn = torch.randn(times * len(x), x.shape[1])
+        return drawn[linear_sum_assignment(torch.cdist(x, drawn).numpy())[1]]
+
+    cubed, draws = (lambda b, d: float(b) ** 3), (lambda b, d: float(b) * k * d)
+    found = [
+        Contender("assignment", "this library, fp32", True, lambda x, n: assign(x, n)),
+        Contender("assignment", "this library, bf16", True, lambda x, n: assign(x, n, precision="bf16")),
+        Contender(
+            "assignment", "this library, dot, bf16", True, lambda x, n: assign(x, n, cost="dot", precision="bf16")
+        ),
+        Contender(
+            "assignment",
+            "torch.cdist + scipy (denoising-diffusion-pytorch)",
+            False,
+            gathered(lambda x, n: linear_sum_assignment(torch.cdist(x, n).numpy())[1]),
+            4097.0**3,
+            cubed,
+        ),
+        Contender("assignment", "torch.cdist + lapx lapjv", False, gathered(lapjv)),
+        Contender("assignment", "official", False, gathered(official), 3e8, lambda b, d: float(b) * b * d),
+        Contender("approximate", "this library, greedy", True, lambda x, n: n[greedy_index(x, n)]),
+        Contender(
+            "approximate", "this library, sinkhorn", True, lambda x, n: n[sinkhorn_index(x, n)[0]], 2049.0**3, cubed
+        ),
+        Contender(f"nearest of {k}", "this library, l2", True, lambda x, n: nearest(x, k)),
+        Contender(f"nearest of {k}", "this library, dot", True, lambda x, n: nearest(x, k, cost="dot")),
+        Contender(f"nearest of {k}", "reference", False, lambda x, n: explicit(x, k), 1e9, draws),
+        Contender(f"assignment among {times} b", "this library", True, lambda x, n: oversample(x, times * len(x))),
+        Contender(
+            f"assignment among {times} b",
+            "explicit candidates + scipy",
+            False,
+            candidates,
+            1.1e9,
+            lambda b, d: float(b) * times * max(d, b),
+        ),
+    ]
+    with suppress(ImportError):
+        import ot
+
+        def emd(x: Tensor, noise: Tensor) -> Any:
+            plan = ot.emd(ot.unif(len(x)), ot.unif(len(x)), ot.dist(x.numpy(), noise.numpy()))
+            return plan.argmax(1)
+
+        def ot_sinkhorn(x: Tensor, noise: Tensor) -> Any:
+            cost = ot.dist(x.numpy(), noise.numpy())
+            plan = ot.sinkhorn(ot.unif(len(x)), ot.unif(len(x)), cost, 0.05 * cost.std(), method="sinkhorn_log")
+            return plan.argmax(1)
+
+        found.append(Contender("assignment", "POT emd", False, gathered(emd)))
+        found.append(
+            Contender(
+                "approximate",
+                "POT sinkhorn_log (largest entry, no permutation)",
+                False,
+                gathered(ot_sinkhorn),
+                1025.0**3,
+                cubed,
+            )
+        )
+    with suppress(ImportError):
+        from torchcfm.optimal_transport import OTPlanSampler
+
+        sampler = OTPlanSampler(method="exact")
+        found.append(
+            Contender("assignment", "torchcfm exact", False, gathered(lambda x, n: sampler.get_map(x, n).argmax(1)))
+        )
+    with suppress(ImportError):
+        import jax
+        import ott.geometry.pointcloud
+        import ott.solvers.linear
+
+        def ott_sinkhorn(x: Tensor, noise: Tensor) -> Any:
+            points = ott.geometry.pointcloud.PointCloud(x.numpy(), noise.numpy(), epsilon=0.05, relative_epsilon="std")
+            out = jax.jit(ott.solvers.linear.solve)(points)
+            return np.asarray(out.matrix.argmax(1))
+
+        found.append(
+            Contender(
+                "approximate",
+                "ott-jax sinkhorn (largest entry, no permutation)",
+                False,
+                gathered(ott_sinkhorn),
+                1025.0**3,
+                cubed,
+            )
+        )
+    return found
