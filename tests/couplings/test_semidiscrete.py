@@ -40,9 +40,9 @@ def exact_dual() -> Tensor:
 
 
 def test_potentials_on_a_line_are_those_of_the_closed_form() -> None:
-    """512,000 noises left errors of 0.003 to 0.009 over six seeds, seen; the data backwards, the control, 2.3."""
+    """512,000 noises left errors of 0.005 to 0.017 over six seeds, seen; the data backwards, the control, 2.3."""
     dual = fit_dual(LINE, steps=2000, generator=generator(0))
-    torch.testing.assert_close(dual, exact_dual(), rtol=0, atol=0.02)
+    torch.testing.assert_close(dual, exact_dual(), rtol=0, atol=0.04)
     assert (fit_dual(LINE, steps=10, generator=generator(0)) - exact_dual()).abs().max() > 0.05
     assert (fit_dual(LINE.flip(0), steps=2000, generator=generator(0)) - exact_dual()).abs().max() > 0.5
 

@@ -76,18 +76,18 @@ def fit_dual(
     rate: float = 0.3,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, " n"]:
-    """Return the potentials of the data, (n,), float32, of mean 0, by averaged stochastic descent.
+    """Return the potentials of the data, (n,), float32, of mean 0, by stochastic descent.
 
     The potentials minimise E[max_k (g_k + <z, x_k>)] - mean(g), which is convex; the gradient at k is the mass of cell
     k less 1 / n (arXiv:2509.25519). A batch of noises estimates it with standard error sqrt(1 / (n batch)), and a step
     is ``rate`` times the spread of the data times the gradient in these units. Steps shrink geometrically to a
-    thousandth; the result is the mean of the second half's iterates.
+    thousandth; then the mean of late iterates leaves the cells no more even than the last (seen, 32 to 20,000 points).
 
     Args:
         data: the data set in model space, on the device that is to do the work.
-        steps: how many batches of noise; ``unevenness`` tells whether they were enough. 1,000 of 256 left 0.02 for
-            1,000 random points in 64 dimensions and 0.06 for 5,000 (seen).
-        batch: noises in a step.
+        steps: how many batches of noise; ``unevenness`` tells whether they were enough. 1,000 of 256 left 0.015
+            for 1,000 random points in 64 dimensions and 0.05 for 5,000 (seen).
+        batch: noises in a step; the more data, the more of them.
         rate: length of the first step.
         generator: where noise comes from; the global one if None.
 
@@ -107,14 +107,12 @@ def fit_dual(
     check_finite(data=rows)
     n, d = rows.shape
     spread = float((rows - rows.mean(0)).square().sum(1).mean().sqrt())
-    dual, mean = rows.new_zeros(n), rows.new_zeros(n)
+    dual = rows.new_zeros(n)
     for i in range(steps):
         owner = assign_data(normal((batch, d), generator, rows.device), rows, dual)
         length = rate * _LAST ** (i / steps) * spread * math.sqrt(batch / n)
         dual -= length * (torch.bincount(owner, minlength=n) * (n / batch) - 1)
-        if (seen := i - steps // 2) >= 0:
-            mean += (dual - mean) / (seen + 1)
-    return mean - mean.mean()
+    return dual - dual.mean()
 
 
 @torch.no_grad()
