@@ -99,9 +99,9 @@ def test_ties_go_to_the_lower_row_and_then_to_the_lower_column(table: str) -> No
 
 def test_equal_rows_and_equal_noise_still_give_a_permutation() -> None:
     x, noise = randn(1, 6).expand(50, 6), randn(50, 6, seed=1)
-    order = greedy_index(x, noise)
+    order = greedy_index(x, noise, cost="l2")
     assert order.tolist() == (noise - x).norm(dim=1).argsort(stable=True).tolist()
-    assert torch.equal(greedy_index(x, noise[:1].expand(50, 6)), torch.arange(50))
+    assert torch.equal(greedy_index(x, noise[:1].expand(50, 6), cost="l2"), torch.arange(50))
     assert torch.equal(greedy_index(torch.zeros(50, 6), torch.zeros(50, 6)), torch.arange(50))
 
 
@@ -158,7 +158,7 @@ def test_misuse_is_named() -> None:
     bad: list[tuple[Callable[[], object], str]] = [
         (lambda: greedy_index(nan, noise), r"x holds NaN or infinity, first in row 2"),
         (lambda: greedy_index(x, infinite), r"noise holds NaN or infinity, first in row 1"),
-        (lambda: greedy_index(1e30 * x, noise), r"whose cost is beyond float32; scale the data"),
+        (lambda: greedy_index(1e30 * x, noise, cost="l2"), r"whose cost is beyond float32; scale the data"),
         (lambda: greedy_index(x, noise[:4]), r"5 rows of x need at least as many noise rows; there are 4"),
         (lambda: greedy_index(x, randn(5, 4)), r"x rows have shape \(3,\), noise rows \(4,\)"),
         (lambda: greedy_index(x, noise, cost="l3"), r"no cost named 'l3'"),  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ _REACH = 7.0
 """No value of ``normal_rows`` is larger."""
 _FAR = 1e9
 """Data this long are paired by distance as their directions say."""
-_ELEMENTS = 1 << 22
+_ELEMENTS = 1 << 20
 """Noise values that are held at a time while the costs are computed."""
 
 
@@ -84,15 +84,16 @@ def _products(x: Tensor, cost: Cost, precision: Wire) -> tuple[Callable[[Tensor]
     r = reach.to(whole.dtype).unsqueeze(1)
 
     def costs_with(noise: Tensor) -> Tensor:
-        other = (noise.to(whole.dtype) * fraction).round_()
+        other = noise.to(whole.dtype).mul_(fraction).round_()
+        other_length = _length(other)
         parts = zip(torch.split(whole, _TERMS, 1), torch.split(other, _TERMS, 1), strict=True)
         product: Any = sum(a @ b.T for a, b in parts)
         if cost == "dot":
             return -product  # type: ignore[no-any-return]
-        cosine = product / _length(other).clamp(min=1) / length.clamp(min=1).unsqueeze(1)
+        cosine = product / other_length.clamp(min=1) / length.clamp(min=1).unsqueeze(1)
         if cost == "cosine":
             return -cosine  # type: ignore[no-any-return]
-        s = _length(other) / fraction
+        s = other_length / fraction
         apart = (r.square() + s.square() - 2 * (r * s * cosine)).clamp_(min=0).sqrt_()
         return -2 * (s * (1 + cosine)) / (apart + r + s).clamp_(min=tiny)  # type: ignore[no-any-return]
 
@@ -102,17 +103,17 @@ def _products(x: Tensor, cost: Cost, precision: Wire) -> tuple[Callable[[Tensor]
 def _whole(x: Tensor, precision: Wire) -> tuple[Tensor, Tensor]:
     """Return each row as whole numbers, (b, d), and what one of them stands for, (b,), float64."""
     x = x if x.dtype == torch.float64 else x.float()
-    peak = x.abs().amax(1, keepdim=True)
-    x = x / torch.where(peak > 0, peak, 1)
-    parts = torch.split((x * 2**15).round_().to(torch.int32), _TERMS, 1)
-    longest = torch.stack([part.square().sum(1) for part in parts]).amax(0).double().sqrt()
-    bound = (longest + math.sqrt(_TERMS) / 2) / 2**15  # rounding shortened it by at most this much
+    peak = torch.linalg.vector_norm(x, torch.inf, dim=1)
+    x = x / torch.where(peak > 0, peak, 1).unsqueeze(1)
+    coarse = torch.split((x * 64).round_(), _TERMS, 1)  # squares of 2^12 at most, whose sums are exact
+    longest = torch.stack([torch.linalg.vecdot(part, part) for part in coarse]).amax(0).double().sqrt()
+    bound = (longest + math.sqrt(min(x.shape[1], _TERMS)) / 2) / 64  # rounding shortened it by at most this much
     scale = (_LONGEST[precision] / bound).clamp(max=_LARGEST[precision])
     dtype = torch.float32 if precision == "fp16" else torch.float64
-    return (x.to(dtype) * scale.to(dtype).unsqueeze(1)).round_(), peak.squeeze(1).double() / scale
+    return (x.to(dtype) * scale.to(dtype).unsqueeze(1)).round_(), peak.double() / scale
 
 
 def _length(whole: Tensor) -> Tensor:
     """Return the length of each row of whole numbers, (b,)."""
-    squares: Any = sum(part.square().sum(1) for part in torch.split(whole, _TERMS, 1))
+    squares: Any = sum(torch.linalg.vecdot(part, part) for part in torch.split(whole, _TERMS, 1))
     return squares.sqrt()  # type: ignore[no-any-return]

@@ -23,7 +23,7 @@ def greedy_index(
     x: Float[Tensor, "b *dims"],
     noise: Float[Tensor, "m *dims"],
     *,
-    cost: Cost = "l2",
+    cost: Cost = "dot",
     precision: Precision = "fp32",
 ) -> Int[Tensor, " b"]:
     """Return the index of the noise row that greedy matching gives to each row of x, (b,), on the device of x.
@@ -116,7 +116,7 @@ class Greedy:
     torch.Size([8, 3, 4, 4])
     """
 
-    cost: Cost = "l2"
+    cost: Cost = "dot"
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:

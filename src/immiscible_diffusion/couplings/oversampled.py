@@ -20,6 +20,7 @@ from immiscible_diffusion.couplings._cost import check_choice, check_finite
 from immiscible_diffusion.couplings._moments import measured_prior
 from immiscible_diffusion.couplings._solve import solve
 from immiscible_diffusion.couplings.assignment import assign
+from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal, normal_like
 from immiscible_diffusion.types import Float, Prior
@@ -177,7 +178,7 @@ class Oversampled:
         return oversample(x, round(self.times * len(batch_rows(x))), cost=self.cost, generator=generator)
 
     def prior(self, data: Iterable[Tensor]) -> Prior:
-        """Return the Gaussian with the measured moments of the assigned noise.
+        """Return the Gaussian with the measured moments of the assigned noise, the standard normal if ``times`` is 1.
 
         Args:
             data: batches of the training data in model space, (b, *dims), in the size that training uses, read once.
@@ -185,4 +186,4 @@ class Oversampled:
         Raises:
             ValueError: no data.
         """
-        return measured_prior(self, data)
+        return StandardNormal() if self.times == 1 else measured_prior(self, data)

@@ -94,9 +94,7 @@ def sinkhorn_index(
         raise ValueError(f"sinkhorn pairs as many noise rows as rows of x; there are {len(noise)} for {len(x)}")
     cost = _cost(x, noise)
     f, g, used, error, arrived = _potentials(cost, epsilon, iterations, tolerance)
-    clock = torch.empty_like(cost, device=cost.device if generator is None else generator.device)
-    clock = clock.exponential_(generator=generator).clamp_(min=1e-30).log_().to(cost.device)
-    index = match(clock.add_((cost - f.unsqueeze(1) - g) / epsilon))
+    index = _draw((cost - f.unsqueeze(1) - g) / epsilon, generator)
     bound = float((cost - g).amin(1).double().sum() + g.double().sum())  # weak duality
     paid = float(cost.gather(1, index.unsqueeze(1)).double().sum())
     gap = 1 - paid / bound if bound < 0 else 0.0
@@ -137,6 +135,16 @@ def _potentials(
         if (arrived and error <= tolerance) or used >= iterations:
             return f, g, used, error, arrived
         current = max(epsilon, current * _STEP)
+
+
+def _draw(negative_log: Tensor, generator: torch.Generator | None) -> Int[Tensor, " b"]:
+    """Return a permutation drawn pair by pair in proportion to a plan, given as -log P.
+
+    A pair's waiting time, exponential of rate P_ij, is the least of those left with a probability of P_ij's share.
+    """
+    source = negative_log.device if generator is None else generator.device
+    waiting = torch.empty_like(negative_log, device=source).exponential_(generator=generator)
+    return match(waiting.clamp_(min=1e-30).log_().to(negative_log.device).add_(negative_log))
 
 
 def _check_options(epsilon: float, iterations: int, tolerance: float) -> None:
