@@ -9,11 +9,14 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/immiscible demo
 
+# Two processes of one thread each: threads of several processes on few cores hold each other up.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
 test: $(READY) lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-all: $(READY) lint
-	$(BIN)/pytest -m "not gpu and not network"
+	$(PYTEST) -m "not gpu and not network"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

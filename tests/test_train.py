@@ -244,8 +244,8 @@ def test_prefetching_changes_no_bit(make: Any) -> None:
 def test_a_step_is_yielded_with_the_memory_as_of_that_step(tmp_path: Path) -> None:
     whole, alone = fresh(), Drifting()
     losses = train(whole, coupling=alone)
-    cut, coupling = fresh(), Drifting()
-    for state in fit(cut, Digits(), Pixels(), coupling, Denoising(), CONFIG):
+    cut, coupling, ahead = fresh(), Drifting(), replace(CONFIG, prefetch=True)
+    for state in fit(cut, Digits(), Pixels(), coupling, Denoising(), ahead):
         assert made(coupling, min(state.step + 1, CONFIG.steps))
         if state.step == 5:
             assert not torch.equal(coupling.memory()["mean"], state.memory["mean"])  # it is a batch further
@@ -288,9 +288,13 @@ def test_a_failed_step_leaves_the_memory_of_the_last_good_one(prefetch: bool) ->
         good = copy.deepcopy(next(steps).memory)
     with pytest.raises(NotFiniteError, match="step 4"):
         next(steps)
-    assert torch.equal(state.memory["mean"], good["mean"])
-    assert torch.equal(coupling.memory()["mean"], good["mean"])
-    assert workers() == []
+    again = fit(state, Digits(), Pixels(), coupling, Breaking(), config)
+    for _ in range(2):
+        assert torch.equal(state.memory["mean"], good["mean"])
+        assert torch.equal(coupling.memory()["mean"], good["mean"])
+        assert workers() == []
+        with pytest.raises((NotFiniteError, StopIteration)):
+            next(again)
 
 
 @pytest.mark.parametrize("prefetch", [True, False])

@@ -173,7 +173,9 @@ def _share(summary: Summary, arm: str) -> float | None:
         log = summary.folder / run["folder"] / "log.jsonl"
         if run["arm"] == arm and run["folder"] not in summary.unfinished:
             last = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
-            coupling, step = coupling + last["coupling_seconds"], step + last["step_seconds"]
+            # A prefetched pairing costs what the step waited for it; that is never less than the pairing otherwise.
+            waited = min(last["coupling_seconds"], last.get("waiting_seconds", last["coupling_seconds"]))
+            coupling, step = coupling + waited, step + last["step_seconds"]
     return 100 * coupling / step if step else None
 
 

@@ -29,12 +29,14 @@ def expand(values: Float[Tensor, " b"], x: Float[Tensor, "b *dims"]) -> Tensor:
 
 def normal(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
     """Return standard normal float32 values of this shape, drawn on the generator's device."""
-    source = device if generator is None else generator.device
-    return torch.randn(shape, generator=generator, device=source).to(device)
+    if generator is None:  # said apart: torch.compile traces no generator argument, not even None
+        return torch.randn(shape, device=device)
+    return torch.randn(shape, generator=generator, device=generator.device).to(device)
 
 
 def normal_like(x: Float[Tensor, "b *dims"], generator: torch.Generator | None) -> Float[Tensor, "b *dims"]:
     """Return standard normal noise with the shape, dtype and device of x, (b, *dims)."""
-    device = x.device if generator is None else generator.device
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return torch.randn(x.shape, generator=generator, device=device, dtype=dtype).to(x.device, x.dtype)
+    if generator is None:
+        return torch.randn(x.shape, device=x.device, dtype=dtype).to(x.dtype)
+    return torch.randn(x.shape, generator=generator, device=generator.device, dtype=dtype).to(x.device, x.dtype)

@@ -55,7 +55,7 @@ class Train:
     ema: float = 0.995
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
-    prefetch: bool = True
+    prefetch: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "bf16"):

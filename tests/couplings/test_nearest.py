@@ -302,6 +302,6 @@ def test_the_prior_of_dot_needs_data() -> None:
         Nearest(cost="dot").prior([])
 
 
-@pytest.mark.parametrize("couple", [Independent(), Assignment(), Nearest(), Nearest(cost="cosine"), Nearest(cost="l1")])
-def test_every_other_coupling_starts_from_the_standard_normal(couple: Any) -> None:
+@pytest.mark.parametrize("couple", [Independent(), Assignment()])
+def test_a_permutation_starts_from_the_standard_normal(couple: Any) -> None:
     assert couple.prior([randn(8, 3)]) == StandardNormal()

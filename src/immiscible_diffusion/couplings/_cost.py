@@ -78,14 +78,18 @@ def pairwise(
 
 
 def _inner(x: Tensor, noise: Tensor, precision: Precision) -> Tensor:
-    """Return all inner products, (b, m), in float32; low precision sees centred, scaled rows alone."""
-    if precision == "fp32":
-        return x @ noise.T
-    x_mean, noise_mean = x.mean(0), noise.mean(0)
-    low_x, x_scale = _low(x - x_mean, precision)
-    low_noise, noise_scale = _low(noise - noise_mean, precision)
-    product = (low_x @ low_noise.T).float() * (x_scale * noise_scale)
-    return product + ((x - x_mean) @ noise_mean).unsqueeze(1) + noise @ x_mean
+    """Return all inner products, (b, m), in float32; low precision sees centred, scaled rows alone.
+
+    The precision is the one asked for, whatever a training step's autocast would take.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        if precision == "fp32":
+            return x @ noise.T
+        x_mean, noise_mean = x.mean(0), noise.mean(0)
+        low_x, x_scale = _low(x - x_mean, precision)
+        low_noise, noise_scale = _low(noise - noise_mean, precision)
+        product = (low_x @ low_noise.T).float() * (x_scale * noise_scale)
+        return product + ((x - x_mean) @ noise_mean).unsqueeze(1) + noise @ x_mean
 
 
 def _low(rows: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The linear assignment problem, solved exactly on the host."""
+"""The linear assignment problem: exactly on the host, or to a certified gap where the cost lies on a GPU."""
 
 import warnings
 
@@ -8,16 +8,27 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from immiscible_diffusion.couplings._auction import auction
 from immiscible_diffusion.types import Float, Int
 
 __all__ = ["solve"]
 
+_AUCTION_ROWS = range(4096, 16385)
+"""The sizes that a GPU solves by itself. Chosen with care, not measured: at 4,096 the host takes 0.7 s after a copy of
+64 MB, and an auction some 500 steps of 20 kernels; above 16,384 the auction's memory passes 4 GB."""
 
-def solve(cost: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
+
+def solve(cost: Float[Tensor, "b m"], *, gap: float = 1e-6) -> Int[Tensor, " b"]:
     """Return for each row the column that the cheapest assignment gives it, (b,), on the cost's device.
 
     Square problems go to lapx's float32 Jonker-Volgenant solver, 1.5 to 20 times faster than scipy and equal in
-    cost; rectangular ones go to scipy, where lapx must pad. Time grows as b^2 m at worst.
+    cost; rectangular ones go to scipy, where lapx must pad. Time grows as b^2 m at worst. Large square problems on a
+    GPU stay there (``auction``). A compiled step calls this outside its graph.
+
+    Args:
+        cost: finite; a CUDA tensor may be solved in place, any other is copied to the host.
+        gap: what the total may exceed the optimum by where the GPU solves, as a share of what the cheapest pairing
+            gains over a random one; the solver certifies it. 0 asks for the host's exact answer.
 
     Raises:
         ValueError: the cost is not finite: lapx would answer with garbage.
@@ -25,17 +36,34 @@ def solve(cost: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
     >>> solve(torch.tensor([[1.0, 0.0], [0.0, 3.0]])).tolist()
     [1, 0]
     """
+    if torch.compiler.is_compiling():
+        return torch.compiler.disable(solve)(cost, gap=gap)  # type: ignore[no-any-return, no-untyped-call]
+    b, m = cost.shape
+    if gap > 0 and _stays(cost):
+        index, _, met = auction(cost.detach().float(), gap=gap)
+        if met:
+            return index
+        warnings.warn(f"an auction of {b} rows missed the gap of {gap}; the host solved this batch", stacklevel=2)
     host = cost.detach().float().cpu().numpy()
     if not np.isfinite(host).all():
         raise ValueError("the assignment cost holds NaN or infinity")
-    columns = _lapx(host) if host.shape[0] == host.shape[1] else linear_sum_assignment(host)[1]
+    columns = _lapx(host) if b == m else linear_sum_assignment(host)[1]
     return torch.from_numpy(columns.astype(np.int64)).to(cost.device)
+
+
+def _stays(cost: Tensor) -> bool:
+    """Whether the cost's own device solves the problem sooner than the host."""
+    return cost.is_cuda and len(cost) in _AUCTION_ROWS and cost.shape[0] == cost.shape[1]
 
 
 def _lapx(
     host: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]",
 ) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]":
-    columns = np.asarray(lap.lapjvs(host, return_cost=False, jvx_like=False)[0])
+    # Constants of rows and columns change no solution, but lapx starts from them: taken off, it needs half the time or
+    # less (CIFAR-10, 2,048 rows: 80 ms instead of 190).
+    reduced = host - host.mean(0)
+    reduced -= reduced.min(1, keepdims=True)
+    columns = np.asarray(lap.lapjvs(reduced, return_cost=False, jvx_like=False)[0])
     if not np.array_equal(np.sort(columns), np.arange(len(host))):
         warnings.warn("lapx returned no permutation; scipy solved this batch", stacklevel=4)
         columns = linear_sum_assignment(host)[1]

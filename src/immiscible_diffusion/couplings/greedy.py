@@ -47,7 +47,7 @@ def greedy_index(
         ValueError: shapes, devices or dtypes that do not fit, NaN or infinity, unknown cost or precision.
 
     >>> x = torch.tensor([[0.0], [1.0]])
-    >>> greedy_index(x, torch.tensor([[0.9], [2.5]])).tolist()
+    >>> greedy_index(x, torch.tensor([[0.9], [2.5]]), cost="l2").tolist()
     [1, 0]
     """
     check_choice("cost", cost, Cost)

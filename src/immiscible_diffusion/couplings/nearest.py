@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import log_ndtr
 from torch import Tensor
 
 from immiscible_diffusion.couplings._cost import Cost, check_choice, check_finite
-from immiscible_diffusion.priors import Gaussian, StandardNormal
+from immiscible_diffusion.couplings._kept import kept_prior, max_normal_moments
+from immiscible_diffusion.couplings._moments import measured_prior
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal, normal_like
 from immiscible_diffusion.types import Float, Prior
@@ -30,7 +30,8 @@ def nearest(
     """Return for each row of x the nearest of k fresh standard normal noises, (b, *dims).
 
     The law is exactly that of drawing k noises and keeping one, for every cost. With ``l2``, ``dot`` and ``cosine``
-    nothing waits for the device; on CUDA a row of x that is not finite therefore gets noise that is not finite.
+    nothing waits for the device and ``torch.compile`` takes all of it in one graph; on CUDA and in a compiled step a
+    row of x that is not finite therefore gets noise that is not finite.
 
     Args:
         x: data in model space, any floating dtype. A batch of one works as well as any.
@@ -57,6 +58,12 @@ def nearest(
     rows = rows if rows.dtype == torch.float64 else rows.float()
     norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     _check_on_cpu(x, norm)
+    with torch.autocast(x.device.type, enabled=False):
+        return _built(rows, norm, k, cost, generator).reshape(x.shape).to(x.dtype)
+
+
+def _built(rows: Tensor, norm: Tensor, k: float, cost: Cost, generator: torch.Generator | None) -> Tensor:
+    """Return the nearest noise of each row, (b, d), built from its chosen parts."""
     along, across = _choose(norm, rows.shape[1], k, cost, generator)
     per_norm = torch.where(norm > 0, 1 / norm, 0)
     noise = normal_like(rows, generator)
@@ -64,9 +71,7 @@ def nearest(
     if across is not None:
         rest = torch.linalg.vector_norm(noise, dim=1, keepdim=True)
         noise.mul_(across / rest.clamp(min=torch.finfo(rest.dtype).tiny))
-    noise.addcmul_(along * per_norm, rows)
-    paired: Tensor = noise.reshape(x.shape).to(x.dtype)
-    return paired
+    return noise.addcmul_(along * per_norm, rows)
 
 
 def _choose(
@@ -78,9 +83,8 @@ def _choose(
     """
     b, device = len(norm), norm.device if generator is None else generator.device
     if cost == "dot":
-        return _max_of_normals(k, torch.rand(b, 1, generator=generator, device=device, dtype=torch.float64)).to(
-            norm
-        ), None
+        uniform = torch.empty(b, 1, device=device, dtype=torch.float64).uniform_(generator=generator)
+        return _max_of_normals(k, uniform).to(norm), None
     along = normal((b, int(k)), generator, norm.device).to(norm.dtype)
     freedom = torch.full((b, int(k)), (d - 1) / 2, device=device)
     square = 2 * torch._standard_gamma(freedom, generator).to(norm) if d > 1 else torch.zeros_like(along)
@@ -120,8 +124,8 @@ def _l1(x: Tensor, noise: Tensor) -> Tensor:
 
 
 def _check_on_cpu(x: Tensor, norm: Tensor) -> None:
-    """Raise ValueError where a row is not finite; a GPU is not waited for."""
-    if x.device.type == "cpu" and not bool(norm.isfinite().all()):
+    """Raise ValueError where a row is not finite; a GPU is not waited for, nor is a graph broken."""
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(norm.isfinite().all()):
         check_finite(x=x)
         raise ValueError("x holds rows whose norm is beyond float32; scale the data")
 
@@ -133,27 +137,15 @@ def _check_k(k: float, cost: Cost) -> None:
         raise ValueError(f"k is {k!r}; nearest by {cost} takes a {whole}number >= 1")
 
 
-def max_normal_moments(k: float) -> tuple[float, float]:
-    """Return E[a] and E[a^2] of the maximum a of k standard normals; k may be any real number >= 1.
-
-    >>> [round(moment, 3) for moment in max_normal_moments(8)]
-    [1.424, 2.4]
-    """
-    a = np.linspace(-12.0, 15.0, 27_001)
-    log_density = math.log(k) - 0.5 * a**2 - 0.5 * math.log(2 * math.pi) + (k - 1) * log_ndtr(a)
-    weight = np.exp(log_density) * (a[1] - a[0])
-    return float((a * weight).sum()), float((a**2 * weight).sum())
-
-
 @register("coupling")
 @dataclass(frozen=True)
 class Nearest:
     """Draw k noises for each datum and keep the nearest (arXiv:2505.18521, Alg. 1), in O(d + k) a row.
 
     Marginal: not standard normal. ``dot`` moves the mean along the data's unit directions u and stretches the
-        variance there, with norm-free candidates; ``prior`` is the Gaussian with exactly these moments. ``l2``
-        also shortens the noise, by 1 - 2 c_k / sqrt((2 + 4 s^2) d) in variance, s^2 being the data's mean square;
-        ``l2``, ``l1`` and ``cosine`` start sampling from N(0, I), as the paper does.
+        variance there, with norm-free candidates. ``cosine`` does nearly the same in many dimensions. ``l2`` also
+        shortens the noise, by 1 - 2 c_k / sqrt((2 + 4 s^2) d) in variance, s^2 being the data's mean square.
+        ``prior`` is the Gaussian with these moments; for ``l1`` they are measured.
     Cost: b (d + k) draws, twice the memory of x; ``l1`` draws b k d.
 
     Args:
@@ -191,25 +183,17 @@ class Nearest:
         return nearest(x, self.k, cost=self.cost, generator=generator)
 
     def prior(self, data: Iterable[Tensor]) -> Prior:
-        """Return the Gaussian with the moments of the kept noise for ``dot``, else the standard normal.
+        """Return the Gaussian with the moments of the kept noise.
 
-        With c = E[a] and q = E[a^2] for the maximum a of k normals, the mean is c E[u] and the covariance
-        I + (q - 1) E[u u^T] - c^2 E[u] E[u]^T.
+        With u = x / |x|, and the kept noise's part a along u and squared length r^2 across, its mean is E[a u] and its
+        second moment E[a^2 u u^T + r^2 / (d - 1) (I - u u^T)]. Given |x|, the moments of a and r are computed.
 
         Args:
-            data: batches of the training data in model space, (b, *dims), read once.
+            data: batches of the training data in model space, (b, *dims), read once; for ``l1`` in random order.
 
         Raises:
             ValueError: no data.
         """
-        if self.cost != "dot":
-            return StandardNormal()
-        count, first, second = 0, torch.zeros(()), torch.zeros(())
-        for x in data:
-            unit = torch.nn.functional.normalize(batch_rows(x).double().cpu())
-            count, first, second = count + len(unit), first + unit.sum(0), second + unit.T @ unit
-        if count == 0:
-            raise ValueError("the matched start of nearest needs data; there came none")
-        c, q = max_normal_moments(self.k)
-        mean, spread = first / count, second / count
-        return Gaussian.from_moments(c * mean, (q - 1) * spread - c**2 * torch.outer(mean, mean))
+        if self.cost == "l1":
+            return measured_prior(self, data)
+        return kept_prior(data, self.k, self.cost)
