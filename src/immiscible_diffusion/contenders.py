@@ -91,7 +91,14 @@ def contenders(k: int, times: int) -> list[Contender]:
         Contender(f"nearest of {k}", "this library, l2", True, lambda x, n: nearest(x, k)),
         Contender(f"nearest of {k}", "this library, dot", True, lambda x, n: nearest(x, k, cost="dot")),
         Contender(f"nearest of {k}", "reference", False, lambda x, n: explicit(x, k), 1e9, draws),
-        Contender(f"assignment among {times} b", "this library", True, lambda x, n: oversample(x, times * len(x))),
+        Contender(
+            f"assignment among {times} b",
+            "this library",
+            True,
+            lambda x, n: oversample(x, times * len(x)),
+            1e8,
+            lambda b, d: float(b) * times * b,
+        ),
         Contender(
             f"assignment among {times} b",
             "explicit candidates + scipy",
