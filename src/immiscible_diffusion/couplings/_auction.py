@@ -45,8 +45,9 @@ def auction(
         steps: give up after about so many rounds of bids and steps along paths, and pair what is left anyhow; None
             for 2000 + 4 b, some ten times what it takes.
 
-    Cost: some 100 rounds and 200 steps along paths at b = 1024, of 20 small operations each; memory of 12 b^2 bytes
-        beside the cost. The host waits for the device once in 8 rounds and once a step.
+    Cost: some 100 rounds and 130 steps along paths at b = 1024, 130 and 550 at 4,096, of 20 small operations each, over
+        a row of the cost for each row that is free; memory of 12 b^2 bytes beside the cost. The host waits for the
+        device once in 8 rounds and once a step.
 
     Raises:
         ValueError: a cost that is not square or not finite, or a gap that is not positive.
