@@ -52,6 +52,14 @@ def test_the_host_is_exact(b: int, m: int) -> None:
         assert excess(cost, torch.arange(b))[0] > 1e-6 * b
 
 
+@pytest.mark.parametrize(("scale", "offset"), [(1e-30, 0.0), (1e37, 0.0), (3e37, 2.0), (1.0, 1e6)])
+def test_the_host_is_exact_at_every_scale(scale: float, offset: float) -> None:
+    """Sums of a column of 64 such costs leave float32."""
+    cost = scale * (randn(64, 64) + offset)
+    assert excess(cost / scale, solve(cost))[0] <= 1e-5 * (1 + offset)
+    assert excess(cost / scale, torch.arange(64))[0] > 10
+
+
 @pytest.mark.parametrize("gap", [1e-2, 1e-6])
 def test_the_device_is_within_its_gap(gap: float, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = on_the_device(monkeypatch)
