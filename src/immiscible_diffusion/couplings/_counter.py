@@ -11,7 +11,7 @@ from torch import Tensor
 
 from immiscible_diffusion.types import Float, Int
 
-__all__ = ["normal_rows", "philox", "row_seeds"]
+__all__ = ["normal_rows", "philox", "row_seeds", "signed"]
 
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _WEYL = 0x9E3779B9, 0xBB67AE85
@@ -95,12 +95,12 @@ def row_seeds(seed: int, step: int, rows: Int[Tensor, " b"]) -> Int[Tensor, " b"
     True
     """
     rows = rows.long()
-    key = torch.full_like(rows, _signed(seed))
+    key = torch.full_like(rows, signed(seed))
     low, high = (torch.full_like(rows, word) for word in (step & _WORD, (step >> 32) & _WORD))
     words = philox(key, (rows & _WORD, (rows >> 32) & _WORD, low, high))
     return words[0] | (words[1] << 32)
 
 
-def _signed(number: int) -> int:
+def signed(number: int) -> int:
     """Return the int64 with the low 64 bits of a number."""
     return (number + 2**63) % 2**64 - 2**63

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from immiscible_diffusion.couplings._cost import Cost, Precision, check_choice, check_finite
-from immiscible_diffusion.couplings._counter import normal_rows, row_seeds
+from immiscible_diffusion.couplings._counter import normal_rows, row_seeds, signed
 from immiscible_diffusion.couplings._exact import Wire, cost_rows
 from immiscible_diffusion.couplings._ranks import Ranks
 from immiscible_diffusion.couplings._solve import solve
@@ -131,7 +131,7 @@ def _meet(ranks: Ranks, x: Tensor, seed: int, step: int, options: str) -> list[i
         told = [len(x), rows.shape[1], seed, step, _digest(options.encode()), _digest(_bytes(rows[[0, -1]]))]
     except ValueError as error:
         refused, told = error, [0] * 6
-    said = ranks.exchange([int(refused is not None), *(_signed(word) for word in told)])
+    said = ranks.exchange([int(refused is not None), *(signed(word) for word in told)])
     if refused is not None:
         raise refused
     for rank, words in enumerate(said):
@@ -160,11 +160,6 @@ def _digest(data: bytes) -> int:
 
 def _bytes(rows: Tensor) -> bytes:
     return rows.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes()
-
-
-def _signed(number: int) -> int:
-    """Return the int64 with the low 64 bits of a number."""
-    return (number + 2**63) % 2**64 - 2**63
 
 
 def _solve_on_first(ranks: Ranks, costs: Tensor, units: Tensor, sizes: list[int]) -> Tensor:
