@@ -1,11 +1,18 @@
 """Small functions over tensors that every layer shares."""
 
+import functools
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
 import torch
 from torch import Tensor
 
 from immiscible_diffusion.types import Float
 
-__all__ = ["batch_rows", "expand", "normal", "normal_like"]
+__all__ = ["batch_rows", "expand", "full_precision", "normal", "normal_like"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def batch_rows(x: Tensor, name: str = "x") -> Tensor:
@@ -25,6 +32,17 @@ def batch_rows(x: Tensor, name: str = "x") -> Tensor:
 def expand(values: Float[Tensor, " b"], x: Float[Tensor, "b *dims"]) -> Tensor:
     """Return one value per row in a shape that broadcasts over x, (b, 1, ...)."""
     return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def full_precision(function: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatenate[Tensor, P], R]:
+    """Return the function, computing in the dtypes that it asks for whatever autocast its first tensor's device has."""
+
+    @functools.wraps(function)
+    def called(x: Tensor, /, *args: P.args, **options: P.kwargs) -> R:
+        with torch.autocast(x.device.type, enabled=False):
+            return function(x, *args, **options)
+
+    return called
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:

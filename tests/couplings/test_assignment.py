@@ -297,11 +297,11 @@ def test_the_solver_refuses_costs_that_are_not_finite(bad: float) -> None:
             solve(cost)
 
 
-def test_scipy_takes_over_with_a_warning_where_lapx_gives_no_permutation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scipy_takes_over_with_a_warning_where_lapx_gives_no_assignment(monkeypatch: pytest.MonkeyPatch) -> None:
     cost = randn(9, 9)
     expected = solve(cost)
-    monkeypatch.setattr("lap.lapjvs", lambda *args, **options: (np.zeros(9, int), np.zeros(9, int)))
-    with pytest.warns(UserWarning, match="lapx returned no permutation; scipy solved this batch"):
+    monkeypatch.setattr("lap.lapjvr", lambda *args, **options: (np.arange(9), np.zeros(9, int)))
+    with pytest.warns(UserWarning, match="lapx returned no assignment; scipy solved this batch"):
         assert torch.equal(solve(cost), expected)
 
 

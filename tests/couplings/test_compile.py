@@ -95,6 +95,15 @@ def test_the_solver_is_one_break(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(torch.compile(step, backend="eager")(randn(8, 8)), step(randn(8, 8)))
 
 
+@pytest.mark.parametrize("cost", COSTS)
+def test_assignment_breaks_the_graph_where_the_solver_is_called_alone(cost: Any) -> None:
+    def step(x: Tensor) -> Tensor:
+        return x - assign(2 * x, x.flip(0), cost=cost)
+
+    explained = torch._dynamo.explain(step)(randn(8, 8))
+    assert (explained.graph_count, explained.graph_break_count) == (3, 2)  # in `assign` and in its caller
+
+
 def test_a_compiled_step_checks_nothing_and_an_eager_one_does() -> None:
     x = randn(4, 3)
     x[1, 2] = torch.nan

@@ -1,6 +1,7 @@
 """What every registered coupling owes its callers, whatever its law."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -65,6 +66,41 @@ def test_noise_is_like_x_and_x_is_untouched(name: str, batch: str) -> None:
     x = BATCHES[batch]()
     honours(couple, x)
     honours(couple, x, torch.arange(len(x)) % 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_changes_no_digit(name: str) -> None:
+    """Rows from 1e-3 to 1e3, so that the digits of a cost matter."""
+    x = randn(64, 200) * torch.logspace(-3, 3, 64)[:, None]
+    cond, index = torch.arange(64) % 2, torch.arange(64)
+    expected = make("coupling", name)(x, cond, stream(0, 0, "noise"), index=index, step=3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (x @ x.T).dtype == torch.bfloat16
+        found = make("coupling", name)(x, cond, stream(0, 0, "noise"), index=index, step=3)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["assignment", "joint", "oversampled", "sinkhorn"])
+def test_a_coupling_that_lets_autocast_in_fails_the_check(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = randn(64, 200) * torch.logspace(-3, 3, 64)[:, None]
+    expected = make("coupling", name)(x, None, stream(0, 0, "noise"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        monkeypatch.setattr(torch, "autocast", lambda *a, **k: nullcontext())
+        assert not torch.equal(make("coupling", name)(x, None, stream(0, 0, "noise")), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_row_numbers_and_the_step_are_welcome(name: str) -> None:
+    """A coupling that needs neither takes both; memory and schedules aside, the noise is as lawful as without them."""
+    x, couple = randn(6, 3, 4, 4), make("coupling", name)
+    for step in (0, 10**6):
+        noise = couple(x, torch.arange(6) % 2, stream(0, 0, "noise"), index=torch.arange(6) + 10, step=step)
+        assert noise.shape == x.shape
+        assert not noise.requires_grad
+        again = make("coupling", name)(
+            x, torch.arange(6) % 2, stream(0, 0, "noise"), index=torch.arange(6) + 10, step=step
+        )
+        assert name == "cached" or torch.equal(noise, again)
 
 
 def couple_global(x: Tensor, cond: Tensor | None, generator: torch.Generator) -> Tensor:

@@ -123,8 +123,8 @@ def test_a_cost_that_is_not_finite_is_named(bad: float, device: str, monkeypatch
 
 def test_scipy_solves_what_lapx_returns_as_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
     cost = randn(20, 20)
-    monkeypatch.setattr("lap.lapjvs", lambda *a, **k: (np.zeros(20, dtype=np.int64), None))
-    with pytest.warns(UserWarning, match="lapx returned no permutation; scipy solved this batch"):
+    monkeypatch.setattr("lap.lapjvr", lambda *a, **k: (np.arange(20), np.zeros(20, dtype=np.int64)))
+    with pytest.warns(UserWarning, match="lapx returned no assignment; scipy solved this batch"):
         index = solve(cost)
     assert excess(cost, index)[0] == 0
 

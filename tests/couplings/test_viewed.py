@@ -121,7 +121,7 @@ def test_the_noise_is_whole_and_paired_by_what_the_cost_sees(options: dict[str, 
 
 
 def test_each_option_is_the_one_that_was_asked_for() -> None:
-    x = randn(64, 3, 9, 9) * torch.tensor([5.0, 1.0, 0.2]).reshape(3, 1, 1)
+    x = randn(200, 3, 9, 9) * torch.tensor([5.0, 1.0, 0.2]).reshape(3, 1, 1)
     couples: list[Any] = [Assignment(), *(Viewed(**options) for options in OPTIONS)]
     noises = [couple(x, None, generator(5)) for couple in couples]
     assert all(not torch.equal(a, b) for i, a in enumerate(noises) for b in noises[:i])

@@ -14,6 +14,8 @@ Cost = Literal["l2", "dot", "l1", "cosine"]
 Precision = Literal["fp32", "fp16", "bf16"]
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_CACHED = 2**19
+"""Floats that stay in a core's second-level cache, nearly."""
 _SAFE_NORM = 128.0
 """Rows scaled to at most this norm have inner products of at most 16,384, a quarter of fp16's range."""
 
@@ -65,35 +67,61 @@ def pairwise(
         return torch.cdist(x, noise, p=1)
     if cost == "cosine":
         x, noise = (torch.nn.functional.normalize(rows, eps=1e-30) for rows in (x, noise))
-    product = _inner(x, noise, precision)
+    square = len(x) == len(noise)
+    product = _inner(x, noise, precision, constants=cost == "l2" or not square)
     if cost != "l2":
         return product.neg_()
-    change = product.mul_(-2)
     norm, other = torch.linalg.vector_norm(x, dim=1, keepdim=True), torch.linalg.vector_norm(noise, dim=1)
+    # There a constant per noise changes nothing either.
+    per_noise = square and bool(norm.mean() < other.mean())
+    for rows in _blocks(len(x), product):
+        _distance(product[rows], norm[rows], other, per_noise=per_noise)
+    return product
+
+
+def _distance(product: Tensor, norm: Tensor, other: Tensor, *, per_noise: bool) -> None:
+    """Turn inner products into distances less the norm of the datum or, if ``per_noise``, of the noise, in place."""
+    change = product.mul_(-2)
     distance = (change + norm.square()).add_(other.square()).clamp_(min=0).sqrt_()
-    kept, left_out = other, norm
-    if len(x) == len(noise) and bool(norm.mean() < other.mean()):  # there a constant per noise changes nothing either
-        kept, left_out = norm, other
-    return change.add_(kept.square()).div_(distance.add_(left_out).clamp_(min=torch.finfo(torch.float32).tiny))
+    kept, left_out = (norm, other) if per_noise else (other, norm)
+    change.add_(kept.square()).div_(distance.add_(left_out).clamp_(min=torch.finfo(torch.float32).tiny))
 
 
-def _inner(x: Tensor, noise: Tensor, precision: Precision) -> Tensor:
+def _blocks(count: int, like: Tensor) -> list[slice]:
+    """Return slices of rows: on a CPU so few that what is done to them in turn stays in its cache."""
+    size = max(1, _CACHED // max(like.shape[1], 1)) if like.device.type == "cpu" else count
+    return [slice(start, start + size) for start in range(0, count, max(size, 1))]
+
+
+def _inner(x: Tensor, noise: Tensor, precision: Precision, *, constants: bool) -> Tensor:
     """Return all inner products, (b, m), in float32; low precision sees centred, scaled rows alone.
 
-    The precision is the one asked for, whatever a training step's autocast would take.
+    Without ``constants`` they lack one a datum and one a noise, which change no square assignment. The precision is the
+    one asked for, whatever a training step's autocast would take.
     """
     with torch.autocast(x.device.type, enabled=False):
         if precision == "fp32":
             return x @ noise.T
         x_mean, noise_mean = x.mean(0), noise.mean(0)
-        low_x, x_scale = _low(x - x_mean, precision)
-        low_noise, noise_scale = _low(noise - noise_mean, precision)
-        product = (low_x @ low_noise.T).float() * (x_scale * noise_scale)
-        return product + ((x - x_mean) @ noise_mean).unsqueeze(1) + noise @ x_mean
+        low_x, x_scale = _low(x, x_mean, precision)
+        low_noise, noise_scale = _low(noise, noise_mean, precision)
+        product = (low_x @ low_noise.T).float()
+        per_datum, per_noise = (x @ noise_mean - x_mean @ noise_mean).unsqueeze(1), noise @ x_mean
+        for rows in _blocks(len(x), product):
+            part = product[rows].mul_(x_scale * noise_scale)
+            if constants:
+                part.add_(per_datum[rows]).add_(per_noise)
+        return product
 
 
-def _low(rows: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
-    """Return rows in low precision, none longer than the safe norm, and the factor that undoes the scaling."""
-    longest = torch.linalg.vector_norm(rows, dim=1).max()
-    scale = torch.where(longest > 0, longest / _SAFE_NORM, torch.ones_like(longest))
-    return (rows / scale).to(_DTYPES[precision]), scale
+def _low(rows: Tensor, mean: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:
+    """Return centred rows in low precision, none longer than the safe norm, and the factor that undoes the scaling."""
+    if precision == "bf16":  # its range is float32's
+        scale = torch.ones((), device=rows.device)
+    else:
+        longest = torch.linalg.vector_norm(rows, dim=1).max() + torch.linalg.vector_norm(mean)
+        scale = torch.where(longest > 0, longest / _SAFE_NORM, torch.ones_like(longest))
+    low = torch.empty_like(rows, dtype=_DTYPES[precision])
+    for part in _blocks(len(rows), rows):
+        low[part] = (rows[part] - mean).div_(scale)
+    return low, scale

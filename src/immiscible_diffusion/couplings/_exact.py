@@ -13,6 +13,7 @@ from torch import Tensor
 
 from immiscible_diffusion.couplings._cost import Cost
 from immiscible_diffusion.couplings._counter import normal_rows, row_seeds
+from immiscible_diffusion.tensors import full_precision
 from immiscible_diffusion.types import Float
 
 __all__ = ["Wire", "cost_rows"]
@@ -34,6 +35,7 @@ _ELEMENTS = 1 << 20
 """Noise values that are held at a time while the costs are computed."""
 
 
+@full_precision
 def cost_rows(
     x: Float[Tensor, "b d"], seed: int, step: int, n: int, cost: Cost, precision: Wire
 ) -> tuple[Tensor, Tensor]:

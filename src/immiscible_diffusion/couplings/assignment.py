@@ -81,6 +81,9 @@ def assign_index(
     >>> assign_index(torch.tensor([[3.0], [-3.0]]), torch.tensor([[-1.0], [1.0]])).tolist()
     [1, 0]
     """
+    if torch.compiler.is_compiling():  # one break of the graph and not one at every check
+        whole = torch.compiler.disable(assign_index)  # type: ignore[no-untyped-call]
+        return whole(x, noise, cost=cost, precision=precision, labels=labels)  # type: ignore[no-any-return]
     check_choice("cost", cost, Cost)
     check_choice("precision", precision, Precision)
     check_rows(x, noise)

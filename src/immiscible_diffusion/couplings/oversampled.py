@@ -22,7 +22,7 @@ from immiscible_diffusion.couplings._solve import solve
 from immiscible_diffusion.couplings.assignment import assign
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import register
-from immiscible_diffusion.tensors import batch_rows, normal, normal_like
+from immiscible_diffusion.tensors import batch_rows, full_precision, normal, normal_like
 from immiscible_diffusion.types import Float, Prior
 
 __all__ = ["Oversampled", "SpanCost", "oversample"]
@@ -39,6 +39,7 @@ _CHUNK = 4096
 
 
 @torch.no_grad()
+@full_precision
 def oversample(
     x: Float[Tensor, "b *dims"], m: int, *, cost: SpanCost = "l2", generator: torch.Generator | None = None
 ) -> Float[Tensor, "b *dims"]:

@@ -24,7 +24,7 @@ from torch import Tensor
 from immiscible_diffusion.couplings._cost import check_finite
 from immiscible_diffusion.couplings._counter import normal_rows
 from immiscible_diffusion.priors import StandardNormal
-from immiscible_diffusion.tensors import batch_rows, normal
+from immiscible_diffusion.tensors import batch_rows, full_precision, normal
 from immiscible_diffusion.types import Float, Int, Prior
 
 __all__ = ["Semidiscrete", "assign_data", "fit_dual", "unevenness"]
@@ -38,6 +38,7 @@ _PATIENCE = 50
 
 
 @torch.no_grad()
+@full_precision
 def assign_data(
     noise: Float[Tensor, "b *dims"], data: Float[Tensor, "n *dims"], dual: Float[Tensor, " n"]
 ) -> Int[Tensor, " b"]:

@@ -16,7 +16,7 @@ from immiscible_diffusion.couplings._cost import check_finite, check_rows
 from immiscible_diffusion.couplings.greedy import match
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import register
-from immiscible_diffusion.tensors import batch_rows, normal_like
+from immiscible_diffusion.tensors import batch_rows, full_precision, normal_like
 from immiscible_diffusion.types import Float, Int, Prior
 
 __all__ = ["Convergence", "Sinkhorn", "sinkhorn_index"]
@@ -47,6 +47,7 @@ class Convergence(NamedTuple):
 
 
 @torch.no_grad()
+@full_precision
 def sinkhorn_index(
     x: Float[Tensor, "b *dims"],
     noise: Float[Tensor, "b *dims"],
