@@ -118,6 +118,11 @@ def test_tensors_describe_the_start_in_full(scale: float) -> None:
         assert torch.equal(value, torch.as_tensor(getattr(prior, name), dtype=value.dtype))
 
 
+def test_no_sample_has_no_rows() -> None:
+    start = Gaussian(torch.zeros(4), torch.eye(4)[:1], torch.ones(1))
+    assert start.sample((0, 2, 2), torch.Generator()).shape == (0, 2, 2)
+
+
 def test_a_row_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"this start has 4 coordinates; the shape asked is \(2, 5\)"):
         gaussian().sample((2, 5), generator())

@@ -82,7 +82,7 @@ def contenders(k: int, times: int) -> list[Contender]:
             4097.0**3,
             cubed,
         ),
-        Contender("assignment", "torch.cdist + lapx lapjv", False, gathered(lapjv)),
+        Contender("assignment", "torch.cdist + lapx lapjv", False, gathered(lapjv), 4097.0**3, cubed),
         Contender("assignment", "official", False, gathered(official), 3e8, lambda b, d: float(b) * b * d),
         Contender("approximate", "this library, greedy", True, lambda x, n: n[greedy_index(x, n)]),
         Contender(
@@ -120,7 +120,7 @@ def contenders(k: int, times: int) -> list[Contender]:
             plan = ot.sinkhorn(ot.unif(len(x)), ot.unif(len(x)), cost, 0.05 * cost.std(), method="sinkhorn_log")
             return plan.argmax(1)
 
-        found.append(Contender("assignment", "POT emd", False, gathered(emd)))
+        found.append(Contender("assignment", "POT emd", False, gathered(emd), 4097.0**3, cubed))
         found.append(
             Contender(
                 "approximate",
@@ -136,7 +136,14 @@ def contenders(k: int, times: int) -> list[Contender]:
 
         sampler = OTPlanSampler(method="exact")
         found.append(
-            Contender("assignment", "torchcfm exact", False, gathered(lambda x, n: sampler.get_map(x, n).argmax(1)))
+            Contender(
+                "assignment",
+                "torchcfm exact",
+                False,
+                gathered(lambda x, n: sampler.get_map(x, n).argmax(1)),
+                4097.0**3,
+                cubed,
+            )
         )
     with suppress(ImportError):
         import jax

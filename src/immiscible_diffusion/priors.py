@@ -62,7 +62,7 @@ class Gaussian:
         Raises:
             ValueError: a row of this shape has not d coordinates.
         """
-        noise = torch.randn(shape, generator=generator, device=generator.device).reshape(shape[0], -1)
+        noise = torch.randn(shape, generator=generator, device=generator.device).flatten(1)
         if noise.shape[1] != self.mean.numel():
             raise ValueError(f"this start has {self.mean.numel()} coordinates; the shape asked is {shape}")
         mean, directions, variances = (each.to(noise.device) for each in (self.mean, self.directions, self.variances))
