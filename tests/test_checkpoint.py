@@ -1,8 +1,11 @@
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from immiscible_diffusion import (
     MLP,
@@ -21,8 +24,10 @@ from immiscible_diffusion import (
     generate,
     new_state,
 )
+from immiscible_diffusion.methods import Consistency, Edm
 from immiscible_diffusion.priors import Gaussian, StandardNormal
 from immiscible_diffusion.train import State
+from immiscible_diffusion.types import Method
 
 CONFIG = Train(steps=3)
 CHANNELS = UNet(channels=(8, 16))
@@ -149,3 +154,152 @@ def test_a_file_cannot_name_code_to_run(tmp_path: Path) -> None:
     index.write_text(index.read_text().replace('"use": "unet"', '"use": "subprocess:Popen"'))
     with pytest.raises(ValueError, match="is not registered"):
         checkpoint.load_export(tmp_path / "model")
+
+
+def rgb(folder: Path, method: Method, *, time: Any = "levels", about: dict[str, Any] | None = None) -> Trained:
+    """Export a conditional or plain U-Net of random weights for 8 x 8 colour images."""
+    torch.manual_seed(1)
+    described = UNet(channels=(8, 16), time=time)
+    net = described.build((3, 8, 8), None).eval().requires_grad_(False)
+    model = Trained(net, method, Pixels(), StandardNormal(), (3, 8, 8), "assignment")
+    checkpoint.export(model, folder, net=described, classes=None, about=about or {"steps": 7})
+    return model
+
+
+def examples(folder: Path) -> dict[str, str]:
+    """Return the README's Python, by the sentence that stands above it."""
+    text = (folder / "README.md").read_text(encoding="utf-8").replace("FOLDER", str(folder))
+    found = dict(re.findall(r"^(\S[^\n]*):\n\n```python\n(.*?)```", text, re.M | re.S))
+    assert len(found) >= 2
+    return found
+
+
+def ran(example: str, **given: Any) -> dict[str, Any]:
+    scope = dict(given)
+    with torch.no_grad():
+        exec(compile(example, "README.md", "exec"), scope)  # noqa: S102
+    return scope
+
+
+def as_floats(images: Any) -> Tensor:
+    """Return PIL images, (n, c, h, w) in [0, 1]."""
+    import numpy as np
+
+    return torch.stack([torch.from_numpy(np.array(each).copy()) for each in images]).permute(0, 3, 1, 2) / 255
+
+
+NOISE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_readme_of_a_ddim_export_runs_with_the_stock_pipeline(tmp_path: Path) -> None:
+    model = rgb(tmp_path / "model", Denoising(Betas(), "eps"))
+    ours = (model.method.sample(model.net, NOISE, steps=10) / 2 + 0.5).clamp(0, 1)
+    code = examples(tmp_path / "model")
+    image = ran(code["With diffusers, from N(0, I)"])["image"]
+    torch.testing.assert_close(as_floats([image]), ours, atol=0.6 / 255, rtol=0)  # it rounds to 8 bits
+    given = code["With diffusers, from given noise, which the pipeline does not take"]
+    torch.testing.assert_close(ran(given, noise=NOISE)["x"] / 2 + 0.5, model_space(model, 10), atol=1e-3, rtol=1e-3)
+    other = ran(given, noise=NOISE.flip(3))["x"]
+    assert float((other / 2 + 0.5 - model_space(model, 10)).abs().max()) > 0.1  # control
+    noise = ran(code["The noise of that start, to hand over as `noise` below"])["noise"]
+    assert torch.equal(noise, NOISE)
+    images = ran(code["With immiscible-diffusion, from the start named above"])["images"]
+    assert images.shape == (16, 3, 8, 8)
+
+
+def model_space(model: Trained, steps: int) -> Tensor:
+    return model.method.sample(model.net, NOISE, steps=steps) / 2 + 0.5
+
+
+@pytest.mark.parametrize("method", [Consistency(), Consistency(sigma_min=0.01, sigma_max=20.0, rho=5.0)], ids=str)
+def test_diffusers_loads_a_consistency_model_and_draws_the_same_images(tmp_path: Path, method: Consistency) -> None:
+    from diffusers import ConsistencyModelPipeline
+
+    model = rgb(tmp_path / "model", method, time="log_sigma")
+    pipeline = ConsistencyModelPipeline.from_pretrained(tmp_path / "model")
+    pipeline.set_progress_bar_config(disable=True)
+    for steps in (1, 2, 5):
+        generator = torch.Generator().manual_seed(3)
+        theirs = pipeline(num_inference_steps=steps, latents=NOISE, generator=generator, output_type="pt").images
+        ours = method.sample(model.net, NOISE, steps=steps, generator=torch.Generator().manual_seed(3))
+        torch.testing.assert_close((ours / 2 + 0.5).clamp(0, 1), theirs, atol=1e-4, rtol=1e-4)
+    code = examples(tmp_path / "model")
+    ours = (method.sample(model.net, NOISE, steps=1) / 2 + 0.5).clamp(0, 1)
+    given = ran(code["With diffusers, from given noise; it takes RGB images alone"], noise=NOISE)["images"]
+    plain = ran(code["With diffusers, from N(0, I)"])["image"]
+    for images in (given, [plain]):
+        torch.testing.assert_close(as_floats(images), ours, atol=0.6 / 255, rtol=0)
+    # Control: a net that counts its time in levels.
+    counted = UNet(channels=(8, 16)).build((3, 8, 8), None).eval().requires_grad_(False)
+    counted.load_state_dict(model.net.state_dict())
+    assert float((method.sample(counted, NOISE, steps=1) - method.sample(model.net, NOISE, steps=1)).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("method", [Denoising(), Edm(sampler="ddim")], ids=["flow", "edm"])
+def test_the_readme_runs_where_diffusers_has_no_pipeline(tmp_path: Path, method: Denoising | Edm) -> None:
+    model = rgb(tmp_path / "model", method, time="log_sigma" if isinstance(method, Edm) else "levels")
+    assert not (tmp_path / "model" / "model_index.json").exists()
+    code = examples(tmp_path / "model")["With diffusers, from given noise"]
+    steps = 18 if isinstance(method, Edm) else 10
+    x = ran(code, noise=NOISE)["x"]
+    torch.testing.assert_close(x, method.sample(model.net, NOISE, steps=steps), atol=1e-4, rtol=1e-4)
+    assert "diffusers has no pipeline" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("method", "time", "reason"),
+    [
+        (
+            Consistency(),
+            "levels",
+            "the U-Net's time is 'levels', and diffusers' loops for this method need 'log_sigma'",
+        ),
+        (Denoising(Betas(), "eps"), "log_sigma", "need 'levels'"),
+        (Denoising(Betas(levels=100), "eps"), "levels", "the schedule has 100"),
+        (Denoising(Betas(), "velocity"), "levels", "no scheduler that predicts 'velocity'"),
+    ],
+)
+def test_no_pipeline_is_promised_that_would_sample_wrongly(
+    tmp_path: Path, method: Method, time: str, reason: str
+) -> None:
+    model = rgb(tmp_path / "model", method, time=time)
+    assert not (tmp_path / "model" / "model_index.json").exists()
+    assert not (tmp_path / "model" / "scheduler").exists()
+    assert reason in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    loaded = checkpoint.load_export(tmp_path / "model")
+    assert torch.equal(loaded.method.sample(loaded.net, NOISE, steps=1), model.method.sample(model.net, NOISE, steps=1))
+    assert (loaded.coupling, loaded.method) == ("assignment", method)
+
+
+def test_a_conditional_model_is_sampled_with_its_labels(tmp_path: Path) -> None:
+    described = UNet(channels=(8, 16), conditional=True)
+    net = described.build((3, 8, 8), 4).eval().requires_grad_(False)
+    method, labels = Denoising(Betas(), "v"), torch.tensor([2])
+    model = Trained(net, method, Pixels(), StandardNormal(), (3, 8, 8))
+    checkpoint.export(model, tmp_path / "model", net=described, classes=4, about={})
+    assert not (tmp_path / "model" / "model_index.json").exists()
+    x = ran(examples(tmp_path / "model")["With diffusers, from given noise"], noise=NOISE, labels=labels)["x"]
+    torch.testing.assert_close(x, method.sample(net, NOISE, labels, steps=10), atol=1e-3, rtol=1e-3)
+
+
+def test_the_readme_says_what_the_model_is(tmp_path: Path) -> None:
+    about = {"source": {"use": "digits"}, "steps": 7, "commit": "abc123", "metrics": {"frechet": 1.5}, "odd": "a\n# b"}
+    rgb(tmp_path / "model", Denoising(Betas(), "eps"), about=about)
+    lines = (tmp_path / "model" / "README.md").read_text(encoding="utf-8").splitlines()
+    assert {
+        '- source: `{"use": "digits"}`',
+        "- steps: `7`",
+        '- commit: `"abc123"`',
+        '- metrics: `{"frechet": 1.5}`',
+    } <= set(lines)
+    assert '- odd: `"a\\n# b"`' in lines  # a value cannot begin a line of its own
+    prior = Nearest(8, "dot").prior([torch.randn(50, 1, 8, 8) + 1])
+    assert isinstance(prior, Gaussian)
+    model = exported(tmp_path / "matched", Denoising(Betas(), "eps"), prior=prior)
+    text = (tmp_path / "matched" / "README.md").read_text(encoding="utf-8")
+    assert "the Gaussian in `prior.safetensors`" in text
+    code = examples(tmp_path / "matched")
+    noise = ran(code["The noise of that start, to hand over as `noise` below"])["noise"]
+    expected = prior.sample((1, *model.shape), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(noise, expected)
+    assert float((noise - torch.randn(noise.shape, generator=torch.Generator().manual_seed(0))).abs().max()) > 0.1

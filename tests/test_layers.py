@@ -12,13 +12,9 @@ import immiscible_diffusion
 ROOT = Path(immiscible_diffusion.__file__).parent
 BASE = {"types", "streams", "registry", "tensors", "schedules", "priors", "files"}
 PLUGINS = {"couplings", "methods", "nets", "codecs", "data", "metrics"}
-LAYERS = [BASE, PLUGINS, {"train", "sample", "checkpoint"}, {"config"}, {"experiment"}, {"analysis", "runs"}]
-LAYERS += [
-    {"launch", "figures", "contenders", "bench", "bench_papers", "bench_step"},
-    {"report"},
-    {"cli"},
-    {"__main__"},
-]
+LAYERS = [BASE, PLUGINS, {"train", "sample", "checkpoint"}, {"config"}, {"experiment"}, {"analysis", "runs", "encode"}]
+BENCHES = {"contenders", "bench", "bench_images", "bench_papers", "bench_step", "precision"}
+LAYERS += [{"launch", "figures"} | BENCHES, {"report"}, {"cli"}, {"__main__"}]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 

@@ -24,6 +24,7 @@ from immiscible_diffusion import (
     fit,
     new_state,
 )
+from immiscible_diffusion.methods import Consistency, improved
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.train import NotFiniteError, State
@@ -380,3 +381,86 @@ def test_one_part_a_row_is_the_most() -> None:
     method = Recording()
     list(fit(fresh(config), Digits(), Pixels(), Independent(), method, config))
     assert [len(x) for x, *_ in method.seen] == [1] * 12
+
+
+def taught(state: State, config: Train = CONFIG, method: Consistency | None = None) -> list[float]:
+    return [s.loss for s in fit(state, Digits(), Pixels(), Nearest(4, "dot"), method or Consistency(), config)]
+
+
+def test_a_resumed_run_with_a_teacher_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+    whole = fresh()
+    losses = taught(whole)
+    cut = fresh()
+    next(itertools.islice(fit(cut, Digits(), Pixels(), Nearest(4, "dot"), Consistency(), CONFIG), 4, None))
+    checkpoint.save(cut, tmp_path)
+    resumed = fresh()
+    assert checkpoint.load_newest(resumed, tmp_path)
+    assert taught(resumed) == losses[5:]
+    assert same(resumed, whole)
+    for state in (whole, resumed):
+        assert state.teacher is not None
+    pairs = zip(whole.teacher.parameters(), resumed.teacher.parameters(), strict=True)  # type: ignore[union-attr]
+    assert all(torch.equal(a, b) for a, b in pairs)
+    # Control: with the net for a teacher the run goes on otherwise.
+    forgetful = fresh()
+    assert checkpoint.load_newest(forgetful, tmp_path)
+    forgetful.teacher.load_state_dict(forgetful.net.state_dict())  # type: ignore[union-attr]
+    assert taught(forgetful) != losses[5:]
+
+
+def test_a_teacher_is_not_made_up_in_mid_training(tmp_path: Path) -> None:
+    cut = fresh()
+    next(itertools.islice(fit(cut, Digits(), Pixels(), Nearest(4, "dot"), Consistency(), CONFIG), 1, None))
+    path = checkpoint.save(cut, tmp_path)
+    (path / "teacher.safetensors").unlink()
+    resumed = fresh()
+    assert checkpoint.load_newest(resumed, tmp_path)
+    with pytest.raises(ValueError, match="this state of step 2 has no teacher"):
+        taught(resumed)
+    assert taught(resumed, method=improved())  # which needs none
+
+
+def test_the_teacher_follows_its_formula_and_is_not_the_average_to_sample_from() -> None:
+    method, config = Consistency(), Train(steps=6, lr=1e-2)
+    state = fresh(config)
+    expected = {name: value.clone() for name, value in state.net.state_dict().items()}
+    for i, _ in enumerate(fit(state, Digits(), Pixels(), Independent(), method, config)):
+        decay = method.teacher_decay(i / 6)
+        for name, value in state.net.state_dict().items():
+            expected[name] = decay * expected[name] + (1 - decay) * value
+    assert state.teacher is not None
+    assert state.teacher.training  # its dropout is the net's
+    for name, value in state.teacher.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
+    assert not torch.equal(next(state.teacher.parameters()), next(state.ema.parameters()))
+
+
+def test_a_method_is_given_its_teacher() -> None:
+    seen: list[object] = []
+
+    class Watched(Consistency):
+        def loss(self, *args: Any, teacher: Any = None, **options: Any) -> Tensor:
+            seen.append(teacher)
+            return super().loss(*args, teacher=teacher, **options)
+
+    config = Train(steps=2)
+    for method in (Watched(), Watched(teacher=0.0)):
+        state = fresh(config)
+        list(fit(state, Digits(), Pixels(), Independent(), method, config))
+        assert (state.teacher is None) == (method.teacher == 0)
+        assert all(each is state.teacher for each in seen)
+        assert len(seen) == 2
+        seen.clear()
+
+
+@pytest.mark.parametrize("method", [Consistency(last=8, distance="pseudo_huber"), improved(last=20)])
+def test_consistency_training_learns(method: Consistency) -> None:
+    """One step of it makes images whose mean comes near that of real digits."""
+    config = Train(steps=200, lr=3e-3, ema=0.9)
+    state = fresh(config, 0.0)
+    real = Pixels().encode(Digits().held_out().raw).mean(0)
+    noise = torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    before = (method.sample(state.ema, noise, steps=1).mean(0) - real).square().mean()
+    taught(state, config, method)
+    after = (method.sample(state.ema, noise, steps=1).mean(0) - real).square().mean()
+    assert float(after) < 0.4 * float(before)

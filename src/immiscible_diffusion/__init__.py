@@ -9,9 +9,9 @@
 torch.Size([64, 3, 8, 8])
 """
 
-from immiscible_diffusion.codecs import Pixels
+from immiscible_diffusion.codecs import VAE, Pixels
 from immiscible_diffusion.couplings import Assignment, Independent, Nearest, assign, assign_index, nearest
-from immiscible_diffusion.data import Digits, Images
+from immiscible_diffusion.data import Digits, Images, Latents
 from immiscible_diffusion.methods import Denoising
 from immiscible_diffusion.nets import MLP, UNet
 from immiscible_diffusion.registry import make, names, register
@@ -22,12 +22,14 @@ from immiscible_diffusion.train import Train, fit, new_state
 
 __all__ = [
     "MLP",
+    "VAE",
     "Assignment",
     "Betas",
     "Denoising",
     "Digits",
     "Images",
     "Independent",
+    "Latents",
     "Nearest",
     "Pixels",
     "Straight",

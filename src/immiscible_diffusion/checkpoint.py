@@ -1,5 +1,6 @@
 """What is written to disk: states to resume from, and models to load. Safetensors and JSON alone, never a pickle."""
 
+import json
 import re
 import shutil
 import warnings
@@ -8,12 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from immiscible_diffusion.files import new_folder, read_json, write_json
+from immiscible_diffusion.files import new_folder, read_json, write_bytes, write_json
+from immiscible_diffusion.methods.consistency import Consistency
+from immiscible_diffusion.methods.layout import Layout, diffusers_layout
 from immiscible_diffusion.priors import Gaussian, StandardNormal
 from immiscible_diffusion.registry import describe, make
 from immiscible_diffusion.sample import Trained
-from immiscible_diffusion.schedules import Betas
-from immiscible_diffusion.train import State
+from immiscible_diffusion.train import State, teacher_of
 from immiscible_diffusion.types import Prior
 
 __all__ = ["export", "load_export", "load_newest", "save"]
@@ -34,6 +36,8 @@ def save(state: State, folder: Path, *, keep: int = 2) -> Path:
             {f"{i}.{name}": value for i, values in moments.items() for name, value in values.items()},
         )
         _save_tensors(part / "coupling.safetensors", state.memory)
+        if state.teacher is not None:
+            _save_tensors(part / "teacher.safetensors", state.teacher.state_dict())
         write_json(part / "state.json", {"step": state.step, "seconds": state.seconds})
     for old in _steps(folder)[:-keep]:
         shutil.rmtree(old)
@@ -58,29 +62,35 @@ def load_newest(state: State, folder: Path) -> bool:
 def export(trained: Trained, folder: Path, *, net: Any, classes: int | None, about: dict[str, Any]) -> None:
     """Write a model for others to load.
 
-    A diffusers net is saved in diffusers' own layout (``unet/``, ``scheduler/`` and, for DDIM, a
-    ``model_index.json`` that ``DDIMPipeline.from_pretrained`` reads); any other as ``net.safetensors``. The start of
-    sampling lies beside it in ``prior.safetensors`` unless it is the standard normal.
+    A diffusers net is saved in diffusers' own layout: ``unet/``, ``scheduler/`` and, where diffusers has a pipeline for
+    the method (``DDIMPipeline``, ``ConsistencyModelPipeline``), the ``model_index.json`` that its ``from_pretrained``
+    reads; any other net as ``net.safetensors``. The start of sampling lies beside it in ``prior.safetensors`` unless
+    it is the standard normal. ``README.md`` says what the model is and how to sample from it.
 
     Args:
         trained: the model.
         folder: takes the place of what was there, once it is whole.
         net: the description that the net was built from.
         classes: the number of classes it was built for.
-        about: what else to keep: data, coupling, steps.
+        about: what else to keep and to say in the README: data, coupling, steps, metrics, commit.
     """
+    layout = Layout(why_not="the net is not diffusers' own")
     with new_folder(folder) as part:
         model = getattr(trained.net, "model", None)
         if model is not None:
             model.save_pretrained(part / "unet")
-            _save_scheduler(trained, part)
+            time, conditional = getattr(net, "time", "levels"), getattr(net, "conditional", False)
+            layout = diffusers_layout(trained.method, time=time, conditional=conditional)
+            _save_layout(layout, part)
         else:
             _save_tensors(part / "net.safetensors", trained.net.state_dict())
         if isinstance(trained.prior, Gaussian):
             _save_tensors(part / "prior.safetensors", trained.prior.tensors())
         parts = {"net": net, "method": trained.method, "codec": trained.codec}
         described = {kind: describe(kind, each) for kind, each in parts.items()}
-        write_json(part / "immiscible.json", described | {"shape": trained.shape, "classes": classes, "about": about})
+        rest = {"coupling": trained.coupling, "shape": trained.shape, "classes": classes, "about": about}
+        write_json(part / "immiscible.json", described | rest)
+        write_bytes(part / "README.md", _card(trained, layout, described | {"about": about}).encode())
 
 
 def load_export(folder: Path) -> Trained:
@@ -101,7 +111,8 @@ def load_export(folder: Path) -> Trained:
             prior = Gaussian(**_load_tensors(folder / "prior.safetensors"))
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{folder} holds no model that can be loaded: {error}") from error
-    return Trained(net.eval().requires_grad_(False), method, codec, prior, shape)
+    coupling = str(index.get("coupling", "independent"))
+    return Trained(net.eval().requires_grad_(False), method, codec, prior, shape, coupling)
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -116,33 +127,57 @@ def _load_state(state: State, path: Path) -> None:
         i, _, moment = name.partition(".")
         moments.setdefault(int(i), {})[moment] = value
     memory = _load_tensors(path / "coupling.safetensors")
+    teacher = None
+    if (path / "teacher.safetensors").exists():
+        teacher = teacher_of(state.net)
+        teacher.load_state_dict(_load_tensors(path / "teacher.safetensors"))
     state.net.load_state_dict(net)
     state.ema.load_state_dict(ema)
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    state.memory = memory
+    state.memory, state.teacher = memory, teacher
     state.step, state.seconds = int(index["step"]), dict(index["seconds"])
 
 
-def _save_scheduler(trained: Trained, part: Path) -> None:
-    """Write diffusers' scheduler for the method, and a pipeline's index where diffusers has a pipeline for it."""
-    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
-
-    schedule, predict = getattr(trained.method, "schedule", None), getattr(trained.method, "predict", "")
-    if isinstance(schedule, Betas) and predict != "velocity":
-        DDIMScheduler(
-            num_train_timesteps=schedule.levels,
-            beta_start=schedule.first,
-            beta_end=schedule.last,
-            beta_schedule=schedule.kind,
-            prediction_type={"eps": "epsilon", "x0": "sample", "v": "v_prediction"}[predict],
-            timestep_spacing="trailing",
-            clip_sample=False,
-        ).save_pretrained(part / "scheduler")
-        pipeline = {"_class_name": "DDIMPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}
+def _save_layout(layout: Layout, part: Path) -> None:
+    """Write diffusers' scheduler, and a pipeline's index where diffusers has a pipeline."""
+    if layout.scheduler is not None:
+        layout.scheduler.save_pretrained(part / "scheduler")
+    if layout.pipeline is not None:
+        pipeline = {"_class_name": layout.pipeline, "scheduler": ["diffusers", type(layout.scheduler).__name__]}
         write_json(part / "model_index.json", pipeline | {"unet": ["diffusers", "UNet2DModel"]})
-    elif predict == "velocity" and not isinstance(schedule, Betas):
-        FlowMatchEulerDiscreteScheduler().save_pretrained(part / "scheduler")
+
+
+def _card(trained: Trained, layout: Layout, described: dict[str, Any]) -> str:
+    """Return the export's README: what it is, how to load it, where sampling starts."""
+    shape = ", ".join(map(str, trained.shape))
+    matched = isinstance(trained.prior, Gaussian)
+    start = (
+        "the Gaussian in `prior.safetensors`, which the coupling made of the noise; N(0, I) is another start"
+        if matched
+        else "N(0, I), as any diffusion model's"
+    )
+    lines = ["---", "tags: [immiscible-diffusion]", "---", "", "# Trained with immiscible-diffusion", ""]
+    lines += [f"- {name}: `{json.dumps(value)}`" for name, value in {**described, **described["about"]}.items()]
+    lines = [line for line in lines if not line.startswith("- about: ")]
+    lines += [f"- sampling starts from: {start}", f"- one image in model space: ({shape})", "", "## Load", ""]
+    own = (
+        "from pathlib import Path",
+        "from immiscible_diffusion import generate",
+        "from immiscible_diffusion.checkpoint import load_export",
+        "",
+        'model = load_export(Path("FOLDER"))',
+        f"images = next(generate(model, 16, steps={1 if isinstance(trained.method, Consistency) else 10}))  # uint8",
+    )
+    lines += ["With immiscible-diffusion, from the start named above:", "", "```python", *own, "```", ""]
+    lines += ["The noise of that start, to hand over as `noise` below:", "", "```python", *own[:1], "import torch"]
+    lines += [own[2], "", 'prior = load_export(Path("FOLDER")).prior']
+    lines += [f"noise = prior.sample((1, {shape}), torch.Generator().manual_seed(0))", "```", ""]
+    for what, code in layout.examples:
+        lines += [f"With diffusers, {what}:", "", "```python", code.rstrip(), "```", ""]
+    if layout.why_not:
+        lines += [f"No `model_index.json`: {layout.why_not}.", ""]
+    return "\n".join(lines)
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

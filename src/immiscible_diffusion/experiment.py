@@ -10,7 +10,7 @@ from typing import Any
 
 from immiscible_diffusion.config import Config, overridden, read_config, read_toml
 
-__all__ = ["Cell", "Experiment", "built_in", "read_experiment"]
+__all__ = ["Cell", "Experiment", "built_in", "presets", "read_experiment", "with_preset"]
 
 _KEYS = ["title", "source", "question", "base", "grid", "scale", "published"]
 
@@ -39,7 +39,7 @@ class Experiment:
         title: one line for people.
         source: the table or figure that it reproduces.
         question: what it is to answer.
-        base: one whole run.
+        base: one whole run; ``preset`` in it names data that come with the package.
         grid: dotted key -> {label: value}; the runs are the product.
         scale: scale name -> dotted overrides.
         published: figures of the literature to stand beside the measured ones.
@@ -81,7 +81,7 @@ class Experiment:
                 if key != "train.seed":
                     values = overridden(values, key, value)
             arm = "-".join(label for label, _ in point) or "run"
-            cells.append(Cell(arm, int(seed), read_config(values)))
+            cells.append(Cell(arm, int(seed), read_config(with_preset(values))))
         return cells
 
 
@@ -89,6 +89,37 @@ def built_in() -> dict[str, Path]:
     """Return the experiments that come with the package, by name."""
     folder = Path(__file__).parent / "experiments"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def presets() -> dict[str, Path]:
+    """Return the presets that come with the package, by name: a source and a codec each."""
+    folder = Path(__file__).parent / "presets"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's values with those of the preset that it names; its own keys win.
+
+    A source or codec of another name (``use``) takes the preset's place as a whole.
+
+    Raises:
+        ValueError: there is no such preset.
+
+    >>> with_preset({"preset": "cifar10", "codec": {"std": 64.2}})["codec"]
+    {'use': 'pixels', 'std': 64.2}
+    """
+    own = {key: value for key, value in values.items() if key != "preset"}
+    if "preset" not in values:
+        return own
+    known = presets()
+    if values["preset"] not in list(known):
+        raise ValueError(f"no preset {values['preset']!r}; there are {sorted(known)}")
+    for key, given in read_toml(known[values["preset"]]).items():
+        mine = own.get(key, {})
+        mine = {"use": mine} if isinstance(mine, str) else mine
+        if isinstance(mine, Mapping) and mine.get("use", given["use"]) == given["use"]:
+            own[key] = {**given, **mine}
+    return own
 
 
 def read_experiment(name: str) -> Experiment:

@@ -1,17 +1,20 @@
-"""Figures of a summary, as PNG bytes."""
+"""Figures of a summary or a comparison, as bytes."""
 
+import math
 from collections.abc import Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from immiscible_diffusion.analysis.arms import Arm
+from immiscible_diffusion.analysis.compare import Comparison, Reach
 from immiscible_diffusion.analysis.summary import Summary, spread
 
 NAMES = {"frechet": "Fréchet"}
 """How metrics are written for people."""
 
-__all__ = ["NAMES", "curves_figure", "inspect_figure", "samples_figure"]
+__all__ = ["NAMES", "bounds_text", "compare_figure", "curves_figure", "inspect_figure", "samples_figure"]
 
 _COLOURS = ["#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 """Grey for the reference, then the colour-blind safe palette of Okabe and Ito."""
@@ -98,6 +101,82 @@ def inspect_figure(rows: Sequence[dict[str, Any]]) -> bytes:
     return _png(figure)
 
 
+def compare_figure(found: Comparison, reference: Arm, arms: Sequence[Arm], form: Literal["png", "svg"]) -> bytes:
+    """Return every arm's curve as PNG or SVG, a panel for each number of sampling steps, with its way to the target.
+
+    Lines are means over seeds, bands one standard deviation. Both axes are logarithmic, so that equal ratios of
+    training steps are equal lengths. The dotted line is the reference's final value, the marks on it are the mean steps
+    at which all seeds of an arm had reached it, and the numbers are how much sooner that was than the reference's own.
+    """
+    plt = _pyplot()
+    panels = sorted({each.sampling_steps for each in found.reaches})
+    columns = min(2, len(panels))
+    shape = -(-len(panels) // columns), columns
+    figure, axes = plt.subplots(*shape, figsize=(5.2 * columns, 3.7 * shape[0] + 0.3), squeeze=False)
+    ordered = [reference, *(arm for arm in arms if arm is not reference)]
+    colours = {arm.name: _COLOURS[i % len(_COLOURS)] for i, arm in enumerate(ordered)}
+    for axis, count in zip(axes.flat, panels, strict=False):
+        lowest = math.inf
+        for arm in ordered:
+            for _, start in (series for series in arm.series if series[0] == count):
+                curves = arm.curves(found.metric, count, start)
+                if curves:
+                    label, style = (arm.name, "-") if start == "matched" else (f"{arm.name}, plain start", "--")
+                    _draw(axis, curves, label, colours[arm.name], style)
+                    lowest = min(lowest, *(value for curve in curves.values() for _, value in curve))
+        axis.set_title(f"{count} sampling steps", fontsize=11)
+        axis.set_xscale("log")
+        axis.set_yscale("log" if lowest > 0 else "symlog")
+        for each, subs in ((axis.xaxis, (1, 2, 5)), (axis.yaxis, (1, 1.5, 2, 3, 5, 7))):
+            if each.get_scale() == "log":
+                each.set_major_locator(plt.matplotlib.ticker.LogLocator(subs=subs))
+            each.set_major_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
+            each.set_minor_formatter(plt.matplotlib.ticker.NullFormatter())
+        axis.tick_params(which="both", labelsize=8)
+        axis.grid(which="both", alpha=0.2)
+        shown = [each for each in found.reaches if (each.sampling_steps, each.target) == (count, "final")]
+        for line, reach in enumerate(shown):
+            axis.axhline(reach.value, color=_COLOURS[0], linewidth=0.8, linestyle=":")
+            _mark(axis, reach, colours[reach.label.removesuffix(", plain start")], line)
+    for axis in list(axes.flat)[max(0, len(panels) - columns) : len(panels)]:
+        axis.set_xlabel("training steps")
+    for axis in axes[:, 0]:
+        axis.set_ylabel(NAMES.get(found.metric, found.metric))
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.set_visible(False)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False, fontsize=9)
+    return _bytes(figure, form)
+
+
+def bounds_text(bounds: tuple[float, float]) -> str:
+    """Return a number of which bounds are known: as it is where they are equal, else with the sign of what it is.
+
+    >>> [bounds_text(each) for each in ((2.0, 2.0), (250.0, math.inf), (0.0, 0.85), (4.0, 6.0), (0.0, math.inf))]
+    ['2.00', '≥ 250', '≤ 0.850', '4.00-6.00', '?']
+    """
+    low, high = (f"{value:.0f}" if value >= 100 else f"{value:#.3g}" for value in bounds)
+    if bounds[0] == bounds[1]:
+        return low
+    if math.isinf(bounds[1]):
+        return f"≥ {low}" if bounds[0] > 0 else "?"
+    return f"≤ {high}" if bounds[0] == 0 else f"{low}-{high}"
+
+
+def _mark(axis: Any, reach: Reach, colour: str, line: int) -> None:
+    """Draw where an arm was at the target, if all its seeds were, and write its ratio as one line of the panel."""
+    high = reach.steps.arm[1]
+    if math.isfinite(high):
+        axis.plot([high], [reach.value], marker="v", color=colour, markersize=6, zorder=3)
+        bottom, top = axis.get_ylim()
+        axis.vlines(high, bottom, reach.value, color=colour, linewidth=0.8, linestyle=":")
+        axis.set_ylim(bottom, top)
+    text = f"{reach.label}: {bounds_text(reach.steps.ratio)} x"
+    if reach.count < len(reach.pairs):
+        text += f" ({reach.count} of {len(reach.pairs)} reached it)"
+    axis.text(0.98, 0.97 - 0.06 * line, text, transform=axis.transAxes, ha="right", va="top", fontsize=8, color=colour)
+
+
 def _draw(axis: Any, by_seed: Any, label: str, colour: str, style: str) -> None:
     curves = list(by_seed.values())
     shared = sorted(set.intersection(*({step for step, _ in curve} for curve in curves)))
@@ -129,7 +208,14 @@ def _pyplot() -> Any:
 
 
 def _png(figure: Any) -> bytes:
+    return _bytes(figure, "png")
+
+
+def _bytes(figure: Any, form: Literal["png", "svg"]) -> bytes:
+    """Return a figure's file; the same figure gives the same bytes, so nothing in it names a date."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-    _pyplot().close(figure)
+    plt = _pyplot()
+    with plt.rc_context({"svg.hashsalt": "immiscible"}):
+        figure.savefig(buffer, format=form, dpi=130, metadata={"Software": None} if form == "png" else {"Date": None})
+    plt.close(figure)
     return buffer.getvalue()

@@ -1,30 +1,75 @@
 """A trained model: the averaged net with its method, codec and starting distribution."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.registry import describe, make
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Codec, Method, Prior
+from immiscible_diffusion.types import Codec, Method, Net, Prior
 
-__all__ = ["Start", "Trained", "generate"]
+__all__ = ["Start", "Stochastic", "Trained", "generate", "with_sampler"]
 
 Start = Literal["matched", "normal"]
 
 
+@runtime_checkable
+class Stochastic(Protocol):
+    """A method that knows whether its sampling adds noise of its own, and can draw it image by image."""
+
+    def stochastic(self, steps: int) -> bool:
+        """Return whether sampling in this many steps adds fresh noise."""
+        ...
+
+    def sample(
+        self,
+        net: Net,
+        noise: Tensor,
+        cond: Tensor | None = None,
+        *,
+        steps: int,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    ) -> Tensor:
+        """Return data generated from the noise, (n, *dims); a generator an image draws that image's fresh noise."""
+        ...
+
+
 @dataclass(frozen=True)
 class Trained:
-    """What sampling needs. ``prior`` is the coupling's own; ``shape`` that of one datum in model space."""
+    """What sampling needs.
+
+    ``prior`` is the coupling's own; ``shape`` that of one datum in model space; ``coupling`` the name of what paired
+    the noise in training.
+    """
 
     net: nn.Module
     method: Method
     codec: Codec
     prior: Prior
     shape: tuple[int, ...]
+    coupling: str = "independent"
+
+
+def with_sampler(trained: Trained, sampler: str, **options: Any) -> Trained:
+    """Return the same model with another sampler of its method, and options of it such as ``eta``.
+
+    Raises:
+        ValueError: the method has no such sampler or option.
+
+    >>> from immiscible_diffusion import Denoising, Pixels
+    >>> model = Trained(nn.Identity(), Denoising(), Pixels(), StandardNormal(), (1, 8, 8))
+    >>> with_sampler(model, "heun").method.sampler
+    'heun'
+    """
+    described = describe("method", trained.method)
+    if "sampler" not in described:
+        raise ValueError(f"the method {described['use']!r} has one way to sample; leave the sampler out")
+    return replace(trained, method=make("method", {**described, "sampler": sampler, **options}))
 
 
 def generate(
@@ -39,8 +84,9 @@ def generate(
 ) -> Iterator[Tensor]:
     """Yield n generated images in batches, each (<= batch, c, h, w), as stored.
 
-    Image i starts from ``stream(seed, i, "sample")``: neither n nor the batch size changes it, and two models are
-    compared under the same noise.
+    Image i starts from ``stream(seed, i, "sample")``, and what fresh noise a stochastic sampler adds is drawn from the
+    same: neither n nor the batch size changes it, and two models are compared under the same noise. Stochastic
+    sampling of a model that was trained with coupled noise warns: it is derived for independent noise.
 
     Args:
         trained: the model.
@@ -60,8 +106,20 @@ def generate(
         raise ValueError(f"labels have shape {tuple(cond.shape)}; there must be one for each of {n} images")
     prior = trained.prior if start == "matched" else StandardNormal()
     device = next(trained.net.parameters()).device
+    method = trained.method
+    stochastic = isinstance(method, Stochastic) and method.stochastic(steps)
+    if stochastic and trained.coupling != "independent":
+        warnings.warn(
+            f"{type(method).__name__} in {steps} steps adds fresh noise, independent of the data, but this model was "
+            f"trained on noise paired with it by {trained.coupling!r}: only deterministic sampling is derived for that",
+            stacklevel=2,
+        )
     for first in range(0, n, batch):
-        images = range(first, min(first + batch, n))
-        noise = torch.cat([prior.sample((1, *trained.shape), stream(seed, i, "sample")) for i in images]).to(device)
+        streams = [stream(seed, i, "sample") for i in range(first, min(first + batch, n))]
+        noise = torch.cat([prior.sample((1, *trained.shape), each) for each in streams]).to(device)
         labels = None if cond is None else cond[first : first + batch].to(device)
-        yield trained.codec.decode(trained.method.sample(trained.net, noise, labels, steps=steps)).cpu()
+        if stochastic and isinstance(method, Stochastic):
+            x = method.sample(trained.net, noise, labels, steps=steps, generator=streams)
+        else:
+            x = method.sample(trained.net, noise, labels, steps=steps)
+        yield trained.codec.decode(x).cpu()

@@ -1,5 +1,10 @@
-"""Noise schedules: x_t = alpha(t) x + sigma(t) noise, with t in [0, 1], 0 data and 1 noise."""
+"""Noise schedules: x_t = alpha(t) x + sigma(t) noise, with t in [0, 1], 0 data and 1 noise.
 
+Methods that count noise in sigma alone (x_t = x + sigma noise) place it at t = ``log_time(sigma)``, so that every net
+sees the same legend.
+"""
+
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -9,7 +14,10 @@ from torch import Tensor
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Float
 
-__all__ = ["Betas", "Schedule", "Straight"]
+__all__ = ["SIGMAS", "Betas", "Schedule", "Straight", "check_steps", "karras", "log_sigma", "log_time", "uniform"]
+
+SIGMAS = 0.002, 80.0
+"""The sigmas that stand at t = 0 and t = 1, the ends of sampling of Karras et al. (arXiv:2206.00364, Table 1)."""
 
 
 @runtime_checkable
@@ -36,7 +44,7 @@ class Straight:
 
     def draw(self, b: int, generator: torch.Generator | None, device: torch.device) -> Float[Tensor, " b"]:
         """Return times uniform on [0, 1), (b,)."""
-        return _uniform(b, generator, device)
+        return uniform(b, generator, device)
 
     def times(self, steps: int) -> Float[Tensor, " steps"]:
         """Return 1, 1 - 1/steps, ..., 1/steps, (steps,).
@@ -44,7 +52,7 @@ class Straight:
         >>> Straight().times(4).tolist()
         [1.0, 0.75, 0.5, 0.25]
         """
-        return 1 - torch.arange(_positive(steps)) / steps
+        return 1 - torch.arange(check_steps(steps)) / steps
 
     def coefficients(self, t: Float[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """Return 1 - t and t, each (b,)."""
@@ -87,7 +95,7 @@ class Betas:
 
     def draw(self, b: int, generator: torch.Generator | None, device: torch.device) -> Float[Tensor, " b"]:
         """Return times of uniformly drawn levels, (b,)."""
-        level = (_uniform(b, generator, device) * self.levels).floor().clamp(max=self.levels - 1)
+        level = (uniform(b, generator, device) * self.levels).floor().clamp(max=self.levels - 1)
         return level / self.levels
 
     def times(self, steps: int) -> Float[Tensor, " steps"]:
@@ -102,7 +110,7 @@ class Betas:
         Raises:
             ValueError: fewer than one step or more steps than levels.
         """
-        if _positive(steps) > self.levels:
+        if check_steps(steps) > self.levels:
             raise ValueError(f"{steps} sampling steps; this schedule has {self.levels} levels")
         level = self.levels * (1 - torch.arange(steps, dtype=torch.float64) / steps)
         return ((level.round() - 1) / self.levels).float()
@@ -114,12 +122,60 @@ class Betas:
         return kept.sqrt().to(t.dtype), (1 - kept).sqrt().to(t.dtype)
 
 
-def _uniform(b: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+def log_time(sigma: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """Return the times at which noise of these sigmas stands, in [0, 1], (*b).
+
+    They are even in ln(sigma) between the ends of ``SIGMAS``; a sigma beyond an end stands at that end.
+
+    >>> log_time(torch.tensor([0.002, 0.4, 80.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    low, high = map(math.log, SIGMAS)
+    return ((sigma.log() - low) / (high - low)).clamp(0, 1)
+
+
+def log_sigma(t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """Return ln(sigma) at these times, (*b): the inverse of ``log_time``.
+
+    >>> log_sigma(torch.tensor([0.5])).exp()
+    tensor([0.4000])
+    """
+    low, high = map(math.log, SIGMAS)
+    return low + (high - low) * t
+
+
+def karras(levels: int, *, low: float, high: float, rho: float = 7.0) -> Float[Tensor, " levels"]:
+    """Return noise levels from ``high`` down to ``low``, even in sigma^(1 / rho), (levels,), float64.
+
+    Karras et al., arXiv:2206.00364, eq. 5, without the zero at its end. A single level is ``high``.
+
+    Raises:
+        ValueError: fewer than one level.
+
+    >>> karras(3, low=0.002, high=80.0).tolist()
+    [80.0, 2.515218976147159, 0.002]
+    """
+    share = torch.linspace(0, 1, check_steps(levels), dtype=torch.float64)
+    first, last = high ** (1 / rho), low ** (1 / rho)
+    sigmas: Tensor = (first + share * (last - first)) ** rho
+    sigmas[0] = high  # the roots round
+    if levels > 1:
+        sigmas[-1] = low
+    return sigmas
+
+
+def uniform(b: int, generator: torch.Generator | None, device: torch.device) -> Float[Tensor, " b"]:
+    """Return values uniform on [0, 1), (b,), float32, drawn on the generator's device."""
     source: Any = device if generator is None else generator.device
     return torch.rand(b, generator=generator, device=source).to(device)
 
 
-def _positive(steps: int) -> int:
+def check_steps(steps: int) -> int:
+    """Return the number of sampling steps if it is one.
+
+    Raises:
+        ValueError: it is not a whole number, at least 1.
+    """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps is {steps!r}; sampling needs a whole number of steps, at least 1")
     return steps

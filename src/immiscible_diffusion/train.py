@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,20 @@ from immiscible_diffusion.couplings.prefetch import ahead
 from immiscible_diffusion.streams import stream, stream_seed
 from immiscible_diffusion.types import Batch, Codec, Coupling, Method, Remembering, Source
 
-__all__ = ["NotFiniteError", "State", "Train", "fit", "new_state"]
+__all__ = ["NotFiniteError", "State", "Taught", "Train", "fit", "new_state", "teacher_of"]
 
 
 class NotFiniteError(ArithmeticError):
     """The loss or its gradient is NaN or infinite; the state is that of the last good step."""
+
+
+@runtime_checkable
+class Taught(Protocol):
+    """A method that compares the net with a teacher: an average of its weights other than the one to sample from."""
+
+    def teacher_decay(self, progress: float) -> float:
+        """Return the average's decay at this share of training, in [0, 1); 0 from the start on means no teacher."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,8 @@ _TIMED = "data", "coupling", "waiting", "step"
 class State:
     """What training changes.
 
-    ``step`` counts finished steps; ``memory`` is what the coupling remembers after them, if it is one that does.
+    ``step`` counts finished steps; ``memory`` is what the coupling remembers after them, if it is one that does, and
+    ``teacher`` the average that the method compares the net with, if it asks for one.
     ``seconds`` sums wall time: ``step`` of all, of which ``waiting`` for the pairs to be ready; ``data`` and
     ``coupling`` are what it took to make them, by the side of the steps if they are prefetched.
     """
@@ -90,6 +100,7 @@ class State:
     net: nn.Module
     ema: nn.Module
     optimizer: torch.optim.AdamW
+    teacher: nn.Module | None = None
     step: int = 0
     loss: float = math.nan
     grad_norm: float = math.nan
@@ -102,6 +113,11 @@ def new_state(net: nn.Module, config: Train) -> State:
     ema = copy.deepcopy(net).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     return State(net.train(), ema, optimizer)
+
+
+def teacher_of(net: nn.Module) -> nn.Module:
+    """Return a copy of the net to be its teacher: without gradients, and with dropout like the net's own."""
+    return copy.deepcopy(net).train().requires_grad_(False)
 
 
 def fit(
@@ -124,6 +140,7 @@ def fit(
 
     Raises:
         NotFiniteError: the loss or the gradient's norm is NaN or infinite; weights are those of the last good step.
+        ValueError: the method asks for a teacher, and a state in mid-training has none.
 
     >>> from immiscible_diffusion import Assignment, Denoising, Digits, MLP, Pixels
     >>> config = Train(steps=2)
@@ -131,6 +148,10 @@ def fit(
     >>> [s.step for s in fit(state, Digits(), Pixels(), Assignment(), Denoising(), config)]
     [1, 2]
     """
+    if isinstance(method, Taught) and state.teacher is None and method.teacher_decay(0.0) > 0:
+        if state.step:
+            raise ValueError(f"this state of step {state.step} has no teacher; another method trained it")
+        state.teacher = teacher_of(state.net)
     if isinstance(coupling, Remembering):
         coupling.remember(_copied(state.memory))
     state.seconds = dict.fromkeys(_TIMED, 0.0) | state.seconds
@@ -189,6 +210,8 @@ def _copied(memory: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _step(state: State, pair: _Pair, method: Method, config: Train) -> None:
     i, device, rows = state.step, pair.x.device, len(pair.x)
+    progress = i / config.steps
+    teacher = state.teacher if isinstance(method, Taught) else state.ema
     time_draws = stream(config.seed, i, "time", device)
     state.optimizer.zero_grad()
     total: Tensor | float = 0.0
@@ -196,7 +219,7 @@ def _step(state: State, pair: _Pair, method: Method, config: Train) -> None:
         for x, noise, cond in _parts(pair, config.accumulate):
             with torch.autocast(device.type, torch.bfloat16, config.precision == "bf16"):
                 loss: Tensor = method.loss(
-                    state.net, x, noise, cond, teacher=state.ema, progress=i / config.steps, generator=time_draws
+                    state.net, x, noise, cond, teacher=teacher, progress=progress, generator=time_draws
                 ).mean()
             loss = loss * (len(x) / rows)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -211,7 +234,9 @@ def _step(state: State, pair: _Pair, method: Method, config: Train) -> None:
     for group in state.optimizer.param_groups:
         group["lr"] = config.lr * min(1.0, (i + 1) / max(config.warmup, 1))
     state.optimizer.step()
-    _average(state, min(config.ema, (1 + i) / (10 + i)))
+    _average(state.ema, state.net, min(config.ema, (1 + i) / (10 + i)))
+    if isinstance(method, Taught) and state.teacher is not None:
+        _average(state.teacher, state.net, method.teacher_decay(progress))
 
 
 def _parts(pair: _Pair, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
@@ -221,10 +246,10 @@ def _parts(pair: _Pair, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor | N
 
 
 @torch.no_grad()
-def _average(state: State, decay: float) -> None:
-    """Move the averaged weights towards the net's; buffers are copied."""
-    torch._foreach_lerp_(list(state.ema.parameters()), list(state.net.parameters()), 1 - decay)
-    for kept, buffer in zip(state.ema.buffers(), state.net.buffers(), strict=True):
+def _average(average: nn.Module, net: nn.Module, decay: float) -> None:
+    """Move averaged weights towards the net's; buffers are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
+    for kept, buffer in zip(average.buffers(), net.buffers(), strict=True):
         kept.copy_(buffer)
 
 

@@ -1,16 +1,22 @@
-"""How many training steps an arm needs to reach what another reaches."""
+"""How much training an arm needs to reach what another reaches."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
+from typing import TypeAlias
 
-from scipy.stats import t as student
+import numpy as np
 
-__all__ = ["Curve", "Speedup", "reached", "speedup"]
+from immiscible_diffusion.analysis.uncertainty import Interval, Values, bootstrap_interval, t_interval
+
+__all__ = ["Curve", "Effort", "Pair", "Speedup", "arrival", "effort", "reached", "speedup", "table_of"]
 
 Curve = Sequence[tuple[int, float]]
 """(training step, distance) of one run, by rising step; smaller is better."""
+
+Pair: TypeAlias = tuple[int, int]
+"""A seed of the reference and the seed of the arm that is set against it."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,83 @@ def speedup(reference: Mapping[int, Curve], arm: Mapping[int, Curve]) -> Speedup
     if len(logs) < len(steps):
         return Speedup(target, steps, own, None, None, None)
     middle = mean(logs)
-    if len(logs) < 2:
+    interval = t_interval(np.array(logs))
+    if interval is None:
         return Speedup(target, steps, own, math.exp(middle), None, None)
-    half = float(student.ppf(0.975, len(logs) - 1)) * stdev(logs) / math.sqrt(len(logs))
-    return Speedup(target, steps, own, math.exp(middle), math.exp(middle - half), math.exp(middle + half))
+    return Speedup(target, steps, own, math.exp(middle), math.exp(interval[0]), math.exp(interval[1]))
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What both arms needed, in steps or in seconds.
+
+    Each is a pair of bounds, equal where every arrival was seen: (low, inf) where a seed did not arrive, (0, high)
+    where one was there at its first evaluation. ``ratio`` bounds the geometric mean over pairs of reference over arm:
+    above 1 the arm is sooner. Its 95 % intervals, Student's t and percentile bootstrap of the logarithms, are None
+    where the ratio is a bound or has too few seeds.
+    """
+
+    reference: Interval
+    arm: Interval
+    ratio: Interval
+    t: Interval | None
+    bootstrap: Interval | None
+    by_pair: Mapping[Pair, Interval]
+
+
+def arrival(curve: Curve, target: float) -> Interval:
+    """Return bounds of the step at which a curve is first at or below a target.
+
+    Both are the interpolated step where two evaluations enclose it; (0, first step) where the first evaluation is there
+    already, (last step, inf) where none is.
+
+    >>> arrival([(100, 40.0), (200, 10.0)], 20.0), arrival([(100, 40.0)], 50.0), arrival([(100, 40.0)], 30.0)
+    ((150.0, 150.0), (0.0, 100.0), (100.0, inf))
+    """
+    step = reached(curve, target)
+    if step is None:
+        return float(curve[-1][0]), math.inf
+    return (0.0, step) if curve[0][1] <= target else (step, step)
+
+
+def effort(reference: Mapping[Pair, Interval], arm: Mapping[Pair, Interval]) -> Effort:
+    """Return two arms' efforts and their ratio. A seed that did not arrive makes it a bound; it is never left out.
+
+    Args:
+        reference: pair -> bounds of what the reference needed; it always arrives.
+        arm: the same pairs -> bounds of what the arm needed.
+
+    >>> effort({(0, 0): (90.0, 90.0)}, {(0, 0): (30.0, 30.0)}).ratio
+    (3.0, 3.0)
+    >>> effort({(0, 0): (90.0, 90.0)}, {(0, 0): (100.0, math.inf)}).ratio
+    (0.0, 0.9)
+    """
+    logs = {pair: (_log(reference[pair][0], arm[pair][1]), _log(reference[pair][1], arm[pair][0])) for pair in arm}
+    low, high = (mean(bounds) for bounds in zip(*logs.values(), strict=True))
+    t = bootstrap = None
+    if low == high:
+        values = table_of({pair: bounds[0] for pair, bounds in logs.items()})
+        t, bootstrap = t_interval(values), bootstrap_interval(values)
+    own, its = ((mean(a for a, _ in each.values()), mean(b for _, b in each.values())) for each in (reference, arm))
+    by_pair = {pair: (_exp(a), _exp(b)) for pair, (a, b) in logs.items()}
+    t, bootstrap = (None if each is None else (_exp(each[0]), _exp(each[1])) for each in (t, bootstrap))
+    return Effort(own, its, (_exp(low), _exp(high)), t, bootstrap, by_pair)
+
+
+def table_of(values: Mapping[Pair, float]) -> Values:
+    """Return the values of paired seeds as (n,), or of every seed with every seed as (n, m)."""
+    if all(a == b for a, b in values):
+        return np.array(list(values.values()))
+    first, second = (list(dict.fromkeys(seeds)) for seeds in zip(*values, strict=True))
+    return np.array([[values[a, b] for b in second] for a in first])
+
+
+def _log(first: float, second: float) -> float:
+    """Return log(first / second): minus infinity of 0 over anything or of anything over infinity, infinity over 0."""
+    if first <= 0 or math.isinf(second):
+        return -math.inf
+    return math.inf if second <= 0 else math.log(first / second)
+
+
+def _exp(value: float) -> float:
+    return math.inf if value > 700 else round(math.exp(value), 12)

@@ -1,5 +1,6 @@
 """Codecs: the way between data as stored and model space."""
 
 from immiscible_diffusion.codecs.pixels import Pixels
+from immiscible_diffusion.codecs.vae import VAE
 
-__all__ = ["Pixels"]
+__all__ = ["VAE", "Pixels"]

@@ -8,7 +8,7 @@ from torch import Tensor
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Int
 
-__all__ = ["orders"]
+__all__ = ["flipped_orders", "orders"]
 
 
 def orders(rows: int, size: int, seed: int, start: int) -> Iterator[Int[Tensor, " b"]]:
@@ -19,12 +19,30 @@ def orders(rows: int, size: int, seed: int, start: int) -> Iterator[Int[Tensor, 
     Raises:
         ValueError: a batch is empty or larger than the data.
     """
+    return (order for order, _ in flipped_orders(rows, size, seed, start))
+
+
+def flipped_orders(rows: int, size: int, seed: int, start: int) -> Iterator[tuple[Int[Tensor, " b"], Tensor]]:
+    """Yield the row numbers of ``orders`` and which of them are to be mirrored, (size,) each, for ever.
+
+    A row is mirrored in half of the epochs: a function of (seed, epoch, row), whatever the batch size.
+
+    Raises:
+        ValueError: a batch is empty or larger than the data.
+
+    >>> order, flip = next(flipped_orders(6, 3, seed=0, start=1))
+    >>> len(order), flip.dtype
+    (3, torch.bool)
+    """
     if not 1 <= size <= rows:
         raise ValueError(f"batch is {size}; these data have {rows} training rows")
     per_epoch = rows // size
     epoch, i = divmod(start, per_epoch)
     while True:
-        order = torch.randperm(rows, generator=stream(seed, epoch, "data"))
+        generator = stream(seed, epoch, "data")
+        order = torch.randperm(rows, generator=generator)
+        flip = torch.randint(0, 2, (rows,), generator=generator).bool()
         for j in range(i, per_epoch):
-            yield order[j * size : (j + 1) * size]
+            part = order[j * size : (j + 1) * size]
+            yield part, flip[part]
         epoch, i = epoch + 1, 0

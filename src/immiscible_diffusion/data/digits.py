@@ -10,7 +10,7 @@ from torch import Tensor
 from immiscible_diffusion.data._order import orders
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Batch
+from immiscible_diffusion.types import Batch, Int
 
 __all__ = ["Digits"]
 
@@ -58,6 +58,17 @@ class Digits:
         rows = _split()[self.held_out_rows :]
         for order in orders(len(rows), size, seed, start):
             yield Batch(images[rows[order]], labels[rows[order]], rows[order])
+
+    def take(self, rows: Int[Tensor, " b"]) -> Batch:
+        """Return the images and labels with these row numbers, in this order.
+
+        Raises:
+            ValueError: a number below 0 or above 1796.
+        """
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < 1797:
+            raise ValueError(f"digits have rows 0 .. 1796; there came {int(rows.min())} .. {int(rows.max())}")
+        images, labels = _load()
+        return Batch(images[rows], labels[rows], rows)
 
     def held_out(self) -> Batch:
         """Return the images and labels that training never sees."""

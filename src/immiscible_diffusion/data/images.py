@@ -1,20 +1,21 @@
-"""Images of one's own: a folder, parquet files in the hub's format, or a data set on the hub."""
+"""Images of one's own: a folder, an archive, shards, parquet files in the hub's format, or a data set on the hub."""
 
-import io
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.data._order import orders
+from immiscible_diffusion.data._decode import PILLOW_LIMIT, Decoder, Resize
+from immiscible_diffusion.data._listing import Bad, split_of
+from immiscible_diffusion.data._open import Columns, OnBad, Opened, open_rows
+from immiscible_diffusion.data._order import flipped_orders
+from immiscible_diffusion.data._workers import CHUNK, chunks, decoded, loaded
 from immiscible_diffusion.registry import register
-from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Batch
+from immiscible_diffusion.types import Batch, Int
 
 __all__ = ["Images"]
 
@@ -22,19 +23,31 @@ __all__ = ["Images"]
 @register("source")
 @dataclass(frozen=True)
 class Images:
-    """RGB images, cropped to their central square and resized; decoded once and held in memory as uint8.
+    """RGB images, cropped to their central square and resized, uint8; what may be read is in ``docs/data.md``.
+
+    Batches depend on (seed, batch number, data) alone: not on ``workers``, nor on ``memory``.
 
     Args:
-        path: a folder (class sub-folders become labels), a ``.parquet`` file or a folder of them, or a hub name.
+        path: a folder (class sub-folders become labels), a ``.zip`` archive, ``.parquet`` files or WebDataset
+            ``.tar`` shards (one, or a folder of them), or a hub name.
         size: height and width in pixels.
-        split: which split of a hub data set is read.
-        image: the column that holds the images; found by itself if empty.
-        label: the column that holds integer labels; none if empty, or ``label`` where there is one.
-        held_out_rows: how many images training never sees, a fixed random choice.
-        limit: read only that many images; 0 reads all.
+        split: which split is trained on, where the data have splits.
+        image: the column or member that holds the images; found by itself if empty.
+        label: the column or member that holds whole numbers from 0; found by itself if empty.
+        held_out_rows: how many images training never sees, a fixed random choice; 0 takes all of ``held_out_split``.
+        limit: read only the first so many images of the split; 0 reads all.
+        held_out_split: the split that held-out images come from; empty takes them out of ``split``.
+        crop: side in pixels of the central square that is kept before resizing; 0 keeps the largest.
+        resize: the filter.
+        flip: mirror training images at random, a function of (seed, epoch, row).
+        caption: the column or member that holds texts; none if empty.
+        memory: decode once and keep the pixels; else decode every batch from disk.
+        workers: processes that decode; 0 decodes in this one.
+        on_bad: ``stop`` at an image that cannot be used, or ``skip`` it: see ``skipped``.
+        max_pixels: a larger image cannot be used.
 
     Raises:
-        ValueError: sizes that are not positive.
+        ValueError: a value that is out of its range.
     """
 
     path: str = ""
@@ -44,12 +57,33 @@ class Images:
     label: str = ""
     held_out_rows: int = 500
     limit: int = 0
+    held_out_split: str = ""
+    crop: int = 0
+    resize: Resize = "lanczos"
+    flip: bool = False
+    caption: str = ""
+    memory: bool = True
+    workers: int = 0
+    on_bad: OnBad = "stop"
+    max_pixels: int = PILLOW_LIMIT
 
     def __post_init__(self) -> None:
         if not self.path:
-            raise ValueError("images need path = a folder, a .parquet file, or a hub data set's name")
-        if self.size < 1 or self.held_out_rows < 1 or self.limit < 0:
-            raise ValueError(f"{self} needs size >= 1, held_out_rows >= 1 and limit >= 0")
+            raise ValueError("images need path = a folder, a .zip, .tar or .parquet file, or a hub data set's name")
+        split, held_out_split = (split_of(name) or name for name in (self.split, self.held_out_split))
+        if not split or split == held_out_split:
+            raise ValueError(f"split is {self.split!r} and held_out_split {self.held_out_split!r}: two splits, or one")
+        if self.size < 1 or min(self.held_out_rows, self.limit, self.crop, self.workers) < 0:
+            raise ValueError(f"{self} needs size >= 1 and held_out_rows, limit, crop and workers >= 0")
+        if self.held_out_rows == 0 and not self.held_out_split:
+            raise ValueError("held_out_rows is 0; without a held_out_split it must be at least 1")
+        if self.resize not in get_args(Resize) or self.on_bad not in get_args(OnBad):
+            raise ValueError(
+                f"resize is {self.resize!r}, one of {list(get_args(Resize))}; "
+                f"on_bad is {self.on_bad!r}, one of {list(get_args(OnBad))}"
+            )
+        if not 1 <= self.max_pixels <= 2 * PILLOW_LIMIT:
+            raise ValueError(f"max_pixels is {self.max_pixels}; it must lie within 1 .. {2 * PILLOW_LIMIT}")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -58,114 +92,145 @@ class Images:
 
     @property
     def rows(self) -> int:
-        """How many images are trained on."""
-        return len(_load(self)[0]) - self.held_out_rows
+        """How many images an epoch has, with those that turn out to be unusable."""
+        return len(_opened(self).train)
 
     @property
     def classes(self) -> int | None:
         """The number of classes, or None without labels."""
-        labels = _load(self)[1]
-        return None if labels is None else int(labels.max()) + 1
+        found = _opened(self)
+        labels = found.listing.labels
+        if labels is None or int(labels[found.train].max()) < 0:
+            return None
+        return len(found.listing.classes) if found.listing.classes else int(labels[found.train].max()) + 1
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes in the order of their labels, or None where the data have none."""
+        return None if self.classes is None else _opened(self).listing.classes
+
+    @property
+    def skipped(self) -> tuple[Bad, ...]:
+        """What was left out so far, (name, reason) each; with ``memory`` everything that will be."""
+        found = _opened(self)
+        if self.memory:
+            _pixels(self)
+        names = found.listing.names
+        return found.listing.bad + tuple(Bad(names[row], reason) for row, reason in sorted(found.bad.items()))
 
     def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
         """Yield training batches for ever, images (size, 3, h, w) and labels (size,) or None.
 
+        Where ``on_bad`` is ``skip``, the next good image in the order of the training rows stands in for a bad one.
+
         Raises:
             ValueError: size is not within 1 and the number of training rows; unreadable data.
         """
-        rows = self._order()[self.held_out_rows :]
-        for order in orders(len(rows), size, seed, start):
-            yield self._pick(rows[order])
+        found = _opened(self)
+        if self.memory:
+            for order, flip in flipped_orders(len(found.train), size, seed, start):
+                yield self._batch(*self._fetch(found.train[order]), flip)
+            return
+        plans = flipped_orders(len(found.train), size, seed, start)
+        ahead = (found.train[order] for order, _ in flipped_orders(len(found.train), size, seed, start))
+        with closing(decoded(self._decoder(), ahead, self.workers)) as made:
+            for rows, pixels, bad in made:
+                yield self._batch(rows, pixels, bad, next(plans)[1])
 
     def held_out(self) -> Batch:
-        """Return the images and labels that training never sees.
+        """Return the images and labels that training never sees; bad ones are missing from it.
 
         Raises:
             ValueError: unreadable data.
         """
-        return self._pick(self._order()[: self.held_out_rows])
+        return self._without_bad(_opened(self).held)
 
-    def _order(self) -> Tensor:
-        count = len(_load(self)[0])
-        if count <= self.held_out_rows:
-            raise ValueError(f"{self.path} has {count} images and held_out_rows is {self.held_out_rows}: none to train")
-        return torch.randperm(count, generator=stream(0, 0, "data"))
+    def take(self, rows: Int[Tensor, " b"]) -> Batch:
+        """Return these rows in this order and unmirrored, images (b, 3, h, w), labels and row numbers.
 
-    def _pick(self, rows: Tensor) -> Batch:
-        images, labels = _load(self)
-        return Batch(images[rows], None if labels is None else labels[rows], rows)
+        Numbers run from 0 through training and held-out rows together; bad ones are missing from the result.
+
+        Raises:
+            ValueError: there is no such row; unreadable data.
+        """
+        count = len(_opened(self).listing.names)
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+            raise ValueError(
+                f"rows {int(rows.min())} .. {int(rows.max())} are asked for; {self.path} has 0 .. {count - 1}"
+            )
+        return self._without_bad(rows)
+
+    def encoded(self, row: int) -> bytes:
+        """Return the bytes of one image as they are stored.
+
+        Raises:
+            OSError, ValueError: they cannot be read.
+        """
+        return _opened(self).listing.read(row)
+
+    def captions(self, rows: Int[Tensor, " b"]) -> list[tuple[str, ...]]:
+        """Return the captions of these rows, none or more each."""
+        texts = _opened(self).listing.captions
+        return [() if texts is None else texts[row] for row in rows.tolist()]
+
+    def _decoder(self) -> Decoder:
+        return Decoder(_opened(self).listing.read, self.size, self.crop, self.resize, self.max_pixels)
+
+    def _fetch(self, rows: Tensor) -> tuple[Tensor, Tensor, dict[int, str]]:
+        """Return rows, their pixels, and position -> reason of the bad ones."""
+        if self.memory:
+            pixels, bad = _pixels(self)[rows], _opened(self).bad
+            return rows, pixels, {i: bad[row] for i, row in enumerate(rows.tolist()) if row in bad} if bad else {}
+        parts = [*decoded(self._decoder(), iter(chunks(rows)), self.workers if len(rows) > CHUNK else 0)]
+        bad = {k * CHUNK + i: reason for k, part in enumerate(parts) for i, reason in part.bad.items()}
+        return rows, torch.cat([torch.empty(0, *self.shape, dtype=torch.uint8), *(part.pixels for part in parts)]), bad
+
+    def _without_bad(self, rows: Tensor) -> Batch:
+        rows, pixels, bad = self._fetch(rows)
+        _opened(self).note(rows, bad, self.on_bad)
+        good = torch.tensor([i for i in range(len(rows)) if i not in bad], dtype=torch.long)
+        return Batch(pixels[good], _opened(self).labels(rows[good]), rows[good])
+
+    def _batch(self, rows: Tensor, pixels: Tensor, bad: dict[int, str], flip: Tensor) -> Batch:
+        _opened(self).note(rows, bad, self.on_bad)
+        rows = rows.clone()
+        for i in bad:
+            rows[i], pixels[i] = self._stand_in(int(rows[i]))
+        if self.flip:
+            pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
+        return Batch(pixels, _opened(self).labels(rows), rows)
+
+    def _stand_in(self, row: int) -> tuple[int, Tensor]:
+        found = _opened(self)
+        at = int((found.train == row).nonzero())
+        for other in found.train.roll(-at - 1)[:-1].tolist():
+            if other in found.bad:
+                continue
+            number = torch.tensor([other])
+            _, pixels, bad = self._fetch(number)
+            if not bad:
+                return other, pixels[0]
+            found.note(number, bad, self.on_bad)
+        raise ValueError(f"none of the {len(found.train)} training images of {self.path} can be read")
 
 
 @cache
-def _load(source: Images) -> tuple[Tensor, Tensor | None]:
-    table = _table(source)
-    image, label = _columns(source, table)
-    if source.limit:
-        table = table.select(range(min(source.limit, len(table))))
-    table = table.cast_column(image, _undecoded())
-    pixels = np.empty((len(table), source.size, source.size, 3), np.uint8)
-    for i, cell in enumerate(table[image]):
-        pixels[i] = _decode(cell, source.size, f"{source.path}, row {i}")
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    if not label:
-        return images, None
-    labels = torch.tensor(table[label][:])
-    if labels.is_floating_point() or labels.ndim != 1 or int(labels.min()) < 0:
-        raise ValueError(f"column {label!r} of {source.path} must hold whole numbers from 0")
-    return images, labels.long()
+def _opened(source: Images) -> Opened:
+    return open_rows(
+        source.path,
+        Columns(source.image, source.label, source.caption),
+        split=source.split,
+        held_out_split=source.held_out_split,
+        held_out_rows=source.held_out_rows,
+        limit=source.limit,
+        on_bad=source.on_bad,
+    )
 
 
-def _table(source: Images) -> Any:
-    """Return the rows as a data set whose image column holds undecoded bytes."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError("images need datasets: pip install 'immiscible-diffusion[data]'") from error
-    path = Path(source.path)
-    files = sorted(map(str, path.rglob("*.parquet"))) if path.is_dir() else [source.path]
-    datasets.disable_progress_bars()
-    try:
-        if path.is_dir() and not files:
-            table = datasets.load_dataset("imagefolder", data_dir=source.path, split="train")
-        elif path.exists() and files[0].endswith(".parquet"):
-            table = datasets.load_dataset("parquet", data_files=files, split="train")
-        elif path.exists() or path.suffix:
-            raise ValueError(
-                f"{source.path} is neither a folder nor a .parquet file" if path.exists() else f"no file {path}"
-            )
-        else:
-            table = datasets.load_dataset(source.path, split=source.split)
-    except (OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise ValueError(f"cannot read images from {source.path}: {error}") from error
-    return table
-
-
-def _undecoded() -> Any:
-    import datasets
-
-    return datasets.Image(decode=False)
-
-
-def _columns(source: Images, table: Any) -> tuple[str, str]:
-    import datasets
-
-    found = [name for name, kind in table.features.items() if isinstance(kind, datasets.Image)]
-    image = source.image or (found or [n for n in ("image", "img") if n in table.column_names] or [""])[0]
-    label = source.label or ("label" if "label" in table.column_names else "")
-    for what, name in (("image", image), ("label", label)):
-        if (name or what == "image") and name not in table.column_names:
-            raise ValueError(f"no {what} column {name!r} in {source.path}; there are {table.column_names}")
-    return image, label
-
-
-def _decode(cell: Any, size: int, where: str) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-    """Return one image as RGB, (size, size, 3)."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"]) as opened:
-            picture = ImageOps.fit(opened.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        name = cell.get("path") or where
-        raise ValueError(f"cannot read the image {name} ({where}): {error}") from error
-    return np.asarray(picture)
+@cache
+def _pixels(source: Images) -> Tensor:
+    """Return all images decoded, (n, 3, size, size)."""
+    count = len(_opened(source).listing.names)
+    pixels, bad = loaded(source._decoder(), count, source.workers, strict=source.on_bad == "stop")
+    _opened(source).note(torch.arange(count), bad, source.on_bad)
+    return pixels

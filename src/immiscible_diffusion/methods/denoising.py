@@ -6,6 +6,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.methods._distance import distance
+from immiscible_diffusion.methods._solvers import Generators, Node, Sampler, check_sampler, solve
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.schedules import Schedule, Straight
 from immiscible_diffusion.tensors import expand
@@ -19,25 +21,31 @@ Prediction = Literal["eps", "x0", "v", "velocity"]
 @register("method")
 @dataclass(frozen=True)
 class Denoising:
-    """Train a net to undo x_t = alpha(t) x + sigma(t) noise, and sample by the deterministic DDIM step.
+    """Train a net to undo x_t = alpha(t) x + sigma(t) noise, and sample by the DDIM step or a better solver's.
 
     Every prediction is a combination p x + q noise, and x_t is another; solving the two for x and noise gives
-    one loss and one sampler for all. With ``Betas`` the step is DDIM's with eta = 0 (Song et al.,
-    arXiv:2010.02502, eq. 12); with ``Straight`` it is the Euler step of flow matching. Deterministic sampling
-    stays valid under a coupling of data and noise; ancestral sampling is derived for independent pairs.
+    one loss and one set of samplers for all. With ``Betas`` the default step is DDIM's with eta = 0 (Song et al.,
+    arXiv:2010.02502, eq. 12), which is Euler's in sigma / alpha; with ``Straight`` it is the Euler step of flow
+    matching. Deterministic sampling stays valid under a coupling of data and noise; eta > 0 is derived for
+    independent pairs.
 
     Args:
         schedule: how much data and noise x_t holds.
         predict: what the net returns: ``eps`` the noise, ``x0`` the data, ``v`` = alpha noise - sigma x
             (Salimans and Ho, arXiv:2202.00512), ``velocity`` = noise - x, the straight path's d x_t / dt.
+        sampler: ``ddim``, ``heun`` (asks the net twice a step) or ``dpmpp`` (DPM-Solver++(2M)). Training does not
+            depend on it.
+        eta: the share of DDPM's fresh noise in each step of ``ddim``, in [0, 1]; 0 is deterministic.
 
     Raises:
-        ValueError: an unknown prediction, or ``eps`` on a schedule that ends in pure noise, which then says
-            nothing of the data.
+        ValueError: an unknown prediction or sampler, ``eps`` on a schedule that ends in pure noise, which then says
+            nothing of the data, an eta outside [0, 1], or one with another sampler than ``ddim``.
     """
 
     schedule: Schedule = field(default_factory=Straight)
     predict: Prediction = "velocity"
+    sampler: Sampler = "ddim"
+    eta: float = 0.0
 
     def __post_init__(self) -> None:
         if self.predict not in get_args(Prediction):
@@ -45,6 +53,11 @@ class Denoising:
         alpha, _ = self.schedule.coefficients(self.schedule.times(1))
         if self.predict == "eps" and not bool(alpha.all()):
             raise ValueError(f"{self.schedule} ends in pure noise, where eps leaves x open; predict velocity, v or x0")
+        check_sampler(self.sampler, get_args(Sampler))
+        if not 0 <= self.eta <= 1 or (self.eta and self.sampler != "ddim"):
+            raise ValueError(
+                f"eta is {self.eta} with sampler {self.sampler!r}; it must be in [0, 1], and 0 but for ddim"
+            )
 
     def loss(
         self,
@@ -57,7 +70,7 @@ class Denoising:
         progress: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, " b"]:
-        """Return each row's mean squared error of the prediction, (b,), in float32.
+        """Return each row's mean squared error of the prediction, (b,), in float32 at least.
 
         Args:
             net: maps (x_t, t, cond) to the prediction.
@@ -80,8 +93,7 @@ class Denoising:
         t = self.schedule.draw(len(x), generator, x.device)
         alpha, sigma = (expand(each, x) for each in self.schedule.coefficients(t))
         p, q = self._parts(alpha, sigma)
-        error = net(alpha * x + sigma * noise, t, cond).float() - (p * x + q * noise).float()
-        return error.square().flatten(1).mean(1) if error.ndim > 1 else error.square()
+        return distance("l2", net(alpha * x + sigma * noise, t, cond), p * x + q * noise)
 
     @torch.no_grad()
     def sample(
@@ -91,29 +103,33 @@ class Denoising:
         cond: Tensor | None = None,
         *,
         steps: int,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> Float[Tensor, "n *dims"]:
-        """Return data generated from the noise in this many net evaluations, (n, *dims).
+        """Return data generated from the noise in this many steps, (n, *dims).
 
         Args:
             net: maps (x_t, t, cond) to the prediction.
             noise: drawn from the coupling's prior.
             cond: handed to the net.
-            steps: how many times the net is asked; evenly spaced times.
-            generator: not used: the sampler is deterministic.
+            steps: evenly spaced times; ``ddim`` and ``dpmpp`` ask the net as often, ``heun`` 2 steps - 1 times.
+            generator: draws the fresh noise where eta > 0; one, or one an image.
 
         Raises:
             ValueError: fewer than one step, or more than the schedule has levels.
         """
-        x_t, times = noise, self.schedule.times(steps).to(noise.device)
-        for i in range(steps):
-            t = times[i].expand(len(noise))
-            x, eps = self.split(x_t, t, net(x_t, t, cond).to(x_t.dtype))
-            if i == steps - 1:
-                return x
-            alpha, sigma = self.schedule.coefficients(times[i + 1 : i + 2])
-            x_t = alpha * x + sigma * eps
-        return x_t
+        times = self.schedule.times(steps)
+        alpha, sigma = self.schedule.coefficients(times.double())
+        nodes = [*map(Node, times.tolist(), alpha.tolist(), sigma.tolist()), Node(0.0, 1.0, 0.0)]
+
+        def estimate(x_t: Tensor, t: float) -> tuple[Tensor, Tensor]:
+            each = torch.full((len(x_t),), t, device=x_t.device)
+            return self.split(x_t, each, net(x_t, each, cond).to(x_t.dtype))
+
+        return solve(estimate, noise, nodes, sampler=self.sampler, eta=self.eta, generator=generator)
+
+    def stochastic(self, steps: int) -> bool:
+        """Return whether sampling in this many steps adds noise of its own."""
+        return self.eta > 0 and steps > 1
 
     def split(
         self, x_t: Float[Tensor, "b *dims"], t: Float[Tensor, " b"], prediction: Float[Tensor, "b *dims"]

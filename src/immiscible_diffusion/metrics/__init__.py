@@ -1,7 +1,54 @@
-"""Metrics: distances between real and generated data in the features of a network."""
+"""Metrics: how far generated data are from real data, in the features of a network."""
 
 from immiscible_diffusion.metrics._features import DigitsClassifier, PooledPixels
-from immiscible_diffusion.metrics.frechet import Frechet, frechet_distance
-from immiscible_diffusion.metrics.kernel import Kernel, kernel_distance
+from immiscible_diffusion.metrics._rows import Estimate
+from immiscible_diffusion.metrics.cmmd import Cmmd, gaussian_distance
+from immiscible_diffusion.metrics.efficientnet import EfficientnetLite
+from immiscible_diffusion.metrics.frechet import Frechet, frechet_distance, frechet_from_moments
+from immiscible_diffusion.metrics.inception import Inception
+from immiscible_diffusion.metrics.inception_score import InceptionScore, inception_score
+from immiscible_diffusion.metrics.kernel import Kernel, kernel_distance, kernel_subsets
+from immiscible_diffusion.metrics.moments import Moments, features_of, moments_of
+from immiscible_diffusion.metrics.neighbours import (
+    Coverage,
+    Density,
+    Neighbourhoods,
+    Precision,
+    Recall,
+    neighbourhoods,
+)
+from immiscible_diffusion.metrics.reference import Reference, cached_moments, read_npz, write_npz
+from immiscible_diffusion.metrics.transformer import Clip, Dinov2
 
-__all__ = ["DigitsClassifier", "Frechet", "Kernel", "PooledPixels", "frechet_distance", "kernel_distance"]
+__all__ = [
+    "Clip",
+    "Cmmd",
+    "Coverage",
+    "Density",
+    "DigitsClassifier",
+    "Dinov2",
+    "EfficientnetLite",
+    "Estimate",
+    "Frechet",
+    "Inception",
+    "InceptionScore",
+    "Kernel",
+    "Moments",
+    "Neighbourhoods",
+    "PooledPixels",
+    "Precision",
+    "Recall",
+    "Reference",
+    "cached_moments",
+    "features_of",
+    "frechet_distance",
+    "frechet_from_moments",
+    "gaussian_distance",
+    "inception_score",
+    "kernel_distance",
+    "kernel_subsets",
+    "moments_of",
+    "neighbourhoods",
+    "read_npz",
+    "write_npz",
+]

@@ -1,18 +1,17 @@
 """The networks whose features the metrics compare."""
 
-import os
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from immiscible_diffusion.files import write_bytes
+from immiscible_diffusion.metrics._weights import cache_folder, digest_of_state
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Float, UInt8
 
-__all__ = ["DigitsClassifier", "PooledPixels", "comparable"]
+__all__ = ["DigitsClassifier", "PooledPixels"]
 
 
 @register("features")
@@ -36,6 +35,16 @@ class DigitsClassifier:
         net = classifier()
         return torch.cat([net[:-1](_scaled(part)) for part in torch.split(raw.cpu(), 500)])
 
+    @property
+    def label(self) -> str:
+        """What the Fréchet distance in these features is called."""
+        return "Fréchet distance in features of a digits classifier (not FID)"
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that is equal where the features are: the SHA-256 of the trained weights."""
+        return f"digits_classifier/{digest_of_state(classifier().state_dict())}"
+
 
 @register("features")
 @dataclass(frozen=True)
@@ -53,18 +62,15 @@ class PooledPixels:
         pooled = nn.functional.adaptive_avg_pool2d(raw.float() / 255, self.size)
         return pooled.flatten(1)
 
+    @property
+    def label(self) -> str:
+        """What the Fréchet distance in these features is called."""
+        return f"Fréchet distance in {self.size} x {self.size} pooled pixels (not FID)"
 
-def comparable(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two sets of features in float64 on the CPU, each (rows, f).
-
-    Raises:
-        ValueError: fewer than two rows, or features of different length.
-    """
-    fits = real.ndim == generated.ndim == 2 and real.shape[1] == generated.shape[1]
-    if not fits or min(len(real), len(generated)) < 2:
-        came = f"{tuple(real.shape)} and {tuple(generated.shape)}"
-        raise ValueError(f"features must be (n, f) and (m, f), n and m >= 2; there came {came}")
-    return real.double().cpu(), generated.double().cpu()
+    @property
+    def fingerprint(self) -> str:
+        """A text that is equal where the features are."""
+        return f"pooled_pixels/{self.size}"
 
 
 @cache
@@ -73,7 +79,7 @@ def classifier() -> nn.Sequential:
     from safetensors import SafetensorError
     from safetensors.torch import load, save
 
-    path = _cache_folder() / "digits-classifier-1.safetensors"
+    path = cache_folder() / "digits-classifier-1.safetensors"
     net = _untrained()
     try:
         net.load_state_dict(load(path.read_bytes()))
@@ -91,11 +97,6 @@ def test_accuracy() -> float:
 
 
 test_accuracy.__test__ = False  # type: ignore[attr-defined]
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "immiscible-diffusion"
 
 
 def _scaled(raw: Tensor) -> Tensor:

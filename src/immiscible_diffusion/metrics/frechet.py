@@ -1,15 +1,17 @@
 """The Fréchet distance between Gaussian fits of features (Heusel et al., arXiv:1706.08500)."""
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.metrics._features import comparable
+from immiscible_diffusion.metrics._rows import comparable
+from immiscible_diffusion.metrics.moments import Moments
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Float
 
-__all__ = ["Frechet", "frechet_distance"]
+__all__ = ["Frechet", "frechet_distance", "frechet_from_moments"]
 
 
 def frechet_distance(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"]) -> float:
@@ -19,18 +21,36 @@ def frechet_distance(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"]
     singular covariances do no harm. The value falls as the number of samples grows; compare equal numbers.
 
     Raises:
-        ValueError: fewer than two rows, or features of different length.
+        ValueError: fewer than two rows, features of different length, or not finite.
 
     >>> import torch
     >>> frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [5.0]]))
     9.0
     """
     real, generated = comparable(real, generated)
-    first, second = torch.cov(real.T).reshape(real.shape[1], -1), torch.cov(generated.T).reshape(real.shape[1], -1)
+    return frechet_from_moments(Moments.of(real), Moments.of(generated))
+
+
+def frechet_from_moments(real: Moments, generated: Moments) -> float:
+    """Return the squared Fréchet distance of two Gaussians, in float64.
+
+    Raises:
+        ValueError: moments of different length, or of fewer than two rows.
+
+    >>> import torch
+    >>> unit, wide = (Moments(torch.zeros(2), scale * torch.eye(2), None) for scale in (1.0, 4.0))
+    >>> frechet_from_moments(unit, wide)
+    2.0
+    """
+    if real.mean.shape != generated.mean.shape:
+        raise ValueError(f"moments of {len(real.mean)} features and of {len(generated.mean)} cannot be compared")
+    if any(each.count is not None and each.count < 2 for each in (real, generated)):
+        raise ValueError(f"a covariance needs two rows; there came {real.count} and {generated.count}")
+    first, second = real.covariance, generated.covariance.to(real.covariance.device)
     values, vectors = torch.linalg.eigh(first)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     overlap = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
-    shift = (real.mean(0) - generated.mean(0)).square().sum()
+    shift = (real.mean - generated.mean.to(real.mean.device)).square().sum()
     return float(shift + first.trace() + second.trace() - 2 * overlap)
 
 
@@ -38,6 +58,8 @@ def frechet_distance(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"]
 @dataclass(frozen=True)
 class Frechet:
     """The Fréchet distance; FID where the features are those of the 2015 Inception network, and only there."""
+
+    better: ClassVar[Literal["lower", "higher"]] = "lower"
 
     def __call__(self, real: Tensor, generated: Tensor) -> float:
         """Return the squared Fréchet distance of features (n, f) and (m, f)."""

@@ -1,11 +1,12 @@
 """diffusers' unconditional or class-conditional U-Net."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from immiscible_diffusion.registry import register
+from immiscible_diffusion.schedules import log_sigma
 
 __all__ = ["UNet"]
 
@@ -21,10 +22,13 @@ class UNet:
         attention: at which levels self-attention stands, counted from 0.
         dropout: probability of dropping a channel in training, in [0, 1).
         conditional: take class labels as condition; else the condition is ignored.
+        time: what diffusers' model is told of t: ``levels`` 1000 t, as the schedulers of ``denoising`` count;
+            ``log_sigma`` 250 ln(sigma), as those of ``consistency`` and ``edm`` do. Training goes well with either;
+            only the right one makes an export that diffusers' own loops sample from.
 
     Raises:
-        ValueError: channels that are not multiples of 8, no layers, levels that do not exist, or a dropout
-            outside [0, 1).
+        ValueError: channels that are not multiples of 8, no layers, levels that do not exist, a dropout
+            outside [0, 1), or an unknown time.
     """
 
     channels: tuple[int, ...] = (32, 64)
@@ -32,6 +36,7 @@ class UNet:
     attention: tuple[int, ...] = ()
     dropout: float = 0.0
     conditional: bool = False
+    time: Literal["levels", "log_sigma"] = "levels"
 
     def __post_init__(self) -> None:
         if not self.channels or any(c < 8 or c % 8 for c in self.channels):
@@ -40,6 +45,8 @@ class UNet:
             raise ValueError(f"{self} needs layers >= 1 and 0 <= dropout < 1")
         if not set(self.attention) <= set(range(len(self.channels))):
             raise ValueError(f"attention at {self.attention}; there are {len(self.channels)} levels, from 0")
+        if self.time not in ("levels", "log_sigma"):
+            raise ValueError(f"no time named {self.time!r}; there are ['levels', 'log_sigma']")
 
     def build(self, shape: tuple[int, ...], classes: int | None) -> nn.Module:
         """Return the net for images of this shape, (c, h, w), with weights from the global generator.
@@ -58,7 +65,7 @@ class UNet:
 
 
 class _UNet(nn.Module):
-    """The model behind the net's own signature. Its timestep is 1000 t, as diffusers' schedulers count."""
+    """The model behind the net's own signature."""
 
     def __init__(self, config: UNet, shape: tuple[int, ...], classes: int | None) -> None:
         super().__init__()
@@ -67,9 +74,10 @@ class _UNet(nn.Module):
         except ImportError as error:
             raise ImportError("the U-Net needs diffusers: pip install 'immiscible-diffusion[nets]'") from error
         levels = range(len(config.channels))
+        self.time = config.time
         self.conditional = classes is not None
         self.model: Any = UNet2DModel(
-            sample_size=shape[1:],
+            sample_size=shape[1] if shape[1] == shape[2] else shape[1:],  # some pipelines take a number alone
             in_channels=shape[0],
             out_channels=shape[0],
             block_out_channels=config.channels,
@@ -86,5 +94,6 @@ class _UNet(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """Return the prediction, (b, c, h, w)."""
         labels = {"class_labels": cond} if self.conditional else {}
-        out: Tensor = self.model(x_t, t * 1000, **labels).sample
+        step = 1000 * t if self.time == "levels" else 250 * log_sigma(t)
+        out: Tensor = self.model(x_t, step, **labels).sample
         return out

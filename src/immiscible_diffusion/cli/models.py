@@ -1,0 +1,84 @@
+"""Commands about one finished run: sample from it, measure it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from immiscible_diffusion.checkpoint import load_export
+from immiscible_diffusion.cli.options import Device, Folder, checked_device, out
+from immiscible_diffusion.config import Config, read_config
+from immiscible_diffusion.files import read_json, write_json
+from immiscible_diffusion.runs import evaluate as measure
+from immiscible_diffusion.runs import labels_for, save_grid
+from immiscible_diffusion.sample import Start, Trained, generate
+
+__all__ = ["evaluate", "sample"]
+
+
+def sample(
+    run_folder: Folder,
+    n: Annotated[int, typer.Option(min=1, help="How many images.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 10,
+    seed: Annotated[int, typer.Option(help="Names the images' noise; image i is the same whatever n is.")] = 0,
+    start: Annotated[str, typer.Option(help="matched: the coupling's own start; normal: N(0, I).")] = "matched",
+    out_folder: Annotated[Path | None, typer.Option("--out", help="Where images go; by default RUN/generated.")] = None,
+    device: Device = None,
+) -> None:
+    """Generate images from a finished run: PNG files and one grid."""
+    config, trained = _run(run_folder, device)
+    target = out_folder or run_folder / "generated"
+    images = torch.cat(
+        list(generate(trained, n, steps=steps, seed=seed, start=_start(start), cond=labels_for(config, n)))
+    )
+    for i, image in enumerate(images):
+        save_grid(image.unsqueeze(0), target / f"{i:06d}.png", columns=1)
+    save_grid(images[:256], target / "grid.png", columns=16 if n > 64 else 8)
+    out.print(f"{n} images and grid.png are in {escape(str(target))}")
+
+
+def evaluate(
+    run_folder: Folder,
+    steps: Annotated[list[int] | None, typer.Option(min=1, help="Sampling steps; may be repeated.")] = None,
+    n: Annotated[int | None, typer.Option("--n", min=2, help="How many images to generate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Names the images' noise.")] = None,
+    device: Device = None,
+) -> None:
+    """Measure a finished run against held-out data, and keep the numbers in RUN/evaluated.json."""
+    config, trained = _run(run_folder, device)
+    asked = dataclasses.replace(
+        config.evaluate,
+        steps=tuple(steps) if steps else config.evaluate.steps,
+        samples=n or config.evaluate.samples,
+        seed=config.evaluate.seed if seed is None else seed,
+    )
+    lines = list(measure(trained, dataclasses.replace(config, evaluate=asked)))
+    table = Table()
+    for column in lines[0]:
+        table.add_column(column, justify="right")
+    for line in lines:
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in line.values()))
+    out.print(table)
+    path = run_folder / "evaluated.json"
+    write_json(path, [*(read_json(path) if path.exists() else []), *lines])
+
+
+def _run(folder: Path, device: str | None) -> tuple[Config, Trained]:
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is not a run folder: it has no config.json")
+    if not (folder / "export").is_dir():
+        raise ValueError(f"{folder} is not finished: it has no export/; train it to the end first")
+    trained = load_export(folder / "export")
+    trained.net.to(checked_device(device))
+    return read_config(read_json(folder / "config.json")), trained
+
+
+def _start(start: str) -> Start:
+    known: dict[str, Start] = {"matched": "matched", "normal": "normal"}
+    if start not in known:
+        raise ValueError(f"no start named {start!r}; there are {list(known)}")
+    return known[start]

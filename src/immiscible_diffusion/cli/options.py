@@ -1,0 +1,48 @@
+"""What commands share: where they print, and the options that mean the same in each."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from immiscible_diffusion.config import build, parse_override
+
+__all__ = ["Device", "Folder", "Name", "Out", "Scale", "Sets", "Workers", "checked_device", "choice", "err", "out"]
+
+out = Console()
+err = Console(stderr=True)
+
+Name = Annotated[str, typer.Argument(help="An experiment's name (see `immiscible list`) or the path of its TOML file.")]
+Folder = Annotated[Path, typer.Argument(help="A run folder, such as runs/demo/assignment-seed0-1a2b3c4d.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one value: --set train.steps=1000. May be repeated.", metavar="KEY=VALUE"),
+]
+Scale = Annotated[str | None, typer.Option(help="One of the experiment's scales, such as smoke.")]
+Out = Annotated[Path, typer.Option("--out", help="Where run folders are written.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Runs at a time; by default one a core, or one on a GPU.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default cuda where there is one.")]
+
+
+def checked_device(device: str | None) -> str:
+    """Return where to compute: what was asked for if this machine has it, or else CUDA where there is one.
+
+    Raises:
+        ValueError: an unknown device, or no CUDA.
+    """
+    if device not in (None, "cpu", "cuda"):
+        raise ValueError(f"no device named {device!r}; there are ['cpu', 'cuda']")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("this machine has no CUDA device that PyTorch can use; leave out --device")
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choice(kind: str, text: str) -> Any:
+    """Return the object that a name or a TOML table describes.
+
+    Raises:
+        ValueError: an unknown name or option, or a value that the object refuses.
+    """
+    return build(kind, parse_override(f"{kind}={text}")[1], kind)

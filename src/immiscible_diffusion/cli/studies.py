@@ -1,0 +1,68 @@
+"""Commands that show what was found: couplings on one's own data, and the report of an experiment."""
+
+import itertools
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from immiscible_diffusion.analysis.inspect import inspect as compare_pairs
+from immiscible_diffusion.analysis.summary import read_summary
+from immiscible_diffusion.cli.options import choice, out
+from immiscible_diffusion.figures import inspect_figure
+from immiscible_diffusion.files import write_bytes, write_json
+from immiscible_diffusion.registry import names
+from immiscible_diffusion.report import inspect_table, terminal_tables
+from immiscible_diffusion.report import report as write_report
+
+__all__ = ["inspect", "print_report", "report"]
+
+
+def inspect(
+    source: Annotated[
+        str, typer.Option(help='A source\'s name, or a table: \'{use="images", path="folder"}\'.')
+    ] = "digits",
+    couplings: Annotated[
+        list[str] | None,
+        typer.Option("--coupling", help="A name or a table; may be repeated. By default all, with their defaults."),
+    ] = None,
+    codec: Annotated[str, typer.Option(help="How raw data become model space; the scale matters.")] = "pixels",
+    batch: Annotated[int, typer.Option(min=1, help="Rows a batch.")] = 128,
+    batches: Annotated[int, typer.Option(min=1, help="How many batches are measured.")] = 20,
+    seed: Annotated[int, typer.Option(help="Names the random streams.")] = 0,
+    out_folder: Annotated[Path, typer.Option("--out", help="Where inspect.json and inspect.png go.")] = Path("inspect"),
+) -> None:
+    """Measure couplings on your own data: what they gain, what they cost, what they do to the noise."""
+    texts = couplings or names("coupling")
+    chosen = {text: choice("coupling", text) for text in texts}
+    data_source, data_codec = choice("source", source), choice("codec", codec)
+    drawn = itertools.islice(data_source.batches(batch, seed), batches)
+    rows = compare_pairs(chosen, [(data_codec.encode(each.raw), each.cond) for each in drawn], seed=seed)
+    out.print(inspect_table(rows))
+    write_json(out_folder / "inspect.json", {"source": source, "codec": codec, "batch": batch, "couplings": rows})
+    write_bytes(out_folder / "inspect.png", inspect_figure(rows))
+    out.print(f"Figures: {escape(str(out_folder / 'inspect.json'))} and inspect.png", soft_wrap=True)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="An experiment's folder, such as runs/demo.")],
+    record: Annotated[
+        Path | None, typer.Option(help="Also copy the numbers and figures, without the runs, into this folder.")
+    ] = None,
+) -> None:
+    """Write report.html, summary.json and figures from the runs in a folder, and print the main table."""
+    print_report(folder)
+    if record is not None:
+        for path in [folder / "summary.json", *sorted((folder / "figures").glob("*.png"))]:
+            write_bytes(record / path.name, path.read_bytes())
+        out.print(f"Recorded in {escape(str(record))}")
+
+
+def print_report(folder: Path) -> None:
+    """Write an experiment's report and print its tables."""
+    page = write_report(folder)
+    summary = read_summary(folder)
+    for table in terminal_tables(summary, summary.metrics[0]):
+        out.print(table)
+    out.print(f"Report: {escape(str(page))}", soft_wrap=True)

@@ -1,0 +1,86 @@
+"""Commands about experiments: list them, show them, carry them out."""
+
+import os
+from pathlib import Path
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from immiscible_diffusion.cli.options import Device, Name, Out, Scale, Sets, Workers, checked_device, err, out
+from immiscible_diffusion.cli.studies import print_report
+from immiscible_diffusion.config import parse_override
+from immiscible_diffusion.experiment import Cell, Experiment, built_in, read_experiment
+from immiscible_diffusion.launch import launch
+from immiscible_diffusion.registry import KINDS, names
+
+__all__ = ["demo", "list_experiments", "show", "train"]
+
+
+def demo(out_folder: Out = Path("runs"), scale: Scale = None, sets: Sets = None, workers: Workers = None) -> None:
+    """Train three couplings on real digits from the same seeds, and show what they change (a few minutes)."""
+    _train("demo", out_folder, scale, sets, workers, None)
+    print_report(out_folder / "demo")
+
+
+def list_experiments() -> None:
+    """List the experiments, and the names that an experiment file may use."""
+    table = Table(title="Experiments", title_justify="left")
+    table.add_column("name")
+    table.add_column("runs", justify="right")
+    table.add_column("title")
+    for name in built_in():
+        experiment = read_experiment(name)
+        table.add_row(name, str(len(experiment.cells())), experiment.title)
+    out.print(table)
+    table = Table(title="Names for experiment files", title_justify="left")
+    table.add_column("key")
+    table.add_column("choices")
+    for kind in KINDS:
+        table.add_row(kind, ", ".join(names(kind)))
+    out.print(table)
+
+
+def show(name: Name, scale: Scale = None, sets: Sets = None) -> None:
+    """Show an experiment: what it asks, its runs, and the resolved configuration of the first."""
+    experiment, cells = _cells(name, scale, sets)
+    out.print(f"[bold]{escape(experiment.title)}[/bold]\n{escape(experiment.source)}\n{escape(experiment.question)}\n")
+    for cell in cells:
+        out.print(f"  {cell.folder}", highlight=False)
+    out.print(f"\nConfiguration of {cells[0].folder}:")
+    out.print_json(data=cells[0].config.plain())
+
+
+def train(
+    name: Name,
+    out_folder: Out = Path("runs"),
+    scale: Scale = None,
+    sets: Sets = None,
+    workers: Workers = None,
+    device: Device = None,
+) -> None:
+    """Carry out every run of an experiment; the same command again goes on with what was cut."""
+    folder = _train(name, out_folder, scale, sets, workers, device)
+    out.print(f"Runs are in {escape(str(folder))}; make the report with: immiscible report {escape(str(folder))}")
+
+
+def _cells(name: str, scale: str | None, sets: list[str] | None) -> tuple[Experiment, list[Cell]]:
+    experiment = read_experiment(name)
+    return experiment, experiment.cells(scale, [parse_override(text) for text in sets or []])
+
+
+def _train(
+    name: str, out_folder: Path, scale: str | None, sets: list[str] | None, workers: int | None, device: str | None
+) -> Path:
+    experiment, cells = _cells(name, scale, sets)
+    folder, device = out_folder / experiment.name, checked_device(device)
+    count = workers or (1 if device == "cuda" else os.cpu_count() or 1)
+    out.print(f"{escape(experiment.title)}: {len(cells)} runs on {device}, {min(count, len(cells))} at a time")
+    try:
+        failed = launch(experiment, cells, folder, workers=count, device=device, console=out)
+    except KeyboardInterrupt:
+        err.print("Interrupted; what was trained is saved, and the same command goes on from there.")
+        raise typer.Exit(130) from None
+    if failed:
+        raise ArithmeticError("\n  ".join(["some runs failed; the same command tries them again", *failed]))
+    return folder

@@ -1,0 +1,135 @@
+"""diffusers' autoencoders: where they lie, what they say of themselves, and their weights, from safetensors alone."""
+
+import hashlib
+import re
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from immiscible_diffusion.files import read_json
+
+__all__ = ["config", "digest", "factors", "folder", "load"]
+
+_OWN_SCALE = {"AutoencoderKL": 0.18215, "AutoencoderTiny": 1.0}  # diffusers' defaults; older config.json name none
+_WEIGHTS = "diffusion_pytorch_model"
+_loading = threading.Lock()
+
+
+@cache
+def folder(path: str, subfolder: str, revision: str) -> Path:
+    """Return the local folder with configuration and weights, fetched from the hub if need be.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = Path(path)
+    if not found.is_dir():
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
+            raise ValueError(f"no folder {path}, and it is no name on the hub, OWNER/NAME")
+        found = _fetched(path, subfolder, revision)
+    found = found / subfolder
+    if not (found / "config.json").is_file():
+        where = "; a whole pipeline needs subfolder = 'vae'" if (found / "model_index.json").is_file() else ""
+        raise ValueError(f"{found} has no config.json of an autoencoder{where}")
+    return found
+
+
+@cache
+def config(path: Path) -> dict[str, Any]:
+    """Return the configuration in a folder.
+
+    Raises:
+        ValueError: it cannot be read, or is that of another class.
+    """
+    values = read_json(path / "config.json")
+    found = values.get("_class_name") if isinstance(values, dict) else None
+    if found not in _OWN_SCALE:  # a name that comes out of a file never reaches another class
+        raise ValueError(f"{path / 'config.json'} describes a {found}; a vae is one of {list(_OWN_SCALE)}")
+    return values  # type: ignore[no-any-return]
+
+
+def factors(values: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return scale and shift that a configuration gives, each of 1 or c values.
+
+    Means and deviations by channel come before a shift, as in diffusers' SDXL pipeline.
+    """
+    scale = values.get("scaling_factor", _OWN_SCALE[values["_class_name"]])
+    mean, std = values.get("latents_mean"), values.get("latents_std")
+    if mean and std:
+        return tuple(scale / each for each in std), tuple(mean)
+    return (scale,), (values.get("shift_factor") or 0.0,)
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of the weights: the file's own, as the hub shows it, or of the hashes of several files.
+
+    Raises:
+        ValueError: there are no weights.
+    """
+    digests = []
+    for file in _weights(path):
+        with file.open("rb") as opened:
+            digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def load(path: Path, dtype: torch.dtype, device: str) -> Any:
+    """Return the model in a folder, read once for each dtype and device.
+
+    Raises:
+        ValueError: its files are missing, damaged or do not fit each other.
+    """
+    with _loading:  # a background thread may prepare batches
+        return _load(path, dtype, device)
+
+
+def _fetched(name: str, subfolder: str, revision: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise ImportError("a vae on the hub needs diffusers: pip install 'immiscible-diffusion[nets]'") from error
+    suffixes = (".safetensors", ".safetensors.index.json", "-*.safetensors")
+    files = ["config.json", *(_WEIGHTS + suffix for suffix in suffixes)]
+    wanted = [f"{subfolder}/{file}" if subfolder else file for file in files]
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise ValueError(f"there is no folder {name}, and the hub does not give it: {error}") from error
+
+
+def _weights(path: Path) -> list[Path]:
+    files = sorted([*path.glob(f"{_WEIGHTS}.safetensors"), *path.glob(f"{_WEIGHTS}-*.safetensors")])
+    if not files:
+        raise ValueError(f"{path} has no {_WEIGHTS}.safetensors; other formats are not loaded: convert it")
+    return files
+
+
+@cache
+def _load(path: Path, dtype: torch.dtype, device: str) -> Any:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise ImportError("a vae needs diffusers: pip install 'immiscible-diffusion[nets]'") from error
+    name = config(path)["_class_name"]
+    _weights(path)
+    try:
+        with torch.random.fork_rng(devices=[]):  # diffusers may initialise weights before it loads them
+            model, about = getattr(diffusers, name).from_pretrained(
+                str(path),
+                use_safetensors=True,
+                local_files_only=True,
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
+            )
+    except Exception as error:  # damage meets diffusers wherever it happens to be: KeyError, SafetensorError, ...
+        raise ValueError(f"cannot load the {name} in {path}: {error}") from error
+    if about["missing_keys"]:  # which diffusers leaves at random values
+        raise ValueError(
+            f"the weights in {path} lack {len(about['missing_keys'])} tensors: {about['missing_keys'][:3]}"
+        )
+    # nn.Module's own: diffusers' warns of modules kept in fp32, of which these classes have none
+    return torch.nn.Module.to(model.eval().requires_grad_(False), device=device, dtype=dtype)

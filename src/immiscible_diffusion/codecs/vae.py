@@ -1,0 +1,168 @@
+"""Images as the latents of a variational autoencoder."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.codecs import _autoencoder
+from immiscible_diffusion.registry import register
+from immiscible_diffusion.types import Float, UInt8
+
+__all__ = ["VAE"]
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@register("codec")
+@dataclass(frozen=True)
+class VAE:
+    """Model space is (z - shift) * scale, where z is the latent of diffusers' AutoencoderKL or AutoencoderTiny.
+
+    One codec serves both ways of training. Images (uint8) are encoded on the fly, to the mean of their posterior: no
+    draw, hence the same latent each time. Latents (floating), as ``Latents`` yields them with the posterior's draw in
+    them, are z already: they are only scaled, and the encoder's weights are not loaded. ``decode`` gives images.
+
+    Weights are read once for each dtype and device, when first needed, from safetensors alone.
+
+    Args:
+        path: a folder in diffusers' layout, or a name on the hub.
+        subfolder: where in it the autoencoder lies, ``vae`` in a whole pipeline.
+        revision: the hub's branch, tag or commit; its main branch if empty.
+        scale: one factor, or one a channel; None takes the autoencoder's own.
+        shift: one offset, or one a channel; None takes the autoencoder's own.
+        dtype: what encoder and decoder compute in. Some (SDXL's) overflow in fp16, which is an error here.
+        batch: images encoded or decoded at a time.
+
+    Raises:
+        ValueError: no path, an unknown dtype, a batch below 1, or a scale or shift that is not finite or zero.
+    """
+
+    path: str = ""
+    subfolder: str = ""
+    revision: str = ""
+    scale: float | tuple[float, ...] | None = None
+    shift: float | tuple[float, ...] | None = None
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("a vae needs path = a folder in diffusers' layout, or a name on the hub")
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"no dtype named {self.dtype!r}; there are {list(_DTYPES)}")
+        if self.batch < 1:
+            raise ValueError(f"batch is {self.batch}; it must be 1 or more")
+        if not all(math.isfinite(s) and s != 0 for s in _several(self.scale)):
+            raise ValueError(f"scale is {self.scale}; it must be finite and not zero")
+        if not all(map(math.isfinite, _several(self.shift))):
+            raise ValueError(f"shift is {self.shift}; it must be finite")
+
+    def encode(self, raw: UInt8[Tensor, "b c h w"] | Float[Tensor, "b c h w"]) -> Float[Tensor, "b z y x"]:
+        """Return images (posterior mean) or latents in model space, (b, z, y, x), float32.
+
+        Raises:
+            ValueError: data that are neither; images whose channels or sides the autoencoder does not take; latents
+                with another number of channels than it has; an encoder that overflows its dtype; no autoencoder.
+        """
+        if raw.dtype == torch.uint8:
+            z = torch.cat([self.moments(part)[0] for part in torch.split(raw, self.batch)])
+        elif raw.is_floating_point():
+            z = raw.float()
+        else:
+            raise ValueError(f"raw is {raw.dtype}; it must be uint8 images or floating latents")
+        scale, shift = self._factors(z)
+        return (z - shift) * scale
+
+    @torch.no_grad()
+    def decode(self, x: Float[Tensor, "b z y x"]) -> UInt8[Tensor, "b c h w"]:
+        """Return images, (b, c, h, w), rounded and clipped to 0..255.
+
+        Raises:
+            ValueError: latents with another number of channels; a decoder that overflows its dtype; no autoencoder.
+        """
+        scale, shift = self._factors(x)
+        model, images = self._model(x), []
+        for z in torch.split(x.float() / scale + shift, self.batch):
+            y = self._finite(model.decode(z.to(model.dtype)).sample.float(), "decoder")
+            images.append(((y + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+        return torch.cat(images)
+
+    @torch.no_grad()
+    def moments(self, images: UInt8[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b z y x"], Tensor | None]:
+        """Return mean and standard deviation of the posterior of z, unscaled, each (b, z, y, x), in one batch.
+
+        AutoencoderTiny has no posterior: its latent is the mean, and the standard deviation is None.
+
+        Raises:
+            ValueError: as ``encode``.
+        """
+        model = self._model(images)
+        widths = "encoder_block_out_channels" if "encoder_block_out_channels" in model.config else "block_out_channels"
+        channels, factor = model.config["in_channels"], 2 ** (len(model.config[widths]) - 1)
+        if images.shape[1] != channels or images.shape[2] % factor or images.shape[3] % factor:
+            raise ValueError(
+                f"images are {tuple(images.shape[1:])}; the autoencoder {self.path} takes {channels} channels "
+                f"and sides that are multiples of {factor}"
+            )
+        encoded = model.encode((images.float() / 127.5 - 1).to(model.dtype))
+        if hasattr(encoded, "latents"):
+            return self._finite(encoded.latents.float(), "encoder"), None
+        posterior = encoded.latent_dist
+        return self._finite(posterior.mean.float(), "encoder"), self._finite(posterior.std.float(), "encoder")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what determines z (class, SHA-256 of the weights, dtype), and the autoencoder's own scale and shift.
+
+        The hash of a single file is that file's own, as the hub shows it; that of several is the hash of theirs.
+
+        Raises:
+            ValueError: no autoencoder.
+        """
+        folder = self._folder()
+        config = _autoencoder.config(folder)
+        scale, shift = _autoencoder.factors(config)
+        return {
+            "class": config["_class_name"],
+            "weights_sha256": _autoencoder.digest(folder),
+            "dtype": self.dtype,
+            "scale": list(scale),
+            "shift": list(shift),
+        }
+
+    def _folder(self) -> Path:
+        return _autoencoder.folder(self.path, self.subfolder, self.revision)
+
+    def _model(self, like: Tensor) -> Any:
+        return _autoencoder.load(self._folder(), _DTYPES[self.dtype], str(like.device))
+
+    def _factors(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        config = _autoencoder.config(self._folder())
+        channels = config.get("latent_channels", 4)
+        if z.ndim != 4 or z.shape[1] != channels:
+            raise ValueError(f"latents have shape {tuple(z.shape)}; {self.path} has (b, {channels}, h, w)")
+        factors = []
+        for name, asked, own in zip(
+            ("scale", "shift"), (self.scale, self.shift), _autoencoder.factors(config), strict=True
+        ):
+            values = own if asked is None else tuple(_several(asked))
+            if len(values) not in (1, channels):
+                raise ValueError(f"{name} has {len(values)} values; it must have 1 or {channels}, one a channel")
+            factors.append(torch.tensor(values, dtype=torch.float32, device=z.device).reshape(-1, 1, 1))
+        return factors[0], factors[1]
+
+    def _finite(self, values: Tensor, part: str) -> Tensor:
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"the {part} of {self.path} gives NaN or infinity in {self.dtype}; try dtype fp32 or bf16")
+        return values
+
+
+def _several(values: float | tuple[float, ...] | None) -> Iterator[float]:
+    if isinstance(values, tuple):
+        yield from values
+    elif values is not None:
+        yield values

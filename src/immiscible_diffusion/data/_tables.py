@@ -1,0 +1,250 @@
+"""Images in tables: parquet files in the hub's format, or a data set on the hub."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from immiscible_diffusion.data._decode import MAX_BYTES, UnreadableError
+from immiscible_diffusion.data._listing import Bad, Labels, Listing, label_faults, plain, subset
+
+__all__ = ["list_hub", "list_parquet"]
+
+_MAX_GROUP = 2**31
+"""Bytes of the images of one row group: it is read as a whole for each of its rows."""
+
+
+@dataclass(frozen=True)
+class _ParquetReader:
+    files: tuple[tuple[str, int], ...]  # path and time of change
+    column: str
+    groups: Labels  # (n, 3): file, group, first row
+
+    def __call__(self, row: int) -> bytes:
+        at = int(np.searchsorted(self.groups[:, 2], row, "right")) - 1
+        file, group, first = map(int, self.groups[at])
+        return _bytes(_group(*self.files[file], group, self.column)[row - first].as_py())
+
+
+@dataclass(frozen=True)
+class _HubReader:
+    table: Any
+    column: str
+    cache: str
+
+    def __call__(self, row: int) -> bytes:
+        cell = self.table[row][self.column]
+        if isinstance(cell, dict) and not cell.get("bytes") and cell.get("path"):
+            path = Path(cell["path"]).resolve()
+            if not path.is_relative_to(self.cache):
+                raise UnreadableError(f"it points to {path}, outside the hub's cache")
+            return path.read_bytes()
+        return _bytes(cell)
+
+
+def _bytes(cell: object) -> bytes:
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    if content is None:
+        raise UnreadableError("its cell holds no bytes")
+    if not isinstance(content, bytes):
+        raise UnreadableError(f"its cell holds {type(content).__name__}, not the bytes of an image")
+    if len(content) > MAX_BYTES:
+        raise UnreadableError(f"it has {len(content)} bytes; an image may have {MAX_BYTES}")
+    return content
+
+
+def _arrow(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError("parquet files need pyarrow: pip install 'immiscible-diffusion[data]'") from error
+
+
+@lru_cache(maxsize=256)
+def _footer(path: str, changed: int) -> Any:
+    return _arrow("pyarrow.parquet").read_metadata(path)
+
+
+@lru_cache(maxsize=2)
+def _group(path: str, changed: int, group: int, column: str) -> Any:
+    """Return the images of one row group; the last two are kept, for rows are asked for in rising order."""
+    metadata = _footer(path, changed)
+    size = sum(
+        metadata.row_group(group).column(i).total_uncompressed_size
+        for i in range(metadata.num_columns)
+        if metadata.row_group(group).column(i).path_in_schema.split(".")[0] == column
+    )
+    if size > _MAX_GROUP:
+        raise UnreadableError(f"row group {group} has {size} bytes of images; write groups below {_MAX_GROUP}")
+    parquet = _arrow("pyarrow.parquet")
+    try:
+        with parquet.ParquetFile(path, metadata=metadata, page_checksum_verification=True) as file:
+            return file.read_row_group(group, columns=[column]).column(column)
+    except Exception as error:  # Arrow has many errors for damaged pages, and not one class for them
+        raise UnreadableError(f"row group {group} of {Path(path).name} is damaged: {_line(error)}") from error
+
+
+def list_parquet(files: Sequence[Path], image: str, label: str, caption: str) -> Listing:
+    """Return the rows of parquet files; the images stay in the files.
+
+    Args:
+        files: in order.
+        image: the column of images; found by the hub's own notes or the names ``image`` and ``img`` if empty.
+        label: the column of labels; if empty, ``label`` where there is one.
+        caption: the column of captions; none if empty.
+
+    Raises:
+        ValueError: a file is damaged, has no such column, or has labels that are not whole numbers.
+    """
+    names: list[str] = []
+    stamps: list[tuple[str, int]] = []
+    groups: list[tuple[int, int, int]] = []
+    labels: list[int | None] = []
+    captions: list[tuple[str, ...]] = []
+    head: tuple[_Columns, tuple[str, ...] | None] | None = None
+    for path in files:
+        where = plain(str(path))
+        try:
+            stamp = (str(path.resolve()), path.stat().st_mtime_ns)
+            metadata = _footer(*stamp)
+            schema = metadata.schema.to_arrow_schema()
+        except Exception as error:  # Arrow has many errors for damaged files, and not one class for them
+            raise ValueError(f"cannot read {where}: {_line(error)}") from error
+        features = _features(schema)
+        columns = _columns(schema.names, features, _Columns(image, label, caption), where)
+        if head is None:
+            head = (columns, _class_names(features.get(columns.label)))
+        elif head != (columns, _class_names(features.get(columns.label))):
+            raise ValueError(f"{where} has other columns or classes than {plain(str(files[0]))}")
+        stamps.append(stamp)
+        counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        starts = np.cumsum([len(names), *counts])
+        groups += [(len(stamps) - 1, g, int(start)) for g, start in enumerate(starts[:-1]) if counts[g]]
+        names += [f"{where}, row {i}" for i in range(sum(counts))]
+        if columns.label:
+            _whole_numbers(str(schema.field(columns.label).type), columns.label, where)
+            labels += [None if value is None else int(value) for value in _column(path, columns.label)]
+        if columns.caption:
+            captions += [_texts(value) for value in _column(path, columns.caption)]
+    if head is None or not names:
+        raise ValueError(f"there is no row in {plain(str(files[0]))}")
+    reader = _ParquetReader(tuple(stamps), head[0].image, np.array(groups, np.int64).reshape(-1, 3))
+    return _labelled(Listing(names, reader, classes=head[1]), head[0], labels, captions)
+
+
+def list_hub(name: str, split: str, image: str, label: str, caption: str) -> Listing:
+    """Return the rows of a data set on the hub, which is fetched into the hub's cache.
+
+    Raises:
+        ValueError: it cannot be reached, or has no such split or column.
+        ImportError: the ``data`` extra is missing.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError("the hub needs datasets: pip install 'immiscible-diffusion[data]'") from error
+    datasets.disable_progress_bars()
+    try:
+        table = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the hub, the network and the files each have errors of their own
+        raise ValueError(f"cannot read images from {name}, neither here nor on the hub: {_line(error)}") from error
+    features = {
+        column: {
+            "_type": type(kind).__name__,
+            "names": getattr(kind, "names", None),
+            "dtype": getattr(kind, "dtype", ""),
+        }
+        for column, kind in table.features.items()
+    }
+    columns = _columns(table.column_names, features, _Columns(image, label, caption), name)
+    if columns.label:
+        _whole_numbers(str(features[columns.label]["dtype"]), columns.label, name)
+    if features[columns.image]["_type"] == "Image":
+        table = table.cast_column(columns.image, datasets.Image(decode=False))
+    cache = str(Path(datasets.config.HF_CACHE_HOME).resolve())
+    reader = _HubReader(table.select_columns([columns.image]), columns.image, cache)
+    names = [f"{name}, {split} row {i}" for i in range(len(table))]
+    labels = list(table.with_format(None)[columns.label][:]) if columns.label else []
+    captions = [_texts(value) for value in table[columns.caption][:]] if columns.caption else []
+    listing = Listing(names, reader, classes=_class_names(features.get(columns.label)))
+    return _labelled(listing, columns, labels, captions)
+
+
+class _Columns(NamedTuple):
+    image: str
+    label: str
+    caption: str
+
+
+def _columns(there: Sequence[str], features: Mapping[str, Mapping[str, Any]], asked: _Columns, where: str) -> _Columns:
+    """Return the columns that were asked for, or found by themselves."""
+    images = [name for name in there if features.get(name, {}).get("_type") == "Image"]
+    found = _Columns(
+        asked.image or (images or [name for name in ("image", "img") if name in there] or [""])[0],
+        asked.label or ("label" if "label" in there else ""),
+        asked.caption,
+    )
+    for what, name in zip(found._fields, found, strict=True):
+        if (name or what == "image") and name not in there:
+            raise ValueError(f"no {what} column {name!r} in {where}; there are {list(there)}")
+    return found
+
+
+def _features(schema: Any) -> Mapping[str, Mapping[str, Any]]:
+    """Return what the hub's library wrote about the columns into a file, or nothing."""
+    try:
+        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {str(name): kind for name, kind in found.items() if isinstance(kind, dict)}
+
+
+def _class_names(feature: Mapping[str, Any] | None) -> tuple[str, ...] | None:
+    names = (feature or {}).get("names")
+    return tuple(map(str, names)) if isinstance(names, list) and names else None
+
+
+def _whole_numbers(kind: str, column: str, where: str) -> None:
+    if not re.fullmatch(r"u?int(8|16|32|64)|bool", kind):
+        raise ValueError(f"column {column!r} of {where} must hold whole numbers from 0; it holds {kind}")
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """Return the captions of one row; many sets have several."""
+    return tuple(map(str, value)) if isinstance(value, list) else () if value is None else (str(value),)
+
+
+def _column(path: Path, column: str) -> list[Any]:
+    try:
+        return list(_arrow("pyarrow.parquet").read_table(path, columns=[column]).column(column).to_pylist())
+    except Exception as error:  # as above
+        raise ValueError(f"cannot read column {column!r} of {plain(str(path))}: {_line(error)}") from error
+
+
+def _labelled(
+    listing: Listing, columns: _Columns, labels: Sequence[int | None], captions: Sequence[tuple[str, ...]]
+) -> Listing:
+    """Return the listing with labels and captions; rows whose label or caption is at fault are taken out."""
+    classes = None if listing.classes is None else len(listing.classes)
+    faults = label_faults(labels, classes) if columns.label else {}
+    if columns.caption:
+        faults |= {i: "it has no caption" for i, texts in enumerate(captions) if not texts}
+    whole = replace(
+        listing,
+        labels=np.array([-1 if n is None else n for n in labels], np.int64) if columns.label else None,
+        captions=tuple(captions) if columns.caption else None,
+        bad=tuple(Bad(listing.names[i], reason) for i, reason in sorted(faults.items())),
+    )
+    return subset(whole, [i for i in range(len(listing.names)) if i not in faults]) if faults else whole
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,53 @@
+"""How finely consistency training cuts the path of noise, and which of the levels it trains."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.types import Float
+
+__all__ = ["Draw", "Growth", "chances", "level_count"]
+
+Growth = Literal["root", "doubling"]
+Draw = Literal["uniform", "lognormal"]
+
+_P_MEAN, _P_STD = -1.1, 2.0
+"""Mean and deviation of ln(sigma) in arXiv:2310.14189, Table 1."""
+
+
+def level_count(progress: float, *, growth: Growth, first: int, last: int) -> int:
+    """Return N, the number of noise levels at this share of training in [0, 1].
+
+    ``root``: ceil(sqrt(p ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1 (Song et al., arXiv:2303.01469, App. C).
+    ``doubling``: min(s0 2^floor(p (log2 floor(s1 / s0) + 1)), s1) + 1 (Song and Dhariwal, arXiv:2310.14189, Table 1).
+
+    Departs: the paper rounds the length of a doubling down to whole steps; here a doubling is a share of training.
+
+    >>> [level_count(p, growth="root", first=2, last=150) for p in (0.0, 0.5, 1.0)]
+    [2, 107, 151]
+    >>> [level_count(p, growth="doubling", first=10, last=1280) for p in (0.0, 0.13, 0.99)]
+    [11, 21, 1281]
+    """
+    if growth == "root":
+        return max(math.ceil(math.sqrt(progress * ((last + 1) ** 2 - first**2) + first**2) - 1), 1) + 1
+    stages = math.log2(last // first) + 1
+    return int(min(first * 2 ** math.floor(progress * stages), last)) + 1
+
+
+def chances(sigmas: Float[Tensor, " n"], draw: Draw) -> Float[Tensor, " gaps"]:
+    """Return the chance of each pair of adjacent levels, (n - 1,), float64.
+
+    ``lognormal`` is the normal law of ln(sigma) between them, with mean -1.1 and deviation 2 (arXiv:2310.14189,
+    Table 1).
+
+    Args:
+        sigmas: rising noise levels.
+        draw: the law.
+    """
+    if draw == "uniform":
+        gaps = len(sigmas) - 1
+        return torch.full((gaps,), 1 / gaps, dtype=torch.float64)
+    below = torch.erf((sigmas.double().log() - _P_MEAN) / (math.sqrt(2) * _P_STD))
+    return below.diff() / (below[-1] - below[0])

@@ -1,0 +1,56 @@
+"""The net inside its scaling, for methods that count noise in sigma: x_t = x + sigma noise."""
+
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.schedules import SIGMAS, log_time
+from immiscible_diffusion.tensors import expand
+from immiscible_diffusion.types import Float, Net
+
+__all__ = ["check_sigmas", "denoised", "scalings"]
+
+
+def check_sigmas(sigma_min: float, sigma_max: float, rho: float, sigma_data: float) -> None:
+    """Refuse a range of noise that does not lie between the ends of the time axis.
+
+    Raises:
+        ValueError: it does not, or rho or sigma_data is not positive.
+    """
+    low, high = SIGMAS
+    if not low <= sigma_min < sigma_max <= high:
+        raise ValueError(
+            f"sigma_min is {sigma_min} and sigma_max {sigma_max}; they must rise within [{low:g}, {high:g}], "
+            f"where t is 0 and 1"
+        )
+    if not (0 < rho < float("inf") and 0 < sigma_data < float("inf")):
+        raise ValueError(f"rho is {rho} and sigma_data {sigma_data}; both must be positive")
+
+
+def scalings(
+    sigma: Float[Tensor, "*b"], *, sigma_data: float, floor: float = 0.0
+) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+    """Return c_skip, c_out and c_in of these noise levels, each (*b).
+
+    With floor = 0 those of Karras et al. (arXiv:2206.00364, Tab. 1); else those of a consistency model, which returns
+    its input at sigma = floor (Song et al., arXiv:2303.01469, App. C).
+
+    >>> [float(each) for each in scalings(torch.tensor(0.5), sigma_data=0.5)]
+    [0.5, 0.3535533845424652, 1.4142135381698608]
+    """
+    above, whole = sigma - floor, sigma**2 + sigma_data**2
+    return sigma_data**2 / (above**2 + sigma_data**2), above * sigma_data * whole.rsqrt(), whole.rsqrt()
+
+
+def denoised(
+    net: Net,
+    x_t: Float[Tensor, "b *dims"],
+    sigma: Float[Tensor, " b"],
+    cond: Tensor | None,
+    *,
+    sigma_data: float,
+    floor: float = 0.0,
+) -> Float[Tensor, "b *dims"]:
+    """Return c_skip x_t + c_out net(c_in x_t, t), (b, *dims); the net is told of sigma by t = log_time(sigma)."""
+    skip, out, scale = (expand(each, x_t) for each in scalings(sigma, sigma_data=sigma_data, floor=floor))
+    raw = net(scale * x_t, log_time(sigma).to(torch.float32), cond)
+    return skip * x_t + out * raw.to(x_t.dtype)

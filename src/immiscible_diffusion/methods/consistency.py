@@ -1,0 +1,217 @@
+"""Consistency training: one net that maps every point of a path of noise to the path's beginning."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.methods._distance import Distance, distance
+from immiscible_diffusion.methods._levels import Draw, Growth, chances, level_count
+from immiscible_diffusion.methods._scaling import check_sigmas, denoised
+from immiscible_diffusion.methods._solvers import Generators, fresh_like
+from immiscible_diffusion.registry import register
+from immiscible_diffusion.schedules import check_steps, karras, uniform
+from immiscible_diffusion.tensors import expand
+from immiscible_diffusion.types import Float, Net
+
+__all__ = ["SAMPLING_LEVELS", "Consistency", "improved"]
+
+SAMPLING_LEVELS = 40
+"""The levels that sampling picks from, as diffusers' ``CMStochasticIterativeScheduler`` does by default."""
+
+
+@register("method")
+@dataclass(frozen=True)
+class Consistency:
+    """Train f(x + sigma noise, sigma) to be the same at two adjacent noise levels of one pair, by either recipe.
+
+    The defaults are consistency training on CIFAR-10 (Song et al., arXiv:2303.01469, Alg. 3 and Table 3), with l2 for
+    LPIPS. That table takes ``teacher = 0.95`` for larger images, and ``last = 200`` for ImageNet. Improved
+    consistency training (Song and Dhariwal, arXiv:2310.14189, Table 1) is ``improved()``, or in a file::
+
+        method = { use = "consistency", growth = "doubling", first = 10, last = 1280, draw = "lognormal",
+                   weight = "inverse_gap", teacher = 0.0, distance = "pseudo_huber" }
+
+    f = c_skip x_t + c_out net(c_in x_t, t) with t = (ln sigma - ln 0.002) / (ln 80 - ln 0.002), which is 0 at data and
+    1 at noise. Both levels hold the same noise, and both nets drop the same units.
+
+    Departs: the released code puts N - 1 for N into the teacher's decay; here it is the paper's.
+
+    Args:
+        growth: how the number N of levels grows with training.
+        first: s0, the steps between levels at the start; at least 2 where they grow as a ``root``, as published.
+        last: s1, the steps between levels at the end.
+        teacher: mu0 of the averaged teacher, whose decay is mu0^(s0 / N); 0 makes the net its own teacher.
+        draw: how the trained pair of levels is drawn.
+        weight: ``none``, or ``inverse_gap``: 1 / (sigma_after - sigma_before).
+        distance: between the two predictions; ``lpips`` needs RGB images in [-1, 1].
+        lpips_weights: the safetensors file of ``lpips``.
+        sigma_min: the noise where f is the identity.
+        sigma_max: the noise where sampling starts.
+        rho: how far the levels crowd towards little noise.
+        sigma_data: standard deviation of the data; 0.5 suits images in [-1, 1].
+
+    Raises:
+        ValueError: an unknown choice, a value outside its range, or ``lpips`` without weights or weights without it.
+    """
+
+    growth: Growth = "root"
+    first: int = 2
+    last: int = 150
+    teacher: float = 0.9
+    draw: Draw = "uniform"
+    weight: Literal["none", "inverse_gap"] = "none"
+    distance: Distance = "l2"
+    lpips_weights: str = ""
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        choices = {"growth": Growth, "draw": Draw, "weight": Literal["none", "inverse_gap"], "distance": Distance}
+        for name, known in choices.items():
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(f"no {name} named {getattr(self, name)!r}; there are {list(get_args(known))}")
+        if not 1 <= self.first <= self.last:
+            raise ValueError(f"first is {self.first} and last {self.last}; they must be 1 <= first <= last")
+        if not 0 <= self.teacher < 1:
+            raise ValueError(f"teacher is {self.teacher}; it must be in [0, 1), and 0 for none")
+        if (self.distance == "lpips") != bool(self.lpips_weights):
+            raise ValueError(
+                f"distance is {self.distance!r} and lpips_weights {self.lpips_weights!r}; 'lpips' needs a file of "
+                f"weights, and nothing else does"
+            )
+        check_sigmas(self.sigma_min, self.sigma_max, self.rho, self.sigma_data)
+
+    def levels(self, progress: float) -> Float[Tensor, " n"]:
+        """Return the noise levels at this share of training, rising, (n,), float64."""
+        count = level_count(progress, growth=self.growth, first=self.first, last=self.last)
+        return karras(count, low=self.sigma_min, high=self.sigma_max, rho=self.rho).flip(0)
+
+    def teacher_decay(self, progress: float) -> float:
+        """Return the decay of the teacher's average at this share of training; 0 means the net itself.
+
+        >>> [round(Consistency().teacher_decay(p), 4) for p in (0.0, 0.5, 1.0)]
+        [0.9, 0.998, 0.9986]
+        """
+        if self.teacher == 0:
+            return 0.0
+        count = level_count(progress, growth=self.growth, first=self.first, last=self.last)
+        return math.exp(self.first * math.log(self.teacher) / count)
+
+    def loss(
+        self,
+        net: Net,
+        x: Float[Tensor, "b *dims"],
+        noise: Float[Tensor, "b *dims"],
+        cond: Tensor | None = None,
+        *,
+        teacher: Net | None = None,
+        progress: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, " b"]:
+        """Return each row's distance of f at one level to the teacher's f at the level before, (b,).
+
+        Args:
+            net: maps (c_in x_t, t, cond) to its part of f.
+            x: data in model space.
+            noise: the noise paired with x; both levels are made of it.
+            cond: handed to both nets.
+            teacher: what f is compared with, without a gradient; the net itself if None.
+            progress: the share of training that is done, in [0, 1).
+            generator: draws the levels.
+
+        Raises:
+            ValueError: x and noise differ in shape.
+
+        >>> x, noise = torch.randn(2, 4, 3)
+        >>> Consistency().loss(lambda x_t, t, cond: torch.zeros_like(x_t), x, noise).shape
+        torch.Size([4])
+        """
+        if x.shape != noise.shape:
+            raise ValueError(f"x has shape {tuple(x.shape)} and noise {tuple(noise.shape)}; they must be equal")
+        sigmas = self.levels(progress)
+        reached = chances(sigmas, self.draw).cumsum(0).to(x.device)
+        drawn = torch.searchsorted(reached, uniform(len(x), generator, x.device).double(), right=True)
+        drawn = drawn.clamp(max=len(sigmas) - 2)  # the sum may round to less than 1
+        before, after = (sigmas.to(x.device)[each].to(x.dtype) for each in (drawn, drawn + 1))
+        before_net = _dropout_state(x.device)
+        ours = self._f(net, x + expand(after, x) * noise, after, cond)
+        after_net = _dropout_state(x.device)
+        _set_dropout_state(before_net, x.device)
+        with torch.no_grad():
+            theirs = self._f(net if teacher is None else teacher, x + expand(before, x) * noise, before, cond)
+        _set_dropout_state(after_net, x.device)
+        apart = distance(self.distance, ours, theirs, self.lpips_weights)
+        return apart if self.weight == "none" else apart / (after - before)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        net: Net,
+        noise: Float[Tensor, "n *dims"],
+        cond: Tensor | None = None,
+        *,
+        steps: int,
+        generator: Generators = None,
+    ) -> Float[Tensor, "n *dims"]:
+        """Return data generated from the noise in this many steps, (n, *dims) (arXiv:2303.01469, Alg. 1).
+
+        Every step but the first adds fresh noise. The levels are evenly spaced among 40, as diffusers'
+        ``CMStochasticIterativeScheduler`` spaces them.
+
+        Departs: the paper searches the levels for the least FID, and its code clips each estimate to [-1, 1].
+
+        Args:
+            net: maps (c_in x_t, t, cond) to its part of f.
+            noise: drawn from the coupling's prior; scaled by sigma_max here.
+            cond: handed to the net.
+            steps: how many times the net is asked, 1 to 40.
+            generator: draws the fresh noise; one, or one an image.
+
+        Raises:
+            ValueError: fewer than one step, or more than 40.
+        """
+        if check_steps(steps) > SAMPLING_LEVELS:
+            raise ValueError(f"{steps} sampling steps; consistency sampling has {SAMPLING_LEVELS} levels")
+        levels = karras(SAMPLING_LEVELS, low=self.sigma_min, high=self.sigma_max, rho=self.rho)
+        sigmas = levels[:: SAMPLING_LEVELS // steps][:steps].tolist()
+        x = self._f(net, sigmas[0] * noise, noise.new_full((len(noise),), sigmas[0]), cond)
+        for sigma in sigmas[1:]:
+            x_t = x + math.sqrt(sigma**2 - self.sigma_min**2) * fresh_like(x, generator)
+            x = self._f(net, x_t, noise.new_full((len(noise),), sigma), cond)
+        return x
+
+    def stochastic(self, steps: int) -> bool:
+        """Return whether sampling in this many steps adds noise of its own."""
+        return steps > 1
+
+    def _f(self, net: Net, x_t: Tensor, sigma: Tensor, cond: Tensor | None) -> Tensor:
+        return denoised(net, x_t, sigma, cond, sigma_data=self.sigma_data, floor=self.sigma_min)
+
+
+def improved(*, last: int = 1280) -> Consistency:
+    """Return improved consistency training (Song and Dhariwal, arXiv:2310.14189, Table 1).
+
+    Args:
+        last: s1, the steps between levels at the end of training.
+
+    >>> improved().teacher_decay(0.5), improved().distance
+    (0.0, 'pseudo_huber')
+    """
+    return Consistency("doubling", 10, last, 0.0, "lognormal", "inverse_gap", "pseudo_huber")
+
+
+def _dropout_state(device: torch.device) -> list[Tensor]:
+    """Return the state of the global generators that dropout draws from."""
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *cuda]
+
+
+def _set_dropout_state(state: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)

@@ -1,0 +1,51 @@
+"""The ways in which published FID code brings images to a network's size; they move the value by whole points.
+
+Parmar et al., arXiv:2104.11222, compare them. All take and give values 0..255 in float32.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from immiscible_diffusion.types import Float, UInt8
+
+__all__ = ["Resize", "resized"]
+
+Resize = Literal["pytorch_fid", "clean_fid", "tensorflow"]
+
+
+def resized(raw: UInt8[Tensor, "n c h w"], size: int, how: Resize) -> Float[Tensor, "n c size size"]:
+    """Return images at another size, (n, c, size, size), float32 in 0..255.
+
+    Args:
+        raw: images.
+        size: height and width of the result in pixels.
+        how: ``pytorch_fid``: bilinear between pixel centres, no smoothing before shrinking; what pytorch-fid and
+            clean-fid's ``legacy_pytorch`` do. ``clean_fid``: Pillow's bicubic in floating point, channel by channel,
+            smoothed when shrinking, clipped to 0..255. ``tensorflow``: bilinear between pixel corners, the resize of
+            the original graph, of torch-fidelity and of clean-fid's ``legacy_tensorflow``; it shifts images by part
+            of a pixel.
+    """
+    x = raw.float()
+    if how == "pytorch_fid":
+        return nn.functional.interpolate(x, (size, size), mode="bilinear", align_corners=False)
+    if how == "clean_fid":
+        big = nn.functional.interpolate(x, (size, size), mode="bicubic", align_corners=False, antialias=True)
+        return big.clamp(0, 255)
+    rows = _corner_weights(x.shape[2], size, x)
+    columns = _corner_weights(x.shape[3], size, x)
+    return rows @ x @ columns.T
+
+
+def _corner_weights(old: int, new: int, like: Tensor) -> Tensor:
+    """Return the matrix that reads pixel i at the place i * old / new, (new, old)."""
+    place = torch.arange(new, dtype=torch.float64) * (old / new)
+    lower = place.floor().long().clamp(max=old - 1)
+    upper = (lower + 1).clamp(max=old - 1)
+    part = place - lower
+    weights = torch.zeros(new, old, dtype=torch.float64)
+    at = torch.arange(new)
+    weights.index_put_((at, lower), 1 - part, accumulate=True)
+    weights.index_put_((at, upper), part, accumulate=True)
+    return weights.to(like)

@@ -1,0 +1,124 @@
+"""Statistics of real data: kept once made, and exchanged with other programs."""
+
+import io
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from immiscible_diffusion.files import write_bytes
+from immiscible_diffusion.metrics._weights import cache_folder, digest_of
+from immiscible_diffusion.metrics.moments import Moments
+
+__all__ = ["Reference", "cached_moments", "read_npz", "write_npz"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Everything that reference statistics depend on; two of them are interchangeable where all of this is equal.
+
+    Args:
+        data: the data set: a hub name with its revision, or a digest of the files.
+        split: which part of it.
+        count: how many images.
+        crop: how images came to the size at which they are compared, such as ``centre 64``.
+        features: the ``fingerprint`` of the features object: network, weights' SHA-256, layer and resize.
+
+    Raises:
+        ValueError: nothing is said of the data or the features, or there are fewer than two images.
+    """
+
+    data: str
+    split: str
+    count: int
+    crop: str
+    features: str
+
+    def __post_init__(self) -> None:
+        if not self.data or not self.features or self.count < 2:
+            raise ValueError(f"{self} needs data, features and count >= 2")
+
+    @property
+    def path(self) -> Path:
+        """The file in the cache that these statistics have."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return cache_folder() / "references" / f"{digest_of(text.encode())[:32]}.safetensors"
+
+
+def cached_moments(reference: Reference, make: Callable[[], Moments]) -> Moments:
+    """Return the statistics from the cache, or make and keep them.
+
+    The file is written whole or not at all; a damaged one is made again.
+
+    Raises:
+        ValueError: the statistics made are not of ``count`` images.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load, save
+
+    try:
+        found = load(reference.path.read_bytes())
+        return Moments(found["mean"], found["covariance"], int(found["count"]))
+    except (OSError, SafetensorError, KeyError, ValueError):  # not there, or not whole: both are mended by making
+        pass
+    moments = make()
+    if moments.count != reference.count:
+        raise ValueError(f"the statistics are of {moments.count} images; asked for were {reference.count}")
+    values = {"mean": moments.mean.cpu(), "covariance": moments.covariance.cpu(), "count": torch.tensor(moments.count)}
+    contiguous = {name: value.contiguous() for name, value in values.items()}
+    write_bytes(reference.path, save(contiguous, {"about": json.dumps(asdict(reference))}))
+    return moments
+
+
+def write_npz(path: Path, moments: Moments) -> None:
+    """Write ``mu`` and ``sigma`` as pytorch-fid, clean-fid, ADM and EDM name them, and ``count`` beside them."""
+    mu, sigma = moments.mean.cpu().numpy(), moments.covariance.cpu().numpy()
+    buffer = io.BytesIO()
+    if moments.count is None:
+        np.savez(buffer, mu=mu, sigma=sigma)
+    else:
+        np.savez(buffer, mu=mu, sigma=sigma, count=np.array(moments.count))
+    write_bytes(path, buffer.getvalue())
+
+
+def read_npz(path: Path) -> Moments:
+    """Return the statistics in a file of pytorch-fid, clean-fid, ADM or EDM: its ``mu`` and ``sigma``, in float64.
+
+    EDM's newer ``.pkl`` files are not read: a pickle can run code when opened. Write its ``mu`` and ``sigma`` as
+    ``.npz`` where you trust it. The layer, resize and data behind a file are not in it: they must be those of the
+    features compared.
+
+    Raises:
+        ValueError: not an npz file, without ``mu`` and ``sigma``, of wrong shape, not finite, not symmetric, or with
+            a negative variance.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_npz(Path(folder) / "statistics.npz", Moments(torch.zeros(2), torch.eye(2), 9))
+    ...     read_npz(Path(folder) / "statistics.npz").count
+    9
+    """
+    if path.suffix in (".pkl", ".pickle"):
+        raise ValueError(f"{path} is a pickle, which can run code when opened; write its mu and sigma as .npz")
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            missing = sorted({"mu", "sigma"} - set(file.files))
+            if missing:
+                raise ValueError(f"it has no {missing[0]!r}, but {file.files}")
+            mu, sigma = file["mu"].astype(np.float64), file["sigma"].astype(np.float64)
+            count = int(file["count"]) if "count" in file.files else None
+        mean, covariance = torch.from_numpy(mu), torch.from_numpy(sigma)
+        moments = Moments(mean, covariance, count)
+    except (OSError, ValueError, EOFError, BadZipFile, TypeError, AttributeError) as error:
+        raise ValueError(f"cannot read statistics {path}: {error}") from error
+    largest = float(covariance.diagonal().abs().max()) if len(mean) else math.inf
+    if not math.isfinite(largest) or float((covariance - covariance.T).abs().max()) > 1e-6 * largest:
+        raise ValueError(f"cannot read statistics {path}: sigma is not a covariance, it is not symmetric")
+    if float(covariance.diagonal().min()) < -1e-9 * largest:
+        raise ValueError(f"cannot read statistics {path}: sigma is not a covariance, a variance in it is negative")
+    return moments

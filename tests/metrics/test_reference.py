@@ -1,0 +1,114 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from immiscible_diffusion.metrics import Moments, Reference, cached_moments, frechet_from_moments, read_npz, write_npz
+
+ABOUT = {"data": "cifar10@1", "split": "train", "count": 50, "crop": "none", "features": "pooled_pixels/8"}
+
+
+def moments(seed: int = 0) -> Moments:
+    return Moments.of(torch.randn(50, 4, generator=torch.Generator().manual_seed(seed)))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "immiscible-diffusion" / "references"
+
+
+def never() -> Moments:
+    raise AssertionError("made again")
+
+
+def test_statistics_are_made_once_and_mended_when_damaged(cache: Path) -> None:
+    reference, made = Reference(**ABOUT), moments()  # type: ignore[arg-type]
+    assert cached_moments(reference, lambda: made) is made
+    kept = cached_moments(reference, never)
+    assert torch.equal(kept.mean, made.mean)
+    assert torch.equal(kept.covariance, made.covariance)
+    assert kept.count == 50
+    (file,) = cache.iterdir()
+    whole = file.read_bytes()
+    for damaged in (whole[:-5], b"", b"\xff" * 40):
+        file.write_bytes(damaged)
+        with pytest.raises(AssertionError, match="made again"):
+            cached_moments(reference, never)
+    cached_moments(reference, lambda: made)
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("key", list(ABOUT))
+def test_any_other_circumstance_is_another_file(cache: Path, key: str) -> None:
+    reference = Reference(**ABOUT)  # type: ignore[arg-type]
+    cached_moments(reference, moments)
+    changed = {**ABOUT, key: 60 if key == "count" else "other"}
+    with pytest.raises(AssertionError, match="made again"):
+        cached_moments(Reference(**changed), never)  # type: ignore[arg-type]
+
+
+def test_statistics_of_another_count_are_not_kept(cache: Path, unchecked: None) -> None:
+    with pytest.raises(ValueError, match="are of 50 images; asked for were 60"):
+        cached_moments(Reference(**{**ABOUT, "count": 60}), moments)  # type: ignore[arg-type]
+    assert not cache.exists()
+    with pytest.raises(ValueError, match="count >= 2"):
+        Reference(**{**ABOUT, "count": 1})  # type: ignore[arg-type]
+
+
+def test_npz_goes_round_and_others_files_are_read(tmp_path: Path) -> None:
+    path, made = tmp_path / "mine.npz", moments()
+    write_npz(path, made)
+    again = read_npz(path)
+    assert frechet_from_moments(again, made) == pytest.approx(0, abs=1e-6)
+    assert torch.equal(again.covariance, made.covariance)
+    assert again.count == 50
+    np.savez(path, mu=made.mean.numpy(), sigma=made.covariance.numpy())  # pytorch-fid, clean-fid and EDM
+    theirs = read_npz(path)
+    assert theirs.count is None
+    assert torch.equal(theirs.mean, made.mean)
+    write_npz(path, theirs)
+    assert set(np.load(path).files) == {"mu", "sigma"}
+
+
+def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
+    for name in ("edm.pkl", "edm.pickle"):
+        (tmp_path / name).write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+        with pytest.raises(ValueError, match="is a pickle, which can run code"):
+            read_npz(tmp_path / name)
+    path = tmp_path / "objects.npz"
+    np.savez(path, mu=np.array([{}], dtype=object), sigma=np.eye(1))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        read_npz(path)
+
+
+@pytest.mark.parametrize(
+    ("mu", "sigma", "why"),
+    [
+        (np.zeros(2), np.eye(3), r"\(f,\) and \(f, f\)"),
+        (np.zeros((2, 2)), np.eye(2), r"\(f,\) and \(f, f\)"),
+        (np.zeros(2), np.array([[1.0, 0.5], [0.1, 1.0]]), "not symmetric"),
+        (np.zeros(2), np.diag([1.0, -0.1]), "negative"),
+        (np.array([0.0, np.nan]), np.eye(2), "finite"),
+        (np.array(["a", "b"]), np.eye(2), "cannot read"),
+    ],
+)
+def test_what_is_no_statistics_is_refused(tmp_path: Path, mu: object, sigma: object, why: str) -> None:
+    path = tmp_path / "bad.npz"
+    np.savez(path, mu=mu, sigma=sigma)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=why):
+        read_npz(path)
+
+
+def test_files_that_are_not_npz_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.npz"
+    for content in (b"", b"PK\x03\x04 not a zip", b"text"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="cannot read statistics"):
+            read_npz(path)
+    np.savez(path, mean=np.zeros(2))
+    with pytest.raises(ValueError, match="has no 'mu'"):
+        read_npz(path)
+    with pytest.raises(ValueError, match="cannot read statistics"):
+        read_npz(tmp_path / "nowhere.npz")

@@ -1,0 +1,58 @@
+"""`immiscible encode`, and the benchmarks that the command line carries out."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from immiscible_diffusion import Latents
+from immiscible_diffusion.cli import run
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(12):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f"{i:02d}.png")
+    return folder
+
+
+def test_encode_stores_latents_goes_on_and_verifies(
+    pictures: Path, tmp_path: Path, shared_data: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "latents"
+    command = [
+        *("encode", "--source", f'{{use="images", path="{pictures}", size=32, held_out_rows=4}}'),
+        *("--codec", f'{{use="vae", path="{shared_data("taesd")}"}}', "--out", str(out), "--shard-rows", "3"),
+    ]
+    assert run([*command, "--verify"]) == 0
+    assert "files hold what their checksums say" in capsys.readouterr().out
+    stored = Latents(str(out))
+    assert (stored.rows, stored.shape) == (8, (4, 4, 4))
+    shard = next(path for path in sorted(out.glob("*.safetensors")) if "held" not in path.name)
+    whole = shard.read_bytes()
+    assert run(command) == 0
+    shard.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert run([*command, "--verify"]) == 2
+    assert shard.name in capsys.readouterr().err
+    assert run([*command, "--precision", "fp8"]) == 2
+    assert "there are ['fp16', 'fp32']" in capsys.readouterr().err
+
+
+def test_the_step_benchmark_is_recorded(tmp_path: Path) -> None:
+    assert run(["bench", "step", "--repeats", "2", "--out", str(tmp_path / "step.json")]) == 0
+    record = json.loads((tmp_path / "step.json").read_text())
+    assert [row["arm"] for row in record["rows"]][:2] == ["independent", "assignment"]
+    assert record["environment"]["packages"]["torch"]
+
+
+def test_benchmarks_that_need_images_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    for what in ("papers", "images"):
+        assert run(["bench", what]) == 2
+        assert f"bench {what} needs --images" in capsys.readouterr().err
+    assert run(["bench", "clouds"]) == 2
+    assert "there are ['couplings', 'papers', 'step', 'images']" in capsys.readouterr().err
