@@ -1,5 +1,6 @@
 """The papers' tables of distance reduction and pairing time."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,13 @@ def test_the_published_reductions_are_those_of_unit_variance(shared_data: Callab
     # The average over 40 batches has a standard error of .02; three samples gave 1.94 to 1.99.
     assert rows["unit variance"]["distance_reduction_percent"] == pytest.approx(1.93, abs=0.08)
     assert rows["[-1, 1]"]["distance_reduction_percent"] == pytest.approx(1.55, abs=0.08)
+
+
+def test_the_documentation_shows_the_recorded_table() -> None:
+    root = Path(__file__).parent.parent
+    record = json.loads((root / "benchmarks" / "results" / "papers.json").read_text())
+    page = (root / "docs" / "choosing-a-coupling.md").read_text(encoding="utf-8")
+    assert f"<!-- papers -->\n{papers_table(record['rows'])}\n<!-- end of papers" in page
+    for row in record["rows"]:
+        if row["published_percent"] is not None:
+            assert row["distance_reduction_percent"] == pytest.approx(row["published_percent"], abs=0.05)

@@ -41,7 +41,7 @@ def test_a_configuration_survives_its_plain_form() -> None:
         ("train", 3, "train is 3; it must be a table"),
         ("evaluate.metrics", ["fid"], r"evaluate.metrics\[0\]: no metric named 'fid'"),
         ("evaluate.metrics", "frechet", "it must be a list"),
-        ("evaluate.features", "inception", "evaluate.features: no features named"),
+        ("evaluate.features", "vgg", "evaluate.features: no features named"),
         ("evaluate.steps", [], "sampling steps >= 1"),
         ("net.channels", [7], "net: channels are"),
         ("net.channels", 8, "net.channels is 8"),

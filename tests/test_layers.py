@@ -14,7 +14,7 @@ BASE = {"types", "streams", "registry", "tensors", "schedules", "priors", "files
 PLUGINS = {"couplings", "methods", "nets", "codecs", "data", "metrics"}
 LAYERS = [BASE, PLUGINS, {"train", "sample", "checkpoint"}, {"config"}, {"experiment"}, {"analysis", "runs", "encode"}]
 BENCHES = {"contenders", "bench", "bench_images", "bench_papers", "bench_step", "precision"}
-LAYERS += [{"launch", "figures"} | BENCHES, {"report"}, {"cli"}, {"__main__"}]
+LAYERS += [{"launch", "figures", "samples"} | BENCHES, {"report"}, {"cli"}, {"__main__"}]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 

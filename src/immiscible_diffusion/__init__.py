@@ -12,7 +12,7 @@ torch.Size([64, 3, 8, 8])
 from immiscible_diffusion.codecs import VAE, Pixels
 from immiscible_diffusion.couplings import Assignment, Independent, Nearest, assign, assign_index, nearest
 from immiscible_diffusion.data import Digits, Images, Latents
-from immiscible_diffusion.methods import Denoising
+from immiscible_diffusion.methods import Consistency, Denoising, Edm
 from immiscible_diffusion.nets import MLP, UNet
 from immiscible_diffusion.registry import make, names, register
 from immiscible_diffusion.sample import Trained, generate
@@ -25,8 +25,10 @@ __all__ = [
     "VAE",
     "Assignment",
     "Betas",
+    "Consistency",
     "Denoising",
     "Digits",
+    "Edm",
     "Images",
     "Independent",
     "Latents",

@@ -104,7 +104,7 @@ def contenders(k: int, times: int) -> list[Contender]:
             "explicit candidates + scipy",
             False,
             candidates,
-            1.1e9,
+            1.07e9,
             lambda b, d: float(b) * times * max(d, b),
         ),
     ]

@@ -23,9 +23,12 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion import checkpoint
+from immiscible_diffusion.codecs import VAE
 from immiscible_diffusion.config import Config, Evaluation
+from immiscible_diffusion.data import Latents
 from immiscible_diffusion.files import read_json, write_bytes, write_json
 from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.registry import describe
 from immiscible_diffusion.sample import Start, Trained, generate
 from immiscible_diffusion.streams import stream_seed
 from immiscible_diffusion.train import State, fit, new_state
@@ -162,7 +165,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def _start(config: Config, folder: Path, device: torch.device) -> State:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.train.seed, 0, "net"))
-        net = config.net.build(config.source.shape, config.source.classes)
+        net = config.net.build(_shape(config), config.source.classes)
     state = new_state(net.to(device), config.train)
     checkpoint.load_newest(state, folder / "checkpoints")
     return state
@@ -170,8 +173,17 @@ def _start(config: Config, folder: Path, device: torch.device) -> State:
 
 def _trained(config: Config, state: State) -> Trained:
     prior = config.coupling.prior(data_batches(config))
-    shape = tuple(config.codec.encode(next(config.source.batches(1, 0)).raw).shape[1:])
-    return Trained(state.ema, config.method, config.codec, prior, shape)
+    coupling = describe("coupling", config.coupling)["use"]
+    return Trained(state.ema, config.method, config.codec, prior, _shape(config), coupling)
+
+
+def _shape(config: Config) -> tuple[int, ...]:
+    """Return the shape of one datum in model space, which an autoencoder makes smaller than that of an image."""
+    if isinstance(config.source, Latents) and isinstance(config.codec, VAE):
+        made, read = config.source.encoder, config.codec.fingerprint()
+        if any(made[key] != read[key] for key in ("class", "weights_sha256")):
+            raise ValueError(f"these latents were encoded by {made}; codec.path holds {read}, which cannot decode them")
+    return tuple(config.codec.encode(next(config.source.batches(1, 0)).raw).shape[1:])
 
 
 def _pace(state: State) -> dict[str, float]:

@@ -81,6 +81,7 @@ def generate(
     start: Start = "matched",
     cond: Tensor | None = None,
     batch: int = 250,
+    first: int = 0,
 ) -> Iterator[Tensor]:
     """Yield n generated images in batches, each (<= batch, c, h, w), as stored.
 
@@ -96,6 +97,7 @@ def generate(
         start: ``matched`` draws from the coupling's prior, ``normal`` from N(0, I) whatever the coupling.
         cond: labels of the images, (n,), for a conditional net.
         batch: images a net evaluation.
+        first: the number of the first image, which names its stream.
 
     Raises:
         ValueError: an unknown start, or labels that are not (n,).
@@ -114,10 +116,10 @@ def generate(
             f"trained on noise paired with it by {trained.coupling!r}: only deterministic sampling is derived for that",
             stacklevel=2,
         )
-    for first in range(0, n, batch):
-        streams = [stream(seed, i, "sample") for i in range(first, min(first + batch, n))]
+    for begin in range(0, n, batch):
+        streams = [stream(seed, first + i, "sample") for i in range(begin, min(begin + batch, n))]
         noise = torch.cat([prior.sample((1, *trained.shape), each) for each in streams]).to(device)
-        labels = None if cond is None else cond[first : first + batch].to(device)
+        labels = None if cond is None else cond[begin : begin + batch].to(device)
         if stochastic and isinstance(method, Stochastic):
             x = method.sample(trained.net, noise, labels, steps=steps, generator=streams)
         else:

@@ -4,18 +4,19 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from immiscible_diffusion.checkpoint import load_export
-from immiscible_diffusion.cli.options import Device, Folder, checked_device, out
+from immiscible_diffusion.cli.options import Device, Folder, checked_device, err, out
 from immiscible_diffusion.config import Config, read_config
 from immiscible_diffusion.files import read_json, write_json
 from immiscible_diffusion.runs import evaluate as measure
-from immiscible_diffusion.runs import labels_for, save_grid
-from immiscible_diffusion.sample import Start, Trained, generate
+from immiscible_diffusion.runs import labels_for
+from immiscible_diffusion.sample import Start, Trained
+from immiscible_diffusion.samples import Asked, write_samples
 
 __all__ = ["evaluate", "sample"]
 
@@ -26,19 +27,32 @@ def sample(
     steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 10,
     seed: Annotated[int, typer.Option(help="Names the images' noise; image i is the same whatever n is.")] = 0,
     start: Annotated[str, typer.Option(help="matched: the coupling's own start; normal: N(0, I).")] = "matched",
+    sampler: Annotated[str, typer.Option(help="Another sampler of the method, as heun or dpmpp for denoising.")] = "",
+    eta: Annotated[float | None, typer.Option(min=0, help="DDIM's share of fresh noise; 0 is deterministic.")] = None,
+    labels: Annotated[str, typer.Option(help="Classes that the images run through, as 0,3,7; by default all.")] = "",
     out_folder: Annotated[Path | None, typer.Option("--out", help="Where images go; by default RUN/generated.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     device: Device = None,
 ) -> None:
-    """Generate images from a finished run: PNG files and one grid."""
+    """Generate images from a finished run: PNG files, one grid and an .npz; the same command again goes on."""
     config, trained = _run(run_folder, device)
     target = out_folder or run_folder / "generated"
-    images = torch.cat(
-        list(generate(trained, n, steps=steps, seed=seed, start=_start(start), cond=labels_for(config, n)))
+    asked = Asked(
+        steps=steps,
+        seed=seed,
+        start=_start(start),
+        sampler=sampler,
+        options={} if eta is None else {"eta": eta},
+        labels=_labels(labels, config),
     )
-    for i, image in enumerate(images):
-        save_grid(image.unsqueeze(0), target / f"{i:06d}.png", columns=1)
-    save_grid(images[:256], target / "grid.png", columns=16 if n > 64 else 8)
-    out.print(f"{n} images and grid.png are in {escape(str(target))}")
+    asked.applied(trained)  # a sampler that is not there is refused before the folder is claimed
+    columns = TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=n)
+        made = write_samples(run_folder / "export", target, n, asked, workers=workers, device=checked_device(device))
+        for done in made:
+            bar.update(task, completed=done)
+    out.print(f"{n} images, grid.png and samples.npz are in {escape(str(target))}", soft_wrap=True)
 
 
 def evaluate(
@@ -75,6 +89,20 @@ def _run(folder: Path, device: str | None) -> tuple[Config, Trained]:
     trained = load_export(folder / "export")
     trained.net.to(checked_device(device))
     return read_config(read_json(folder / "config.json")), trained
+
+
+def _labels(text: str, config: Config) -> tuple[int, ...]:
+    known = labels_for(config, config.source.classes or 0)
+    if known is None:
+        if text:
+            raise ValueError("--labels: this run's net takes no labels")
+        return ()
+    if not text:
+        return tuple(known.tolist())
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) < len(known) for part in parts):
+        raise ValueError(f"--labels {text!r}: write classes within 0 .. {len(known) - 1}, as 0,3,7")
+    return tuple(map(int, parts))
 
 
 def _start(start: str) -> Start:

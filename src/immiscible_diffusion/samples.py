@@ -1,0 +1,140 @@
+"""Images generated into a folder: resumable, by several processes, the same whatever their number."""
+
+import json
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from immiscible_diffusion.checkpoint import load_export
+from immiscible_diffusion.files import read_json, write_bytes, write_json
+from immiscible_diffusion.runs import save_grid
+from immiscible_diffusion.sample import Start, Trained, generate, with_sampler
+
+__all__ = ["Asked", "write_samples"]
+
+_INDEX = "samples.json"
+_PART = 50
+"""Images that a process generates at a time, and the most that an interrupt costs it."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to generate; a folder holds images of one such choice, however many.
+
+    Args:
+        steps: sampling steps.
+        seed: names the images' streams.
+        start: ``matched`` or ``normal``.
+        sampler: one of the method's, or its own if empty.
+        options: of the sampler, such as ``eta``.
+        labels: the classes that the images run through, for a conditional net; none if empty.
+    """
+
+    steps: int
+    seed: int = 0
+    start: Start = "matched"
+    sampler: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    labels: tuple[int, ...] = ()
+
+    def applied(self, trained: Trained) -> Trained:
+        """Return the model with the sampler that was asked for.
+
+        Raises:
+            ValueError: the method has no such sampler or option.
+        """
+        if not self.sampler and not self.options:
+            return trained
+        sampler = self.sampler or getattr(trained.method, "sampler", "")
+        return with_sampler(trained, sampler, **self.options)
+
+
+def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: int, device: str) -> Iterator[int]:
+    """Write images 0 .. n - 1 as PNG files, a grid and ``samples.npz``, and yield how many are there after each part.
+
+    Images that lie there already are kept, so the same call goes on where one was cut, and a larger n adds to it.
+    ``samples.npz`` holds them as ``arr_0``, (n, h, w, c), uint8, the form that evaluation programs read.
+
+    Args:
+        export: the folder of an exported model.
+        folder: empty, not there yet, or of an earlier call.
+        n: how many images.
+        asked: which ones.
+        workers: processes; 1 generates in this one.
+        device: where to compute.
+
+    Raises:
+        ValueError: the folder holds images of another choice or model.
+    """
+    _claim(export, folder, asked)
+    # Always the same parts: a net's last digits depend on how many images it sees at once.
+    parts = [range(i, min(i + _PART, n)) for i in range(0, n, _PART)]
+    parts = [part for part in parts if not all(_path(folder, i).is_file() for i in part)]
+    done = n - sum(map(len, parts))
+    yield done
+    for count in _made(export, folder, asked, parts, min(workers, len(parts)), device):
+        done += count
+        yield done
+    images = torch.from_numpy(np.stack([_read(_path(folder, i)) for i in range(n)])).permute(0, 3, 1, 2)
+    save_grid(images[:256], folder / "grid.png", columns=16 if n > 64 else 8)
+    buffer = BytesIO()
+    np.savez_compressed(buffer, arr_0=images.permute(0, 2, 3, 1).numpy())
+    write_bytes(folder / "samples.npz", buffer.getvalue())
+
+
+def _made(export: Path, folder: Path, asked: Asked, parts: list[range], workers: int, device: str) -> Iterator[int]:
+    if workers <= 1:
+        trained = asked.applied(load_export(export))
+        trained.net.to(device)
+        yield from (_write(trained, folder, part, asked) for part in parts)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(_work, str(export), str(folder), part, asked, device) for part in parts]
+        try:
+            yield from (future.result() for future in as_completed(futures))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _work(export: str, folder: str, part: range, asked: Asked, device: str) -> int:
+    torch.set_num_threads(1)
+    trained = asked.applied(load_export(Path(export)))
+    trained.net.to(device)
+    return _write(trained, Path(folder), part, asked)
+
+
+def _write(trained: Trained, folder: Path, part: range, asked: Asked) -> int:
+    labels = torch.tensor([asked.labels[i % len(asked.labels)] for i in part]) if asked.labels else None
+    made = generate(
+        trained, len(part), steps=asked.steps, seed=asked.seed, start=asked.start, cond=labels, first=part.start
+    )
+    for i, image in zip(part, torch.cat(list(made)), strict=True):
+        save_grid(image.unsqueeze(0), _path(folder, i), columns=1)
+    return len(part)
+
+
+def _claim(export: Path, folder: Path, asked: Asked) -> None:
+    plain = json.loads(json.dumps({"model": read_json(export / "immiscible.json"), "asked": asdict(asked)}))
+    path = folder / _INDEX
+    if path.exists() and read_json(path) != plain:
+        raise ValueError(f"{folder} holds images of another model or another choice; give another --out, or remove it")
+    write_json(path, plain)
+
+
+def _path(folder: Path, i: int) -> Path:
+    return folder / f"{i:06d}.png"
+
+
+def _read(path: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    from PIL import Image
+
+    with Image.open(path) as opened:
+        pixels = np.asarray(opened)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
