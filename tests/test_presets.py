@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
 
-from immiscible_diffusion import Images
+from immiscible_diffusion import VAE, Images
 from immiscible_diffusion.config import Config
+from immiscible_diffusion.encode import encode
 from immiscible_diffusion.experiment import presets, read_experiment, with_preset
+from immiscible_diffusion.runs import execute, read_lines
 
 EXPERIMENT = """
 title = "x"
@@ -95,6 +98,51 @@ def test_a_preset_runs_on_real_images(tmp_path: Path, shared_data: Callable[[str
     assert all(flip or torch.equal(a, b) for flip, a, b in zip(mirrored, batch.raw, stored, strict=True))
     still = configured(tmp_path, name, *overrides, ("source.flip", False)).source
     assert torch.equal(next(still.batches(100, seed=0)).raw, stored)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "celeba64", "tiny_imagenet"])
+def test_a_preset_trains_samples_and_is_measured(tmp_path: Path, shared_data: Callable[[str], Path], name: str) -> None:
+    folder, changes, _ = LOCAL[name]
+    options = {"path": str(shared_data(folder)), "memory": False, **changes, "limit": 400}
+    config = configured(tmp_path, name, *[(f"source.{key}", value) for key, value in options.items()])
+    assert list(execute(config, tmp_path / "run", torch.device("cpu"))) == [0, 1, 2]
+    (line,) = read_lines(tmp_path / "run" / "evaluations.jsonl")
+    assert line["samples"] == 4
+    assert line["frechet"] > 0
+    with PIL.Image.open(tmp_path / "run" / "samples" / "steps-1-matched.png") as grid:
+        assert grid.height == config.source.shape[1]
+
+
+def test_imagenet_at_256_pixels_runs_through_latents(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
+    """Encode once, train on the latents, decode the samples, compare them with the held-out images."""
+    folder, changes, _ = LOCAL["imagenet256"]
+    options = {"path": str(shared_data(folder)), **changes, "held_out_rows": 4, "limit": 12, "flip": False}
+    images = configured(tmp_path, "imagenet256", *[(f"source.{key}", value) for key, value in options.items()]).source
+    vae = VAE(str(shared_data("taesd")))
+    assert isinstance(images, Images)
+    assert [done.rows for done in encode(images, vae, tmp_path / "latents")][-1] == 8
+    latents = ("source", {"use": "latents", "path": str(tmp_path / "latents")})
+    codec = ("codec", {"use": "vae", "path": str(shared_data("taesd"))})
+    config = configured(tmp_path, "imagenet256", latents, codec, ("train.batch", 8))
+    assert list(execute(config, tmp_path / "run", torch.device("cpu"))) == [0, 1, 2]
+    with PIL.Image.open(tmp_path / "run" / "samples" / "steps-1-matched.png") as grid:
+        assert grid.height == 256
+    random = tmp_path / "random"
+    write_tiny_vae(random)
+    other = configured(tmp_path, "imagenet256", latents, ("codec", {"use": "vae", "path": str(random)}))
+    with pytest.raises(ValueError, match="which cannot decode them"):
+        next(execute(other, tmp_path / "other", torch.device("cpu")))
+
+
+def write_tiny_vae(folder: Path) -> None:
+    """Save an autoencoder of random weights, with the taste of no one's latents."""
+    from diffusers import AutoencoderTiny
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        small = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+        blocks = {"num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)}
+        AutoencoderTiny(**small, **blocks).save_pretrained(folder)
 
 
 def test_the_held_out_images_of_cifar10_are_its_test_images(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:

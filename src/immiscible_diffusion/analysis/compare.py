@@ -12,14 +12,12 @@ import numpy as np
 from immiscible_diffusion.analysis.arms import Arm, differences, refuse_unlike
 from immiscible_diffusion.analysis.speedup import Curve, Effort, Pair, arrival, effort, table_of
 from immiscible_diffusion.analysis.uncertainty import Interval, permutation_p, t_interval, t_test_p
+from immiscible_diffusion.registry import lookup, names
 
-__all__ = ["LARGER_IS_BETTER", "Comparison", "Cost", "Final", "Reach", "Target", "compare", "curves_of"]
+__all__ = ["Comparison", "Cost", "Final", "Reach", "Target", "compare", "curves_of"]
 
 Target: TypeAlias = Literal["final", "best"]
 """The reference's value to be reached, seed by seed: that of its last evaluation, or the best of all of them."""
-
-LARGER_IS_BETTER = frozenset({"coverage", "density", "inception_score", "precision", "recall"})
-
 _NO_METRIC = {"step", "sampling_steps", "start", "samples", "sample_seed", "wall_seconds"}
 
 
@@ -119,7 +117,7 @@ def curves_of(arm: Arm, metric: str, sampling_steps: int, start: str) -> dict[in
     A ratio of values, and so what is interpolated between two evaluations, is the same for both but for its sign.
     """
     curves = arm.curves(metric, sampling_steps, start)
-    if metric not in LARGER_IS_BETTER:
+    if not _larger_is_better(metric):
         return curves
     return {seed: [(step, 1 / max(value, 1e-12)) for step, value in curve] for seed, curve in curves.items()}
 
@@ -154,7 +152,7 @@ def compare(reference: Arm, arms: Sequence[Arm], metric: str) -> Comparison:
             finals.append(_final(label, count, pairs, base, curves))
             sides = [(each, curves_of(each, metric, count, s)) for each, s in ((reference, "matched"), (arm, start))]
             for target in ("final", "best"):
-                reaches.append(_reach(label, count, target, pairs, *sides, inverse=metric in LARGER_IS_BETTER))
+                reaches.append(_reach(label, count, target, pairs, *sides, inverse=_larger_is_better(metric)))
     if not finals and not others:
         raise ValueError(f"there is one arm, {reference.name}; give runs of another as well")
     if not finals:
@@ -248,3 +246,8 @@ def _notes(arm: Arm, reference: Arm) -> Iterator[str]:
         yield f"{arm.name}: seeds {sorted(alone)} have no partner in {reference.name}, or the other way; left out"
     elif alone:
         yield f"{arm.name} and {reference.name} share fewer than two seeds: each seed is set against each, unpaired"
+
+
+def _larger_is_better(metric: str) -> bool:
+    """Return whether a metric of this registered name rises with quality; one that does not say falls."""
+    return metric in names("metric") and getattr(lookup("metric", metric), "better", "lower") == "higher"
