@@ -169,21 +169,24 @@ def test_workers_end_with_the_program_and_say_nothing(tmp_path: Path, pets: Path
     """Ctrl-C reaches the whole process group, as in a terminal; kill -9 the program alone."""
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
-    running = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, str(program), str(pets)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
-    assert running.stdout is not None
-    workers = set(map(int, running.stdout.readline().split()))
-    assert len(workers) == 1
-    if number == signal.SIGINT:
-        os.killpg(running.pid, number)
-    else:
-        running.send_signal(number)
-    _, said = running.communicate(timeout=20)
+    ) as running:
+        assert running.stdout is not None
+        workers = set(map(int, running.stdout.readline().split()))
+        assert len(workers) == 1
+        if number == signal.SIGINT:
+            os.killpg(running.pid, number)
+        else:
+            running.send_signal(number)
+        try:
+            _, said = running.communicate(timeout=120)  # a busy machine takes its time to end a process
+        finally:
+            running.kill()
     assert running.returncode == (7 if number == signal.SIGINT else -9)
     assert ended(workers)
     assert "Traceback" not in said
