@@ -155,8 +155,8 @@ PROGRAM = """
     if __name__ == "__main__":
         batches = Images(sys.argv[1], size=8, held_out_rows=1, memory=False, workers=1).batches(4, 0)
         next(batches)
-        print(*[p.pid for p in multiprocessing.active_children()], flush=True)
         try:
+            print(*[p.pid for p in multiprocessing.active_children()], flush=True)
             while True:
                 next(batches)
         except KeyboardInterrupt:
