@@ -10,7 +10,7 @@ from rich.table import Table
 from immiscible_diffusion.cli.options import Device, Name, Out, Scale, Sets, Workers, checked_device, err, out
 from immiscible_diffusion.cli.studies import print_report
 from immiscible_diffusion.config import parse_override
-from immiscible_diffusion.experiment import Cell, Experiment, built_in, read_experiment
+from immiscible_diffusion.experiment import Cell, Experiment, built_in, presets, read_experiment
 from immiscible_diffusion.launch import launch
 from immiscible_diffusion.registry import KINDS, names
 
@@ -38,6 +38,7 @@ def list_experiments() -> None:
     table.add_column("choices")
     for kind in KINDS:
         table.add_row(kind, ", ".join(names(kind)))
+    table.add_row("preset", ", ".join(presets()))
     out.print(table)
 
 
