@@ -52,7 +52,8 @@ def launch(
     workers = min(workers, len(cells))
     context = multiprocessing.get_context("spawn")
     news, stop = context.Queue(), context.Event()
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    # Threads beyond the cores that are free hold each other up: OMP_NUM_THREADS says that fewer are.
+    threads = max(1, min((os.cpu_count() or 1) // workers, torch.get_num_threads()))
     pool = ProcessPoolExecutor(workers, context, _enter, (news, stop, threads))
     with _terminable(), pool, _progress(console) as progress:
         futures = {
