@@ -59,7 +59,7 @@ def measure_precision(chunks: Path, *, cifar10: Path, weights: Path, count: int 
     rows = [len(features[name][64]) if name in features else 0 for name in ("train", "test")]
     if min(rows) < _ROWS:
         raise ValueError(f"{chunks} holds features of {rows} training and test images; {_ROWS} each are needed")
-    agreement = [*_closed_forms(), *_on_features(features), *_resizes(cifar10), *_network(cifar10, weights)]
+    agreement = [*_closed_forms(), *_on_features(features), *_on_all(features, count), *_resizes(cifar10), *_network(cifar10, weights)]
     others = {name: version(name) for name in ("torchmetrics", "scikit-learn", "pillow") if find_spec(_MODULES[name])}
     about = {**environment(), "compared_with": others, "images": dict(zip(("train", "test"), rows, strict=True))}
     reference, bias = list(_published(features)), list(_bias(features, count))
@@ -125,6 +125,23 @@ def _on_features(features: dict[str, dict[int, Tensor]]) -> Iterator[Row]:
             gathered = gathered.add(rows)
         error = float(np.abs(gathered.covariance.numpy() - whole).max() / np.abs(whole).max())
         yield _error(f"covariance in batches of {size}", "numpy cov", error, 1e-12)
+
+
+def _on_all(features: dict[str, dict[int, Tensor]], count: int) -> Iterator[Row]:
+    """Yield the metrics of the most images there are, up to ``count`` a side, in 768 features."""
+    rows = min(count, *(len(features[name][768]) for name in ("train", "test")))
+    real, generated = (features[name][768][:rows] for name in ("train", "test"))
+    name = f"768 Inception features, {rows:,} images"
+    ours = frechet_distance(real, generated)
+    yield _row(f"Fréchet distance, {name}", "scipy sqrtm", ours, other.scipy_frechet(real, generated), 1e-4)
+    found = other.torchmetrics_values(real, generated)
+    if found is not None:
+        yield _row(f"Fréchet distance, {name}", "torchmetrics", ours, found["frechet"], 1e-4)
+        kernel = kernel_distance(real, generated)
+        yield _row(f"kernel distance, {name}", "torchmetrics", kernel, found["kernel"], 1e-6)
+    near = neighbourhoods(real, generated, k=5)
+    for part, mine, value in zip(near._fields, near, other.sklearn_neighbourhoods(real, generated, 5), strict=True):
+        yield _row(f"{part}, k = 5, {name}", "scikit-learn", mine, value, 1e-4)
 
 
 def _resizes(cifar10: Path) -> Iterator[Row]:
