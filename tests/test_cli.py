@@ -97,7 +97,7 @@ def test_train_resumes_and_list_and_show_speak(runs_folder: Path, capsys: pytest
     assert run(["list"]) == 0
     assert run(["show", "demo", "--scale", "smoke", "--set", "train.batch=64"]) == 0
     out = capsys.readouterr().out
-    assert "assignment, cached, conditional, greedy, independent, joint" in out
+    assert "assignment, cached, conditional, flipped, greedy" in out
     assert '"batch": 64' in out
 
 

@@ -10,11 +10,18 @@ import pytest
 import immiscible_diffusion
 
 ROOT = Path(immiscible_diffusion.__file__).parent
-BASE = {"types", "streams", "registry", "tensors", "schedules", "priors", "files"}
+BASE = {"types", "streams", "registry", "tensors", "schedules", "priors", "files", "text"}
 PLUGINS = {"couplings", "methods", "nets", "codecs", "data", "metrics"}
-LAYERS = [BASE, PLUGINS, {"train", "sample", "checkpoint"}, {"config"}, {"experiment"}, {"analysis", "runs", "encode"}]
+LAYERS = [
+    BASE,
+    PLUGINS,
+    {"train", "sample", "checkpoint", "pipelines"},
+    {"config"},
+    {"experiment"},
+    {"analysis", "runs", "encode"},
+]
 BENCHES = {"contenders", "bench", "bench_images", "bench_papers", "bench_step", "precision"}
-LAYERS += [{"launch", "figures", "samples"} | BENCHES, {"report"}, {"cli"}, {"__main__"}]
+LAYERS += [{"launch", "figures", "study_figures", "papers", "samples"} | BENCHES, {"report"}, {"cli"}, {"__main__"}]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 

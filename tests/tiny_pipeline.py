@@ -24,7 +24,7 @@ def text_parts(folder: Path, tokenizer: Path, *, width: int = 32, seed: int = 0)
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = CLIPTextModel(config).eval()
+        model = CLIPTextModel(config)
         for weight in model.parameters():  # as they come, every text has nearly the same hidden states
             weight.data.mul_(3)
     model.save_pretrained(folder / "text_encoder")

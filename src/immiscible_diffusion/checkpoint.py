@@ -12,6 +12,8 @@ from torch import Tensor
 from immiscible_diffusion.files import new_folder, read_json, write_bytes, write_json
 from immiscible_diffusion.methods.consistency import Consistency
 from immiscible_diffusion.methods.layout import Layout, diffusers_layout
+from immiscible_diffusion.nets import Dit, UNetCondition
+from immiscible_diffusion.pipelines import load_pipeline_codec, load_pipeline_net, save_pipeline
 from immiscible_diffusion.priors import Gaussian, StandardNormal
 from immiscible_diffusion.registry import describe, make
 from immiscible_diffusion.sample import Trained
@@ -64,8 +66,9 @@ def export(trained: Trained, folder: Path, *, net: Any, classes: int | None, abo
 
     A diffusers net is saved in diffusers' own layout: ``unet/``, ``scheduler/`` and, where diffusers has a pipeline for
     the method (``DDIMPipeline``, ``ConsistencyModelPipeline``), the ``model_index.json`` that its ``from_pretrained``
-    reads; any other net as ``net.safetensors``. The start of sampling lies beside it in ``prior.safetensors`` unless
-    it is the standard normal. ``README.md`` says what the model is and how to sample from it.
+    reads. ``unet_condition`` and ``dit`` become whole pipelines (``StableDiffusionPipeline``, ``DiTPipeline``) with
+    text encoder and autoencoder; any other net as ``net.safetensors``. The start of sampling lies beside it in
+    ``prior.safetensors`` unless it is the standard normal. ``README.md`` says what the model is and how to sample.
 
     Args:
         trained: the model.
@@ -77,7 +80,9 @@ def export(trained: Trained, folder: Path, *, net: Any, classes: int | None, abo
     layout = Layout(why_not="the net is not diffusers' own")
     with new_folder(folder) as part:
         model = getattr(trained.net, "model", None)
-        if model is not None:
+        if isinstance(net, UNetCondition | Dit):
+            layout = save_pipeline(trained, net, part)
+        elif model is not None:
             model.save_pretrained(part / "unet")
             time, conditional = getattr(net, "time", "levels"), getattr(net, "conditional", False)
             layout = diffusers_layout(trained.method, time=time, conditional=conditional)
@@ -101,11 +106,15 @@ def load_export(folder: Path) -> Trained:
     """
     index = read_json(folder / "immiscible.json")
     try:
-        net = make("net", index["net"]).build(tuple(index["shape"]), index["classes"])
-        method, codec, shape = make("method", index["method"]), make("codec", index["codec"]), tuple(index["shape"])
-        inner = getattr(net, "model", None)
-        weights = folder / ("net.safetensors" if inner is None else "unet/diffusion_pytorch_model.safetensors")
-        (net if inner is None else inner).load_state_dict(_load_tensors(weights))
+        described, method, shape = make("net", index["net"]), make("method", index["method"]), tuple(index["shape"])
+        codec = load_pipeline_codec(make("codec", index["codec"]), folder)
+        if isinstance(described, UNetCondition | Dit):
+            net = load_pipeline_net(described, folder, shape, index["classes"])
+        else:
+            net = described.build(shape, index["classes"])
+            inner = getattr(net, "model", None)
+            weights = folder / ("net.safetensors" if inner is None else "unet/diffusion_pytorch_model.safetensors")
+            (net if inner is None else inner).load_state_dict(_load_tensors(weights))
         prior: Prior = StandardNormal()
         if (folder / "prior.safetensors").exists():
             prior = Gaussian(**_load_tensors(folder / "prior.safetensors"))

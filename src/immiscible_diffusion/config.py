@@ -1,6 +1,7 @@
 """From the plain values of a file to the objects of a run, with errors that name the key."""
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,9 +27,10 @@ class Evaluation:
         seed: names the noise that samples start from; equal for all arms.
         features: the network whose features are compared.
         metrics: the distances between them.
+        guidance: the scale of classifier-free guidance; 1 is none.
 
     Raises:
-        ValueError: counts below 1, or no sampling steps.
+        ValueError: counts below 1, no sampling steps, or a guidance that is negative or not finite.
     """
 
     every: int
@@ -37,10 +39,13 @@ class Evaluation:
     seed: int
     features: Features
     metrics: dict[str, Metric]
+    guidance: float = 1.0
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.samples < 2 or not self.steps or min(self.steps) < 1:
             raise ValueError("an evaluation needs every >= 1, samples >= 2 and sampling steps >= 1")
+        if not 0 <= self.guidance < math.inf:
+            raise ValueError(f"guidance is {self.guidance}; it must be finite and at least 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +151,10 @@ def _evaluation(values: Any) -> Evaluation:
     if not isinstance(chosen, list | tuple):
         raise ValueError(f"evaluate.metrics is {chosen!r}; it must be a list")
     metrics = {_use(choice): build("metric", choice, f"evaluate.metrics[{i}]") for i, choice in enumerate(chosen)}
-    numbers = {"seed": 0, **{key: values[key] for key in ("every", "steps", "samples", "seed") if key in values}}
+    numbers = {
+        "seed": 0,
+        **{key: values[key] for key in ("every", "steps", "samples", "seed", "guidance") if key in values},
+    }
     checked = _checked(Evaluation, numbers, "evaluate")
     return _called(Evaluation, {**checked, "features": features, "metrics": metrics}, "evaluate")  # type: ignore[no-any-return]
 

@@ -41,7 +41,7 @@ class Experiment:
         question: what it is to answer.
         base: one whole run; ``preset`` in it names data that come with the package.
         grid: dotted key -> {label: value}; the runs are the product.
-        scale: scale name -> dotted overrides.
+        scale: scale name -> dotted overrides; ``grid.KEY`` gives a varied key other choices, as other data may need.
         published: figures of the literature to stand beside the measured ones.
     """
 
@@ -68,6 +68,8 @@ class Experiment:
         for key, value in [*(self.scale[scale].items() if scale else ()), *overrides]:
             if key == "train.seed":
                 grid[key] = {str(seed): seed for seed in (value if isinstance(value, list) else [value])}
+            elif key.startswith("grid.") and key[5:] in grid:
+                grid[key[5:]] = _labelled(key, value, self.name)
             else:
                 grid.pop(key, None)
                 base = overridden(base, key, value)
@@ -78,7 +80,7 @@ class Experiment:
             for key, (_, value) in zip(grid, point, strict=True):
                 values = overridden(values, key, value)
             for key, value in overrides:  # an option of something that the grid chooses
-                if key != "train.seed":
+                if key != "train.seed" and not (key.startswith("grid.") and key[5:] in grid):
                     values = overridden(values, key, value)
             arm = "-".join(label for label, _ in point) or "run"
             cells.append(Cell(arm, int(seed), read_config(with_preset(values))))
@@ -137,7 +139,7 @@ def read_experiment(name: str) -> Experiment:
         raise ValueError(f"{path}: unknown key {unknown[0]}; there are {_KEYS}")
     if not isinstance(values.get("base"), Mapping):
         raise ValueError(f"{path}: [base], one whole run, is missing")
-    grid = {key: _labelled(key, choices, path) for key, choices in values.get("grid", {}).items()}
+    grid = {key: _labelled(f"grid.{key}", choices, str(path)) for key, choices in values.get("grid", {}).items()}
     return Experiment(
         path.stem,
         values.get("title", path.stem),
@@ -150,9 +152,9 @@ def read_experiment(name: str) -> Experiment:
     )
 
 
-def _labelled(key: str, choices: Any, path: Path) -> dict[str, Any]:
+def _labelled(key: str, choices: Any, where: str) -> dict[str, Any]:
     if isinstance(choices, Mapping) and choices:
         return dict(choices)
     if isinstance(choices, list) and choices:
         return {str(value): value for value in choices}
-    raise ValueError(f"{path}: grid.{key} must be a list of values or a table of label = value")
+    raise ValueError(f"{where}: {key} must be a list of values or a table of label = value")

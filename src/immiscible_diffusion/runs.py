@@ -5,6 +5,7 @@ times; ``evaluations.jsonl`` every measured distance; ``checkpoints/`` to resume
 ``export/`` the averaged net for others to load, and the mark of a finished run.
 """
 
+import dataclasses
 import itertools
 import json
 import os
@@ -29,8 +30,9 @@ from immiscible_diffusion.data import Latents
 from immiscible_diffusion.files import read_json, write_bytes, write_json
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import describe
-from immiscible_diffusion.sample import Start, Trained, generate
+from immiscible_diffusion.sample import Start, Trained, generate, with_guidance
 from immiscible_diffusion.streams import stream_seed
+from immiscible_diffusion.text import Captioned, conditioned, with_prompts
 from immiscible_diffusion.train import State, fit, new_state
 from immiscible_diffusion.types import UInt8
 
@@ -54,13 +56,15 @@ def execute(config: Config, folder: Path, device: torch.device) -> Iterator[int]
         if is_finished(folder):
             yield config.train.steps
             return
-        state = _start(config, folder, device)
+        net = with_prompts(config.net, config.source)
+        state = _start(dataclasses.replace(config, net=net), folder, device)
         _describe_run(config, folder, state.step)
         log = [line for line in read_lines(folder / "log.jsonl") if line["step"] <= state.step]
         evaluations = [line for line in read_lines(folder / "evaluations.jsonl") if line["step"] <= state.step]
         trained = _trained(config, state)
         saved = state.step
-        training = fit(state, config.source, config.codec, config.coupling, config.method, config.train)
+        source = conditioned(config.source, net, str(device))
+        training = fit(state, source, config.codec, config.coupling, config.method, config.train)
         try:
             for _ in itertools.chain([state], training):  # a run cut in mid-evaluation begins with it
                 last = state.step == config.train.steps
@@ -80,7 +84,7 @@ def execute(config: Config, folder: Path, device: torch.device) -> Iterator[int]
                 _write_lines(folder / "log.jsonl", log)
                 checkpoint.save(state, folder / "checkpoints")
         about = {"coupling": config.plain()["coupling"], "source": config.plain()["source"], "steps": state.step}
-        checkpoint.export(trained, folder / "export", net=config.net, classes=config.source.classes, about=about)
+        checkpoint.export(trained, folder / "export", net=net, classes=config.source.classes, about=about)
 
 
 def is_finished(folder: Path) -> bool:
@@ -101,12 +105,13 @@ def evaluate(trained: Trained, config: Config, grids: Path | None = None) -> Ite
     """
     asked = config.evaluate
     real = asked.features(config.source.held_out().raw)
+    guided = with_guidance(trained, asked.guidance)
+    labels = labels_for(config, asked.samples)
     starts: list[Start] = ["matched"] if isinstance(trained.prior, StandardNormal) else ["matched", "normal"]
     for steps, start in itertools.product(asked.steps, starts):
         begun = time.perf_counter()
-        labels = labels_for(config, asked.samples)
         images = torch.cat(
-            list(generate(trained, asked.samples, steps=steps, seed=asked.seed, start=start, cond=labels))
+            list(generate(guided, asked.samples, steps=steps, seed=asked.seed, start=start, cond=labels))
         )
         features = asked.features(images)
         values = {name: metric(real, features) for name, metric in asked.metrics.items()}
@@ -117,10 +122,20 @@ def evaluate(trained: Trained, config: Config, grids: Path | None = None) -> Ite
 
 
 def labels_for(config: Config, n: int) -> Tensor | None:
-    """Return labels that run through the classes, (n,), for a conditional net, else None."""
-    if not getattr(config.net, "conditional", False) or config.source.classes is None:
+    """Return what n images are to show, for a conditional net, else None.
+
+    Labels run through the classes, (n,); texts are the held-out images' captions, as hidden states, (n, l, f).
+    """
+    if not getattr(config.net, "conditional", False):
         return None
-    return torch.arange(n) % config.source.classes
+    if config.source.classes is not None:
+        return torch.arange(n) % config.source.classes
+    source = conditioned(config.source, config.net)
+    if not isinstance(source, Captioned):
+        return None
+    numbers = config.source.held_out().cond
+    states = source.states(None if numbers is None else numbers[:n])
+    return states[torch.arange(n) % max(len(states), 1)]
 
 
 def data_batches(config: Config, rows: int = _PRIOR_ROWS) -> Iterator[Tensor]:

@@ -8,12 +8,13 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.nets.guided import guided
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import describe, make
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Codec, Method, Net, Prior
 
-__all__ = ["Start", "Stochastic", "Trained", "generate", "with_sampler"]
+__all__ = ["Start", "Stochastic", "Trained", "generate", "with_guidance", "with_sampler"]
 
 Start = Literal["matched", "normal"]
 
@@ -72,6 +73,15 @@ def with_sampler(trained: Trained, sampler: str, **options: Any) -> Trained:
     return replace(trained, method=make("method", {**described, "sampler": sampler, **options}))
 
 
+def with_guidance(trained: Trained, scale: float) -> Trained:
+    """Return the same model under classifier-free guidance of this scale; 1 is none.
+
+    Raises:
+        ValueError: a scale out of range, or a net that was not trained with a condition that is dropped.
+    """
+    return replace(trained, net=guided(trained.net, scale))
+
+
 def generate(
     trained: Trained,
     n: int,
@@ -95,7 +105,7 @@ def generate(
         steps: sampling steps.
         seed: names the images' random streams.
         start: ``matched`` draws from the coupling's prior, ``normal`` from N(0, I) whatever the coupling.
-        cond: labels of the images, (n,), for a conditional net.
+        cond: what the images shall show, for a conditional net: labels (n,), or hidden states of texts (n, l, f).
         batch: images a net evaluation.
         first: the number of the first image, which names its stream.
 
@@ -104,7 +114,7 @@ def generate(
     """
     if start not in ("matched", "normal"):
         raise ValueError(f"no start named {start!r}; there are ['matched', 'normal']")
-    if cond is not None and cond.shape != (n,):
+    if cond is not None and (len(cond) != n or (cond.ndim > 1 and not cond.is_floating_point())):
         raise ValueError(f"labels have shape {tuple(cond.shape)}; there must be one for each of {n} images")
     prior = trained.prior if start == "matched" else StandardNormal()
     device = next(trained.net.parameters()).device

@@ -15,7 +15,7 @@ import torch
 from immiscible_diffusion.checkpoint import load_export
 from immiscible_diffusion.files import read_json, write_bytes, write_json
 from immiscible_diffusion.runs import save_grid
-from immiscible_diffusion.sample import Start, Trained, generate, with_sampler
+from immiscible_diffusion.sample import Start, Trained, generate, with_guidance, with_sampler
 
 __all__ = ["Asked", "write_samples"]
 
@@ -35,6 +35,7 @@ class Asked:
         sampler: one of the method's, or its own if empty.
         options: of the sampler, such as ``eta``.
         labels: the classes that the images run through, for a conditional net; none if empty.
+        guidance: the scale of classifier-free guidance; 1 is none.
     """
 
     steps: int
@@ -43,13 +44,15 @@ class Asked:
     sampler: str = ""
     options: dict[str, Any] = field(default_factory=dict)
     labels: tuple[int, ...] = ()
+    guidance: float = 1.0
 
     def applied(self, trained: Trained) -> Trained:
-        """Return the model with the sampler that was asked for.
+        """Return the model with the sampler and the guidance that were asked for.
 
         Raises:
-            ValueError: the method has no such sampler or option.
+            ValueError: the method has no such sampler or option, or the net no guidance.
         """
+        trained = with_guidance(trained, self.guidance)
         if not self.sampler and not self.options:
             return trained
         sampler = self.sampler or getattr(trained.method, "sampler", "")

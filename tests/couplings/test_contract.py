@@ -144,9 +144,12 @@ def test_a_coupling_that_breaks_the_contract_is_caught(couple: Any, batch: str) 
         honours(couple, BATCHES[batch]())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"flipped"}))
 def test_each_row_follows_its_own_datum(name: str) -> None:
-    """No coupling may put noise farther from its row, on average, than independent noise would be."""
+    """No coupling may put noise farther from its row, on average, than independent noise would be.
+
+    ``flipped`` does, by design; see its own tests.
+    """
     x = 2 * randn(2000, 4)
     noise = make("coupling", name)(x, None, stream(0, 0, "noise"))
     alignment = torch.linalg.vecdot(x, noise)

@@ -30,6 +30,7 @@ def sample(
     sampler: Annotated[str, typer.Option(help="Another sampler of the method, as heun or dpmpp for denoising.")] = "",
     eta: Annotated[float | None, typer.Option(min=0, help="DDIM's share of fresh noise; 0 is deterministic.")] = None,
     labels: Annotated[str, typer.Option(help="Classes that the images run through, as 0,3,7; by default all.")] = "",
+    guidance: Annotated[float, typer.Option(min=0, help="Scale of classifier-free guidance; 1 is none.")] = 1.0,
     out_folder: Annotated[Path | None, typer.Option("--out", help="Where images go; by default RUN/generated.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     device: Device = None,
@@ -44,6 +45,7 @@ def sample(
         sampler=sampler,
         options={} if eta is None else {"eta": eta},
         labels=_labels(labels, config),
+        guidance=guidance,
     )
     asked.applied(trained)  # a sampler that is not there is refused before the folder is claimed
     columns = TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -60,6 +62,7 @@ def evaluate(
     steps: Annotated[list[int] | None, typer.Option(min=1, help="Sampling steps; may be repeated.")] = None,
     n: Annotated[int | None, typer.Option("--n", min=2, help="How many images to generate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Names the images' noise.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Scale of classifier-free guidance; 1 is none.")] = None,
     device: Device = None,
 ) -> None:
     """Measure a finished run against held-out data, and keep the numbers in RUN/evaluated.json."""
@@ -69,8 +72,11 @@ def evaluate(
         steps=tuple(steps) if steps else config.evaluate.steps,
         samples=n or config.evaluate.samples,
         seed=config.evaluate.seed if seed is None else seed,
+        guidance=config.evaluate.guidance if guidance is None else guidance,
     )
-    lines = list(measure(trained, dataclasses.replace(config, evaluate=asked)))
+    measured = measure(trained, dataclasses.replace(config, evaluate=asked))
+    told = {} if asked.guidance == 1 else {"guidance": asked.guidance}
+    lines = [{**line, **told} for line in measured]
     table = Table()
     for column in lines[0]:
         table.add_column(column, justify="right")

@@ -2,12 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from immiscible_diffusion.cli.options import Device, Name, Out, Scale, Sets, Workers, checked_device, err, out
+from immiscible_diffusion.cli.papers import print_papers
 from immiscible_diffusion.cli.studies import print_report
 from immiscible_diffusion.config import parse_override
 from immiscible_diffusion.experiment import Cell, Experiment, built_in, presets, read_experiment
@@ -42,8 +44,20 @@ def list_experiments() -> None:
     out.print(table)
 
 
-def show(name: Name, scale: Scale = None, sets: Sets = None) -> None:
-    """Show an experiment: what it asks, its runs, and the resolved configuration of the first."""
+def show(
+    name: Annotated[
+        str | None, typer.Argument(help="An experiment's name or TOML file; without it, the papers.")
+    ] = None,
+    scale: Scale = None,
+    sets: Sets = None,
+) -> None:
+    """Show an experiment: what it asks, its runs, and the resolved configuration of the first.
+
+    Without a name: every table and figure of the papers with the state of its result.
+    """
+    if name is None:
+        print_papers()
+        return
     experiment, cells = _cells(name, scale, sets)
     out.print(f"[bold]{escape(experiment.title)}[/bold]\n{escape(experiment.source)}\n{escape(experiment.question)}\n")
     for cell in cells:

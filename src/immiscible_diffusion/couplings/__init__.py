@@ -4,6 +4,7 @@ from immiscible_diffusion.couplings._moments import measured_prior
 from immiscible_diffusion.couplings.assignment import Assignment, assign, assign_index
 from immiscible_diffusion.couplings.cached import Cached
 from immiscible_diffusion.couplings.conditional import Conditional, assign_conditional
+from immiscible_diffusion.couplings.flipped import Flipped
 from immiscible_diffusion.couplings.greedy import Greedy, greedy_index
 from immiscible_diffusion.couplings.independent import Independent
 from immiscible_diffusion.couplings.joint import Joint, assign_across, assign_window
@@ -19,6 +20,7 @@ __all__ = [
     "Assignment",
     "Cached",
     "Conditional",
+    "Flipped",
     "Greedy",
     "Independent",
     "Joint",

@@ -66,6 +66,12 @@ class Latents:
         return self._stored().manifest.classes
 
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes in the order of their labels, or None where the images had none."""
+        names = self._stored().manifest.class_names
+        return None if names is None else tuple(names)
+
+    @property
     def encoder(self) -> dict[str, Any]:
         """What encoded them: class, SHA-256 of the weights, dtype, and its own scale and shift."""
         return self._stored().manifest.encoder

@@ -68,6 +68,7 @@ class Manifest:
         probe_sha256: ... and the hash of their images and labels, by which the source is known again.
         held_out: the file of held-out images, once it is whole.
         shards: the shards that are whole, by number.
+        class_names: the classes' names in the order of their labels, where the source has them.
         format: version of this layout.
     """
 
@@ -89,6 +90,7 @@ class Manifest:
     probe_sha256: str
     held_out: Shard | None = None
     shards: tuple[Shard, ...] = ()
+    class_names: list[str] | None = None
     format: int = FORMAT
 
     def __post_init__(self) -> None:

@@ -142,6 +142,7 @@ def _planned(source: Takeable, codec: Encoder, options: dict[str, Any], device: 
     if not len(images):
         raise ValueError(f"none of {len(probe)} images spread over the source can be read")
     mean, std = codec.moments(images.to(device))
+    named = getattr(source, "class_names", None)
     try:
         description = describe("source", source)
     except ValueError:  # a class of one's own that no file names
@@ -159,6 +160,7 @@ def _planned(source: Takeable, codec: Encoder, options: dict[str, Any], device: 
         encoder=codec.fingerprint(),
         probe_rows=probe.tolist(),
         probe_sha256=content_hash(source, probe),
+        class_names=None if named is None else list(named),
         **options,
     )
 

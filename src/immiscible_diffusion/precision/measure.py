@@ -59,7 +59,13 @@ def measure_precision(chunks: Path, *, cifar10: Path, weights: Path, count: int 
     rows = [len(features[name][64]) if name in features else 0 for name in ("train", "test")]
     if min(rows) < _ROWS:
         raise ValueError(f"{chunks} holds features of {rows} training and test images; {_ROWS} each are needed")
-    agreement = [*_closed_forms(), *_on_features(features), *_on_all(features, count), *_resizes(cifar10), *_network(cifar10, weights)]
+    agreement = [
+        *_closed_forms(),
+        *_on_features(features),
+        *_on_all(features, count),
+        *_resizes(cifar10),
+        *_network(cifar10, weights),
+    ]
     others = {name: version(name) for name in ("torchmetrics", "scikit-learn", "pillow") if find_spec(_MODULES[name])}
     about = {**environment(), "compared_with": others, "images": dict(zip(("train", "test"), rows, strict=True))}
     reference, bias = list(_published(features)), list(_bias(features, count))

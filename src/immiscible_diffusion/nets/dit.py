@@ -1,0 +1,110 @@
+"""diffusers' diffusion transformer with class labels (Peebles and Xie, arXiv:2212.09748)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from immiscible_diffusion.registry import register
+
+__all__ = ["Dit"]
+
+_NULL = 1000
+"""The null class of diffusers' DiTPipeline, whatever the number of classes."""
+
+
+@register("net")
+@dataclass(frozen=True)
+class Dit:
+    """Describe a ``diffusers.DiTTransformer2DModel``.
+
+    In training a row's label gives way to the null class with probability ``drop``, so that ``guided`` can compare the
+    two. The null class is number 1000 (the number of classes where there are more), since diffusers' pipeline has it
+    there: rows of the label tables between the classes and it are never used.
+
+    Departs: diffusers drops labels within each block, independently; here a row's label is dropped everywhere or
+        nowhere, as in the paper's code. The last layer begins at random values, as diffusers has it, not at zero. The
+        prediction has the data's channels: no learned variance.
+
+    Args:
+        depth: transformer blocks; DiT-S/B 12, L 24, XL 28.
+        heads: attention heads; S 6, B 12, L and XL 16.
+        head_width: coordinates of a head; 64, XL 72.
+        patch: side of the square of data that becomes a token.
+        conditional: take class labels as condition; else the condition is ignored.
+        drop: the probability of the null class in training, in [0, 1).
+        checkpointing: compute activations again in the backward pass, which saves memory and costs time.
+
+    Raises:
+        ValueError: sizes below 1, a head's width that is odd, or a drop outside [0, 1).
+    """
+
+    depth: int = 4
+    heads: int = 4
+    head_width: int = 16
+    patch: int = 2
+    conditional: bool = False
+    drop: float = 0.1
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.depth, self.heads, self.head_width, self.patch) < 1 or self.heads * self.head_width % 4:
+            raise ValueError(f"{self} needs sizes >= 1 and heads * head_width a multiple of 4")
+        if not 0 <= self.drop < 1:
+            raise ValueError(f"drop is {self.drop}; it must lie in [0, 1)")
+
+    def build(self, shape: tuple[int, ...], classes: int | None) -> nn.Module:
+        """Return the net for square data of this shape, (c, h, h), with weights from the global generator.
+
+        Raises:
+            ValueError: data that are not square or not a multiple of the patch; ``conditional`` without labels.
+        """
+        if self.conditional and classes is None:
+            raise ValueError("a conditional DiT needs labels; this source has none")
+        if len(shape) != 3 or shape[1] != shape[2] or shape[1] % self.patch:
+            raise ValueError(f"a DiT needs (c, h, h) with sides of multiples of {self.patch}: {shape}")
+        return _Dit(self, shape, classes or 0)
+
+
+class _Dit(nn.Module):
+    """The model behind the net's own signature."""
+
+    def __init__(self, config: Dit, shape: tuple[int, ...], classes: int) -> None:
+        super().__init__()
+        try:
+            from diffusers import DiTTransformer2DModel
+            from diffusers.models.embeddings import LabelEmbedding
+        except ImportError as error:
+            raise ImportError("DiT needs diffusers: pip install 'immiscible-diffusion[nets]'") from error
+        self.conditional, self.drop = config.conditional, config.drop
+        self.classes = max(classes, _NULL) if config.conditional else _NULL
+        self.model: Any = DiTTransformer2DModel(
+            num_attention_heads=config.heads,
+            attention_head_dim=config.head_width,
+            in_channels=shape[0],
+            out_channels=shape[0],  # the pipeline takes no None
+            num_layers=config.depth,
+            sample_size=shape[1],
+            patch_size=config.patch,
+            num_embeds_ada_norm=self.classes,
+        )
+        for module in self.model.modules():
+            if isinstance(module, LabelEmbedding):
+                module.dropout_prob = 0.0
+        if config.checkpointing:
+            self.model.enable_gradient_checkpointing()
+
+    def null(self, cond: Tensor) -> Tensor:
+        """Return the null class in place of every label, (b,)."""
+        return torch.full_like(cond, self.classes)
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Return the prediction, (b, c, h, h)."""
+        if cond is None or not self.conditional:
+            cond = torch.full((len(x_t),), self.classes, device=x_t.device)
+        elif self.training and self.drop:
+            dropped = torch.rand(len(x_t), device=x_t.device) < self.drop
+            cond = torch.where(dropped, self.null(cond), cond)
+        out: Tensor = self.model(x_t, 1000 * t, class_labels=cond).sample
+        return out
