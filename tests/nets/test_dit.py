@@ -39,7 +39,7 @@ def test_it_says_what_diffusers_model_says() -> None:
 
 
 def test_a_row_is_dropped_in_every_block_or_in_none() -> None:
-    net = built(drop=0.5)
+    net = built(drop=0.2)
     full, null = ask(net, LABELS), ask(net, None)
 
     def alien(net: nn.Module) -> int:
@@ -55,7 +55,7 @@ def test_a_row_is_dropped_in_every_block_or_in_none() -> None:
     assert alien(net.train()) == 0
     torch.manual_seed(0)
     dropped = sum(int(((ask(net, LABELS) - null).flatten(1).abs().amax(1) < 1e-5).sum()) for _ in range(20))
-    assert 40 <= dropped <= 80  # of 120 fair coins
+    assert 8 <= dropped <= 40  # of 120, 24 expected: 3.6 deviations
     net.eval()
     assert torch.equal(ask(net, LABELS), full)
     # Control: diffusers' own dropping, block by block.

@@ -73,7 +73,7 @@ def test_the_condition_is_what_the_stock_pipeline_makes_of_the_prompts(folder: P
 
 @pytest.mark.parametrize("kind", ["labels", "states", "learned"])
 def test_a_dropped_row_sees_the_null_condition_and_the_others_their_own(folder: Path, kind: str) -> None:
-    net = learned(drop=0.5) if kind == "learned" else described(folder, drop=0.5).build((4, 8, 8), 2)
+    net = learned(drop=0.2) if kind == "learned" else described(folder, drop=0.2).build((4, 8, 8), 2)
     cond = text_encoder(str(folder))([PROMPTS[label] for label in LABELS]) if kind == "states" else LABELS
     full, null = ask(net.eval(), cond), ask(net, None)
     net.train()
@@ -86,7 +86,8 @@ def test_a_dropped_row_sees_the_null_condition_and_the_others_their_own(folder: 
         rows = (out - null).flatten(1).abs().amax(1) < (out - full).flatten(1).abs().amax(1)
         torch.testing.assert_close(out, torch.where(rows.reshape(-1, 1, 1, 1), null, full), atol=1e-5, rtol=1e-4)
         dropped.append(rows)
-    assert 40 <= int(torch.stack(dropped).sum()) <= 80  # of 120 fair coins: 3.7 deviations
+    assert 8 <= int(torch.stack(dropped).sum()) <= 40  # of 120, 24 expected: 3.6 deviations
+    assert not any("states" in name for name in net.state_dict())  # a checkpoint need not hold what text gives
     setattr(net, "drop", 0.0)  # noqa: B010
     torch.testing.assert_close(ask(net, cond), full, atol=1e-6, rtol=1e-5)
 
