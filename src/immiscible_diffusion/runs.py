@@ -11,10 +11,9 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from immiscible_diffusion import checkpoint
 from immiscible_diffusion.codecs import VAE
 from immiscible_diffusion.config import Config, Evaluation
 from immiscible_diffusion.data import Latents
-from immiscible_diffusion.files import read_json, write_bytes, write_json
+from immiscible_diffusion.files import locked, read_json, write_bytes, write_json
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import describe
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance
@@ -52,7 +51,7 @@ def execute(config: Config, folder: Path, device: torch.device) -> Iterator[int]
         ValueError: the folder holds another configuration, or another process works in it.
         NotFiniteError: training diverged.
     """
-    with _locked(folder):
+    with locked(folder):
         if is_finished(folder):
             yield config.train.steps
             return
@@ -262,20 +261,3 @@ def _processor() -> str:
 
 def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     write_bytes(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode())
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process, where the system has file locks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"another process is working in {folder}") from error
-        yield

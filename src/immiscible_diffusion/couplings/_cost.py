@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.tensors import batch_rows
+from immiscible_diffusion.tensors import batch_rows, full_precision
 from immiscible_diffusion.types import Float
 
 __all__ = ["Cost", "Precision", "check_choice", "check_rows", "pairwise"]
@@ -90,28 +90,27 @@ def _distance(product: Tensor, norm: Tensor, other: Tensor, *, per_noise: bool) 
 def _blocks(count: int, like: Tensor) -> list[slice]:
     """Return slices of rows: on a CPU so few that what is done to them in turn stays in its cache."""
     size = max(1, _CACHED // max(like.shape[1], 1)) if like.device.type == "cpu" else count
-    return [slice(start, start + size) for start in range(0, count, max(size, 1))]
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
+@full_precision
 def _inner(x: Tensor, noise: Tensor, precision: Precision, *, constants: bool) -> Tensor:
     """Return all inner products, (b, m), in float32; low precision sees centred, scaled rows alone.
 
     Without ``constants`` they lack one a datum and one a noise, which change no square assignment. The precision is the
     one asked for, whatever a training step's autocast would take.
     """
-    with torch.autocast(x.device.type, enabled=False):
-        if precision == "fp32":
-            return x @ noise.T
-        x_mean, noise_mean = x.mean(0), noise.mean(0)
-        low_x, x_scale = _low(x, x_mean, precision)
-        low_noise, noise_scale = _low(noise, noise_mean, precision)
-        product = (low_x @ low_noise.T).float()
+    if precision == "fp32":
+        return x @ noise.T
+    x_mean, noise_mean = x.mean(0), noise.mean(0)
+    low_x, x_scale = _low(x, x_mean, precision)
+    low_noise, noise_scale = _low(noise, noise_mean, precision)
+    product = (low_x @ low_noise.T).float().mul_(x_scale * noise_scale)
+    if constants:
         per_datum, per_noise = (x @ noise_mean - x_mean @ noise_mean).unsqueeze(1), noise @ x_mean
         for rows in _blocks(len(x), product):
-            part = product[rows].mul_(x_scale * noise_scale)
-            if constants:
-                part.add_(per_datum[rows]).add_(per_noise)
-        return product
+            product[rows].add_(per_datum[rows]).add_(per_noise)
+    return product
 
 
 def _low(rows: Tensor, mean: Tensor, precision: Precision) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ def solve(cost: Float[Tensor, "b m"], *, gap: float = 1e-6) -> Int[Tensor, " b"]
     """Return for each row the column that the cheapest assignment gives it, (b,), on the cost's device.
 
     lapx's float32 Jonker-Volgenant solver takes a tenth of scipy's time and finds the same cost. Square problems of
-    2,048 rows and more go through their promising pairs first (``solve_sparse``), in half of that again. Time grows as
+    1,536 rows and more go through their promising pairs first (``solve_sparse``), in half of that again. Time grows as
     b^2 m at worst. Large square problems on a GPU stay there (``auction``). A compiled step calls this outside its
     graph.
 

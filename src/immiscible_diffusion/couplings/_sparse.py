@@ -34,8 +34,8 @@ _Floats = NDArray[np.float64]
 def solve_sparse(cost: Float[Tensor, "b b"]) -> _Ints | None:
     """Return the columns of a proven optimum, (b,), or None where the problem is not of the kind that this suits.
 
-    Potentials and their proof are in float64; a pair counts as missing if it lies further below them than float32
-    can tell, 1e-6 of the largest cost, so the total exceeds the optimum by at most b times that.
+    A pair counts as missing if it lies further below the potentials than the look in float32 can tell, 1e-6 of the
+    largest cost, so the total exceeds the optimum by at most b times that.
 
     Args:
         cost: finite, on the host, float32.

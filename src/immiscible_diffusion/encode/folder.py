@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.data.stored import HELD_OUT, MANIFEST, Manifest, check_file, read_manifest, shard_name
-from immiscible_diffusion.encode.processes import elsewhere, locked
+from immiscible_diffusion.encode.processes import elsewhere
 from immiscible_diffusion.encode.shards import (
     Encoder,
     Job,
@@ -22,7 +22,7 @@ from immiscible_diffusion.encode.shards import (
     store_held_out,
     take,
 )
-from immiscible_diffusion.files import write_json
+from immiscible_diffusion.files import locked, write_json
 from immiscible_diffusion.registry import describe
 
 __all__ = ["Progress", "encode"]

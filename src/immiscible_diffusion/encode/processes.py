@@ -1,19 +1,17 @@
-"""Work in other processes that gives the same bytes as in this one, and a folder that one process holds."""
+"""Work in other processes that gives the same bytes as in this one."""
 
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 
-__all__ = ["elsewhere", "locked", "one_thread"]
+__all__ = ["elsewhere", "one_thread"]
 
 T = TypeVar("T")
 
@@ -93,24 +91,3 @@ def _end_with_the_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process, where the system has file locks.
-
-    Raises:
-        ValueError: another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"another process is working in {folder}") from error
-        yield
