@@ -29,10 +29,11 @@ from immiscible_diffusion import (
 from immiscible_diffusion.cli import app
 from immiscible_diffusion.config import Config, read_config
 from immiscible_diffusion.encode import encode
+from immiscible_diffusion.evaluation import evaluate
 from immiscible_diffusion.experiment import read_experiment
 from immiscible_diffusion.nets import Dit, UNetCondition, guided
 from immiscible_diffusion.priors import StandardNormal
-from immiscible_diffusion.runs import evaluate, execute, read_lines
+from immiscible_diffusion.runs import execute, read_lines
 from immiscible_diffusion.sample import with_guidance
 from immiscible_diffusion.types import Method
 

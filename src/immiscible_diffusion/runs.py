@@ -11,34 +11,30 @@ import json
 import os
 import platform
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from immiscible_diffusion import checkpoint
 from immiscible_diffusion.codecs import VAE
-from immiscible_diffusion.config import Config, Evaluation
+from immiscible_diffusion.config import Config
 from immiscible_diffusion.data import Latents
+from immiscible_diffusion.evaluation import evaluate
 from immiscible_diffusion.files import locked, read_json, write_bytes, write_json
-from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import describe
-from immiscible_diffusion.sample import Start, Trained, generate, with_guidance
+from immiscible_diffusion.sample import Trained
 from immiscible_diffusion.streams import stream_seed
-from immiscible_diffusion.text import Captioned, conditioned, with_prompts
+from immiscible_diffusion.text import conditioned, with_prompts
 from immiscible_diffusion.train import State, fit, new_state
-from immiscible_diffusion.types import UInt8
 
-__all__ = ["data_batches", "environment", "evaluate", "execute", "is_finished", "labels_for", "read_lines", "save_grid"]
+__all__ = ["data_batches", "environment", "execute", "is_finished", "read_lines"]
 
 _LOG_EVERY = 50
-_GRID = 64
 _PRIOR_ROWS = 20_000
 
 
@@ -91,75 +87,12 @@ def is_finished(folder: Path) -> bool:
     return (folder / "export" / "immiscible.json").is_file()
 
 
-def evaluate(trained: Trained, config: Config, grids: Path | None = None) -> Iterator[dict[str, Any]]:
-    """Yield one measurement for every number of sampling steps and start.
-
-    A coupling whose prior is not the standard normal is measured from both starts. The noise under the samples is
-    the same for every model that has the same evaluation seed.
-
-    Args:
-        trained: the model.
-        config: its run.
-        grids: a folder for PNG grids of the first 64 images of each measurement.
-    """
-    asked = config.evaluate
-    real = asked.features(config.source.held_out().raw)
-    guided = with_guidance(trained, asked.guidance)
-    labels = labels_for(config, asked.samples)
-    starts: list[Start] = ["matched"] if isinstance(trained.prior, StandardNormal) else ["matched", "normal"]
-    for steps, start in itertools.product(asked.steps, starts):
-        begun = time.perf_counter()
-        images = torch.cat(
-            list(generate(guided, asked.samples, steps=steps, seed=asked.seed, start=start, cond=labels))
-        )
-        features = asked.features(images)
-        values = {name: metric(real, features) for name, metric in asked.metrics.items()}
-        if grids is not None:
-            save_grid(images[:_GRID], grids / f"steps-{steps}-{start}.png")
-        spent = time.perf_counter() - begun
-        yield {"sampling_steps": steps, "start": start, **_sampling(asked), **values, "wall_seconds": round(spent, 3)}
-
-
-def labels_for(config: Config, n: int) -> Tensor | None:
-    """Return what n images are to show, for a conditional net, else None.
-
-    Labels run through the classes, (n,); texts are the held-out images' captions, as hidden states, (n, l, f).
-    """
-    if not getattr(config.net, "conditional", False):
-        return None
-    if config.source.classes is not None:
-        return torch.arange(n) % config.source.classes
-    source = conditioned(config.source, config.net)
-    if not isinstance(source, Captioned):
-        return None
-    numbers = config.source.held_out().cond
-    states = source.states(None if numbers is None else numbers[:n])
-    return states[torch.arange(n) % max(len(states), 1)]
-
-
 def data_batches(config: Config, rows: int = _PRIOR_ROWS) -> Iterator[Tensor]:
     """Yield the training data in model space, in batches, one epoch or about this many rows of it."""
     count = max(1, min(rows, config.source.rows) // config.train.batch)
     batches = config.source.batches(config.train.batch, config.train.seed)
     for batch in itertools.islice(batches, count):
         yield config.codec.encode(batch.raw)
-
-
-def save_grid(images: UInt8[Tensor, "n c h w"], path: Path, columns: int = 8) -> None:
-    """Write images as one PNG, pixel for pixel, with a line of one grey pixel between them."""
-    from io import BytesIO
-
-    from PIL import Image
-
-    n, c, h, w = images.shape
-    rows = -(-n // columns)
-    canvas = np.full((rows * (h + 1) - 1, columns * (w + 1) - 1, c), 128, np.uint8)
-    for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
-        top, left = i // columns * (h + 1), i % columns * (w + 1)
-        canvas[top : top + h, left : left + w] = image
-    buffer = BytesIO()
-    Image.fromarray(canvas.squeeze(2) if c == 1 else canvas).save(buffer, "PNG")
-    write_bytes(path, buffer.getvalue())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -204,10 +137,6 @@ def _pace(state: State) -> dict[str, float]:
     """Return seconds since the start by part, and the coupling's mean milliseconds a step."""
     seconds = {f"{name}_seconds": round(value, 4) for name, value in state.seconds.items()}
     return {**seconds, "coupling_ms": round(1000 * state.seconds["coupling"] / state.step, 4)}
-
-
-def _sampling(asked: Evaluation) -> dict[str, int]:
-    return {"samples": asked.samples, "sample_seed": asked.seed}
 
 
 def _describe_run(config: Config, folder: Path, step: int) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from immiscible_diffusion.checkpoint import load_export
+from immiscible_diffusion.evaluation import save_grid
 from immiscible_diffusion.files import read_json, write_bytes, write_json
-from immiscible_diffusion.runs import save_grid
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance, with_sampler
 
 __all__ = ["Asked", "write_samples"]

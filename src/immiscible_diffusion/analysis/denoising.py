@@ -9,10 +9,11 @@ from torch import Tensor
 
 from immiscible_diffusion.checkpoint import load_export
 from immiscible_diffusion.config import Config, read_config
+from immiscible_diffusion.evaluation import labels_for
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.methods import Denoising
 from immiscible_diffusion.priors import StandardNormal
-from immiscible_diffusion.runs import is_finished, labels_for
+from immiscible_diffusion.runs import is_finished
 from immiscible_diffusion.sample import Trained, generate
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Float

@@ -12,9 +12,9 @@ from rich.table import Table
 from immiscible_diffusion.checkpoint import load_export
 from immiscible_diffusion.cli.options import Device, Folder, checked_device, err, out
 from immiscible_diffusion.config import Config, read_config
+from immiscible_diffusion.evaluation import evaluate as measure
+from immiscible_diffusion.evaluation import labels_for
 from immiscible_diffusion.files import read_json, write_json
-from immiscible_diffusion.runs import evaluate as measure
-from immiscible_diffusion.runs import labels_for
 from immiscible_diffusion.sample import Start, Trained
 from immiscible_diffusion.samples import Asked, write_samples
 

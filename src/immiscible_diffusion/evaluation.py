@@ -1,0 +1,106 @@
+"""A model measured: samples against held-out data, by sampling steps and start."""
+
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.config import Config, Evaluation
+from immiscible_diffusion.files import write_bytes
+from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.registry import describe
+from immiscible_diffusion.sample import Start, Trained, generate, with_guidance
+from immiscible_diffusion.text import Captioned, conditioned
+from immiscible_diffusion.types import UInt8
+
+__all__ = ["evaluate", "labels_for", "save_grid"]
+
+_GRID = 64
+_KEPT = 4
+_held_out: dict[str, Tensor] = {}
+
+
+def evaluate(trained: Trained, config: Config, grids: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Yield one measurement for every number of sampling steps and start.
+
+    A coupling whose prior is not the standard normal is measured from both starts. The noise under the samples is
+    the same for every model that has the same evaluation seed.
+
+    Args:
+        trained: the model.
+        config: its run.
+        grids: a folder for PNG grids of the first 64 images of each measurement.
+    """
+    asked = config.evaluate
+    device = next(trained.net.parameters()).device
+    real = _held_out_features(config, device)
+    guided = with_guidance(trained, asked.guidance)
+    labels = labels_for(config, asked.samples)
+    starts: list[Start] = ["matched"] if isinstance(trained.prior, StandardNormal) else ["matched", "normal"]
+    for steps, start in itertools.product(asked.steps, starts):
+        begun = time.perf_counter()
+        images = torch.cat(
+            list(generate(guided, asked.samples, steps=steps, seed=asked.seed, start=start, cond=labels))
+        )
+        features = asked.features(images.to(device)).cpu()
+        values = {name: metric(real, features) for name, metric in asked.metrics.items()}
+        if grids is not None:
+            save_grid(images[:_GRID], grids / f"steps-{steps}-{start}.png")
+        spent = time.perf_counter() - begun
+        yield {"sampling_steps": steps, "start": start, **_sampling(asked), **values, "wall_seconds": round(spent, 3)}
+
+
+def labels_for(config: Config, n: int) -> Tensor | None:
+    """Return what n images are to show, for a conditional net, else None.
+
+    Labels run through the classes, (n,); texts are the held-out images' captions, as hidden states, (n, l, f).
+    """
+    if not getattr(config.net, "conditional", False):
+        return None
+    if config.source.classes is not None:
+        return torch.arange(n) % config.source.classes
+    source = conditioned(config.source, config.net)
+    if not isinstance(source, Captioned):
+        return None
+    numbers = config.source.held_out().cond
+    states = source.states(None if numbers is None else numbers[:n])
+    return states[torch.arange(n) % max(len(states), 1)]
+
+
+def save_grid(images: UInt8[Tensor, "n c h w"], path: Path, columns: int = 8) -> None:
+    """Write images as one PNG, pixel for pixel, with a line of one grey pixel between them."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    n, c, h, w = images.shape
+    rows = -(-n // columns)
+    canvas = np.full((rows * (h + 1) - 1, columns * (w + 1) - 1, c), 128, np.uint8)
+    for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        top, left = i // columns * (h + 1), i % columns * (w + 1)
+        canvas[top : top + h, left : left + w] = image
+    buffer = BytesIO()
+    Image.fromarray(canvas.squeeze(2) if c == 1 else canvas).save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+def _held_out_features(config: Config, device: torch.device) -> Tensor:
+    """Return the features of the held-out images, computed once for all evaluations of a process."""
+    parts = describe("source", config.source), describe("features", config.evaluate.features)
+    key = json.dumps(parts, sort_keys=True, default=str)
+    if key not in _held_out:
+        found = config.evaluate.features(config.source.held_out().raw.to(device)).cpu()
+        while len(_held_out) >= _KEPT:
+            _held_out.pop(next(iter(_held_out)))
+        _held_out[key] = found
+    return _held_out[key]
+
+
+def _sampling(asked: Evaluation) -> dict[str, int]:
+    return {"samples": asked.samples, "sample_seed": asked.seed}
