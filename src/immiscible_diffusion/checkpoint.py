@@ -84,8 +84,13 @@ def export(trained: Trained, folder: Path, *, net: Any, classes: int | None, abo
             layout = save_pipeline(trained, net, part)
         elif model is not None:
             model.save_pretrained(part / "unet")
-            time, conditional = getattr(net, "time", "levels"), getattr(net, "conditional", False)
-            layout = diffusers_layout(trained.method, time=time, conditional=conditional)
+            if getattr(net, "beside", 0):
+                layout = Layout(
+                    why_not="the net takes a condition beside the image, which no pipeline of diffusers feeds"
+                )
+            else:
+                time, conditional = getattr(net, "time", "levels"), getattr(net, "conditional", False)
+                layout = diffusers_layout(trained.method, time=time, conditional=conditional)
             _save_layout(layout, part)
         else:
             _save_tensors(part / "net.safetensors", trained.net.state_dict())

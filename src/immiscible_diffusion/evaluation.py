@@ -59,8 +59,12 @@ def evaluate(trained: Trained, config: Config, grids: Path | None = None) -> Ite
 def labels_for(config: Config, n: int) -> Tensor | None:
     """Return what n images are to show, for a conditional net, else None.
 
-    Labels run through the classes, (n,); texts are the held-out images' captions, as hidden states, (n, l, f).
+    Labels run through the classes, (n,); texts are the held-out images' captions, as hidden states, (n, l, f); what
+    enters beside the image, (n, *dims), is that of the held-out rows.
     """
+    if getattr(config.net, "beside", 0):
+        beside = config.source.held_out().cond
+        return None if beside is None else beside[torch.arange(n) % len(beside)]
     if not getattr(config.net, "conditional", False):
         return None
     if config.source.classes is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.nets._beside import joined
 from immiscible_diffusion.registry import register
 
 __all__ = ["MLP"]
@@ -21,17 +22,21 @@ class MLP:
         depth: residual blocks.
         dropout: probability of dropping a hidden unit in training, in [0, 1).
         conditional: take class labels as condition; else the condition is ignored.
+        beside: numbers of a condition (b, beside) that enters the net beside x_t, as an observation does; 0 for none.
 
     Raises:
-        ValueError: sizes below 1 or a dropout outside [0, 1).
+        ValueError: sizes below 1, a dropout outside [0, 1), or ``beside`` together with labels.
     """
 
     width: int = 256
     depth: int = 3
     dropout: float = 0.0
     conditional: bool = False
+    beside: int = 0
 
     def __post_init__(self) -> None:
+        if self.beside < 0 or (self.beside and self.conditional):
+            raise ValueError(f"beside is {self.beside}; it must be at least 0, and 0 where labels are the condition")
         if self.width < 1 or self.depth < 1 or not 0 <= self.dropout < 1:
             raise ValueError(f"{self} needs width >= 1, depth >= 1 and 0 <= dropout < 1")
 
@@ -50,7 +55,8 @@ class _MLP(nn.Module):
     def __init__(self, config: MLP, d: int, classes: int | None) -> None:
         super().__init__()
         w = config.width
-        self.enter = nn.Linear(d + 32, w)
+        self.beside = config.beside
+        self.enter = nn.Linear(d + config.beside + 32, w)
         self.label = None if classes is None else nn.Embedding(classes, w)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(w), nn.Linear(w, w), nn.SiLU(), nn.Dropout(config.dropout), nn.Linear(w, w))
@@ -59,10 +65,15 @@ class _MLP(nn.Module):
         self.leave = nn.Linear(w, d)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Return the prediction, (b, *dims)."""
+        """Return the prediction, (b, *dims).
+
+        Raises:
+            ValueError: a condition of other width than the net has a place for.
+        """
+        flat = joined(x_t.flatten(1), cond, self.beside) if self.beside else x_t.flatten(1)
         frequency = torch.arange(1, 17, device=t.device) * (math.pi / 2)
         angle = t.unsqueeze(1) * frequency
-        hidden = self.enter(torch.cat([x_t.flatten(1), angle.sin(), angle.cos()], 1))
+        hidden = self.enter(torch.cat([flat, angle.sin(), angle.cos()], 1))
         if self.label is not None and cond is not None:
             hidden = hidden + self.label(cond)
         for block in self.blocks:

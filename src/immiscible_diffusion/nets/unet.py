@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from immiscible_diffusion.nets._beside import joined
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.schedules import log_sigma
 
@@ -25,6 +26,8 @@ class UNet:
         time: what diffusers' model is told of t: ``levels`` 1000 t, as the schedulers of ``denoising`` count;
             ``log_sigma`` 250 ln(sigma), as those of ``consistency`` and ``edm`` do. Training goes well with either;
             only the right one makes an export that diffusers' own loops sample from.
+        beside: channels of a condition of the image's height and width, (b, beside, h, w), that enters the net beside
+            x_t, as the known part of a picture does; 0 for none.
 
     Raises:
         ValueError: channels that are not multiples of 8, no layers, levels that do not exist, a dropout
@@ -37,6 +40,7 @@ class UNet:
     dropout: float = 0.0
     conditional: bool = False
     time: Literal["levels", "log_sigma"] = "levels"
+    beside: int = 0
 
     def __post_init__(self) -> None:
         if not self.channels or any(c < 8 or c % 8 for c in self.channels):
@@ -45,6 +49,8 @@ class UNet:
             raise ValueError(f"{self} needs layers >= 1 and 0 <= dropout < 1")
         if not set(self.attention) <= set(range(len(self.channels))):
             raise ValueError(f"attention at {self.attention}; there are {len(self.channels)} levels, from 0")
+        if self.beside < 0 or (self.beside and self.conditional):
+            raise ValueError(f"beside is {self.beside}; it must be at least 0, and 0 where labels are the condition")
         if self.time not in ("levels", "log_sigma"):
             raise ValueError(f"no time named {self.time!r}; there are ['levels', 'log_sigma']")
 
@@ -76,9 +82,10 @@ class _UNet(nn.Module):
         levels = range(len(config.channels))
         self.time = config.time
         self.conditional = classes is not None
+        self.beside = config.beside
         self.model: Any = UNet2DModel(
             sample_size=shape[1] if shape[1] == shape[2] else shape[1:],  # some pipelines take a number alone
-            in_channels=shape[0],
+            in_channels=shape[0] + config.beside,
             out_channels=shape[0],
             block_out_channels=config.channels,
             layers_per_block=config.layers,
@@ -92,7 +99,13 @@ class _UNet(nn.Module):
         )
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Return the prediction, (b, c, h, w)."""
+        """Return the prediction, (b, c, h, w).
+
+        Raises:
+            ValueError: a condition of other channels, height or width than the net has a place for.
+        """
+        if self.beside:
+            x_t = joined(x_t, cond, self.beside)
         labels = {"class_labels": cond} if self.conditional else {}
         step = 1000 * t if self.time == "levels" else 250 * log_sigma(t)
         out: Tensor = self.model(x_t, step, **labels).sample
