@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from immiscible_diffusion import runs
+from immiscible_diffusion import evaluation, runs
 from immiscible_diffusion.config import Config
 from immiscible_diffusion.experiment import read_experiment
 from immiscible_diffusion.runs import execute, is_finished, read_lines
@@ -66,7 +66,7 @@ def test_an_interrupt_in_mid_evaluation_loses_nothing(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
     calls = itertools.count(1)
-    measure = runs.evaluate
+    measure = evaluation.evaluate
 
     def interrupted(*args: Any) -> Any:
         for line in measure(*args):

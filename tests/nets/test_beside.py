@@ -25,7 +25,7 @@ def test_the_condition_reaches_the_prediction(
     assert first.shape == x.shape
     assert not torch.allclose(first, second, atol=1e-4)
     for wrong in (None, beside[:2], torch.randn(4, cond[0] + 1, *cond[1:])):
-        with pytest.raises(ValueError, match="net.beside = 5"):
+        with pytest.raises(ValueError, match=r"net\.beside = 5"):
             net(x, T, wrong)
 
 
