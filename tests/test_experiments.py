@@ -10,7 +10,7 @@ from immiscible_diffusion.config import parse_override
 from immiscible_diffusion.experiment import built_in, read_experiment
 from immiscible_diffusion.runs import execute, read_lines
 
-MINE = [name for name in built_in() if not name.startswith(("demo", "digits", "sd-", "dit-"))]
+MINE = [name for name in built_in() if not name.startswith(("demo", "digits", "sd-", "dit-", "edm"))]
 SCALES = ["smoke", "cpu", "gpu", "paper"]
 
 

@@ -37,7 +37,7 @@ def test_every_item_leads_to_an_experiment_and_commands_that_exist() -> None:
     commands = {c.name or (c.callback.__name__ if c.callback else "") for c in app.registered_commands}
     used = {item.experiment for item in ITEMS if item.experiment}
     assert used <= set(built_in())
-    assert set(built_in()) - used == {"demo", "digits-consistency", "digits-edm", "digits-unet"}
+    assert set(built_in()) - used == {"demo", "digits-consistency", "digits-unet", "edm"}
     for item in ITEMS:
         for call in item.calls:
             program, command, *_ = call.split()
