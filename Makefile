@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all lint format results clean
+.PHONY: demo test test-all stock lint format results clean
 
 demo: $(READY)
 	$(BIN)/immiscible demo
@@ -17,6 +17,14 @@ test: $(READY) lint
 
 test-all: $(READY) lint
 	$(PYTEST) -m "not gpu and not network"
+
+# What stock diffusers draws from our exports, in an environment that has never had this package.
+stock: $(READY)
+	rm -rf build/stock && mkdir -p build/stock
+	$(BIN)/python tests/stock.py make build/stock
+	$(PYTHON) -m venv build/stock/.venv
+	build/stock/.venv/bin/pip install --quiet --constraint constraints.txt torch diffusers transformers
+	cd build/stock && .venv/bin/python ../../tests/stock.py check .
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -38,4 +46,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) runs dist build .mypy_cache .ruff_cache .pytest_cache

@@ -18,7 +18,7 @@ LAYERS = [
     {"train", "sample", "checkpoint", "pipelines"},
     {"config"},
     {"experiment"},
-    {"analysis", "runs", "encode", "evaluation"},
+    {"analysis", "runs", "encode", "evaluation", "trackers"},
 ]
 BENCHES = {"contenders", "bench", "bench_images", "bench_papers", "bench_step", "precision"}
 LAYERS += [{"launch", "figures", "study_figures", "papers", "samples"} | BENCHES, {"report"}, {"cli"}, {"__main__"}]

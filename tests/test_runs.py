@@ -1,5 +1,6 @@
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,22 @@ def test_an_interrupt_in_mid_evaluation_loses_nothing(
             list(execute(config(), tmp_path / "run", CPU))
     list(execute(config(), tmp_path / "run", CPU))
     assert outcome(tmp_path / "run") == outcome(whole)
+
+
+def test_a_killed_run_goes_on_from_the_last_kept_step(tmp_path: Path, whole: Path) -> None:
+    """Killed, not stopped: nothing is saved on the way out, so the folder is copied in mid-run."""
+    for every, kept in ((0, []), (2, ["step-000000002"])):
+        given = config(checkpoint=every)
+        run = execute(given, tmp_path / f"run{every}", CPU)
+        for step in run:
+            if step == 3:
+                break
+        killed = Path(shutil.copytree(tmp_path / f"run{every}", tmp_path / f"killed{every}"))
+        run.close()  # type: ignore[attr-defined]
+        assert sorted(path.name for path in killed.glob("checkpoints/*")) == kept
+        assert next(execute(given, killed, CPU)) == (2 if every else 0)
+        list(execute(given, killed, CPU))
+        assert outcome(killed)[:2] == outcome(whole)[:2]
 
 
 def test_another_seed_gives_another_outcome(tmp_path: Path, whole: Path) -> None:

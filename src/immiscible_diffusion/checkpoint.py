@@ -1,6 +1,7 @@
 """What is written to disk: states to resume from, and models to load. Safetensors and JSON alone, never a pickle."""
 
 import json
+import math
 import re
 import shutil
 import warnings
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from immiscible_diffusion.files import new_folder, read_json, write_bytes, write_json
 from immiscible_diffusion.methods.consistency import Consistency
-from immiscible_diffusion.methods.layout import Layout, diffusers_layout
+from immiscible_diffusion.methods.layout import FIRST_SEED, Layout, diffusers_layout
 from immiscible_diffusion.nets import Dit, UNetCondition
 from immiscible_diffusion.pipelines import load_pipeline_codec, load_pipeline_net, save_pipeline
 from immiscible_diffusion.priors import Gaussian, StandardNormal
@@ -184,14 +185,32 @@ def _card(trained: Trained, layout: Layout, described: dict[str, Any]) -> str:
         f"images = next(generate(model, 16, steps={1 if isinstance(trained.method, Consistency) else 10}))  # uint8",
     )
     lines += ["With immiscible-diffusion, from the start named above:", "", "```python", *own, "```", ""]
-    lines += ["The noise of that start, to hand over as `noise` below:", "", "```python", *own[:1], "import torch"]
-    lines += [own[2], "", 'prior = load_export(Path("FOLDER")).prior']
-    lines += [f"noise = prior.sample((1, {shape}), torch.Generator().manual_seed(0))", "```", ""]
+    first = "the first image of `immiscible sample --seed 0`; `samples.npz` holds every image's seed"
+    lines += [f"The noise of that start, to hand over as `noise` below ({first}):"]
+    lines += ["", "```python", *_noise_lines(trained), "```", ""]
     for what, code in layout.examples:
         lines += [f"With diffusers, {what}:", "", "```python", code.rstrip(), "```", ""]
     if layout.why_not:
         lines += [f"No `model_index.json`: {layout.why_not}.", ""]
     return "\n".join(lines)
+
+
+def _noise_lines(trained: Trained) -> list[str]:
+    """Return Python that draws the first image's noise with torch and safetensors alone."""
+    shape, count = ", ".join(map(str, trained.shape)), math.prod(trained.shape)
+    draw = "torch.randn(1, {}, generator=torch.Generator().manual_seed(" + f"{FIRST_SEED}))"
+    if not isinstance(trained.prior, Gaussian):
+        return ["import torch", "", f"noise = {draw.format(shape)}"]
+    return [
+        "import torch",
+        "from safetensors.torch import load_file",
+        "",
+        'start = load_file("FOLDER/prior.safetensors")',
+        'directions, across = start["directions"], start["scale"].item() ** 0.5',
+        f"noise = {draw.format(count)}",
+        'stretch = (noise @ directions.T) * (start["variances"].sqrt() - across)',
+        f'noise = (across * noise + stretch @ directions + start["mean"]).reshape(1, {shape})',
+    ]
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

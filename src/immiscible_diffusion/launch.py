@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -21,6 +21,7 @@ from immiscible_diffusion.config import Config, read_config
 from immiscible_diffusion.experiment import Cell, Experiment
 from immiscible_diffusion.files import write_json
 from immiscible_diffusion.runs import execute
+from immiscible_diffusion.trackers import tracked
 
 __all__ = ["launch"]
 
@@ -30,7 +31,14 @@ _EFFECT_BATCHES = 50
 
 
 def launch(
-    experiment: Experiment, cells: Sequence[Cell], folder: Path, *, workers: int, device: str, console: Console
+    experiment: Experiment,
+    cells: Sequence[Cell],
+    folder: Path,
+    *,
+    workers: int,
+    device: str,
+    console: Console,
+    tracker: str = "",
 ) -> list[str]:
     """Carry out all runs and return a line for each that failed.
 
@@ -43,6 +51,7 @@ def launch(
         workers: processes at a time.
         device: where to train, ``cpu`` or ``cuda``.
         console: where progress is shown.
+        tracker: what else is told of the runs, one of ``trackers.tracker_names()``; nothing if empty.
 
     Raises:
         KeyboardInterrupt: after the states were saved.
@@ -57,7 +66,7 @@ def launch(
     pool = ProcessPoolExecutor(workers, context, _enter, (news, stop, threads))
     with _terminable(), pool, _progress(console) as progress:
         futures = {
-            pool.submit(_work, i, cell.config.plain(), str(folder / cell.folder), device): cell
+            pool.submit(_work, i, cell.config.plain(), str(folder / cell.folder), device, tracker): cell
             for i, cell in enumerate(cells)
         }
         try:
@@ -163,16 +172,19 @@ def _enter(news: Any, stop: Any, threads: int) -> None:
     warnings.simplefilter("default")
 
 
-def _work(i: int, plain: dict[str, Any], folder: str, device: str) -> None:
+def _work(i: int, plain: dict[str, Any], folder: str, device: str, tracker: str) -> None:
     """Carry out one run, telling its step at most five times a second."""
     parent, told = os.getppid(), 0.0
     if _stop.is_set():
         return
-    run = execute(read_config(plain), Path(folder), torch.device(device))
-    for step in run:
-        if _stop.is_set() or os.getppid() != parent:
-            run.close()  # type: ignore[attr-defined]
-            return
-        if time.monotonic() - told > 0.2:
-            told = time.monotonic()
-            _news.put((i, step))
+    with tracked(tracker, Path(folder)) if tracker else nullcontext() as follower:
+        run = execute(read_config(plain), Path(folder), torch.device(device))
+        for step in run:
+            if _stop.is_set() or os.getppid() != parent:
+                run.close()  # type: ignore[attr-defined]
+                return
+            if time.monotonic() - told > 0.2:
+                told = time.monotonic()
+                _news.put((i, step))
+            if follower is not None and step % 50 == 0:
+                follower.send()

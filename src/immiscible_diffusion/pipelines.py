@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from immiscible_diffusion.codecs import VAE, _autoencoder
 from immiscible_diffusion.files import read_json, write_json
-from immiscible_diffusion.methods.layout import Layout, diffusers_layout
+from immiscible_diffusion.methods.layout import FIRST_SEED, Layout, diffusers_layout
 from immiscible_diffusion.nets import Dit, UNetCondition
 from immiscible_diffusion.sample import Trained
 from immiscible_diffusion.text import text_encoder
@@ -40,7 +40,7 @@ import torch
 from diffusers import DiTPipeline
 
 pipeline = DiTPipeline.from_pretrained("FOLDER")
-generator = torch.Generator().manual_seed(0)
+generator = torch.Generator().manual_seed({seed})
 images = pipeline([{label}], num_inference_steps=20, guidance_scale={guidance}, generator=generator).images
 """
 
@@ -78,7 +78,7 @@ def save_pipeline(trained: Trained, net: UNetCondition | Dit, folder: Path) -> L
             folder / "model_index.json",
             {"_class_name": "DiTPipeline", "transformer": ["diffusers", "DiTTransformer2DModel"], **parts},
         )
-        example = "from N(0, I)", _DIT.format(label=label, guidance=guidance)
+        example = "from N(0, I)", _DIT.format(label=label, guidance=guidance, seed=FIRST_SEED)
         return Layout(scheduler, "DiTPipeline", (example,))
     write_json(
         folder / "model_index.json",

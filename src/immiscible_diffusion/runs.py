@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +36,8 @@ from immiscible_diffusion.train import State, fit, new_state
 __all__ = ["data_batches", "environment", "execute", "is_finished", "read_lines"]
 
 _LOG_EVERY = 50
+_TELL_EVERY = 20.0
+"""Seconds between two writings of the log, for those who watch."""
 _PRIOR_ROWS = 20_000
 
 
@@ -57,7 +60,7 @@ def execute(config: Config, folder: Path, device: torch.device) -> Iterator[int]
         log = [line for line in read_lines(folder / "log.jsonl") if line["step"] <= state.step]
         evaluations = [line for line in read_lines(folder / "evaluations.jsonl") if line["step"] <= state.step]
         trained = _trained(config, state)
-        saved = state.step
+        saved, told = state.step, time.monotonic()
         source = conditioned(config.source, net, str(device))
         training = fit(state, source, config.codec, config.coupling, config.method, config.train)
         try:
@@ -65,19 +68,20 @@ def execute(config: Config, folder: Path, device: torch.device) -> Iterator[int]
                 last = state.step == config.train.steps
                 if state.step > saved and (last or state.step % _LOG_EVERY == 0):
                     log.append({"step": state.step, "loss": state.loss, "grad_norm": state.grad_norm, **_pace(state)})
+                    if time.monotonic() - told > _TELL_EVERY:
+                        _write_lines(folder / "log.jsonl", log)
+                        told = time.monotonic()
                 due = last or (state.step > 0 and state.step % config.evaluate.every == 0)
                 if due and not any(line["step"] == state.step for line in evaluations):
                     grids = folder / "samples" if last else None
                     evaluations += [{"step": state.step, **line} for line in evaluate(trained, config, grids)]
-                    _write_lines(folder / "log.jsonl", log)
-                    _write_lines(folder / "evaluations.jsonl", evaluations)
-                    checkpoint.save(state, folder / "checkpoints")
-                    saved = state.step
+                    saved = _keep(state, folder, log, evaluations)
+                elif state.step > saved and config.train.checkpoint and state.step % config.train.checkpoint == 0:
+                    saved = _keep(state, folder, log, evaluations)
                 yield state.step
         finally:
             if state.step > saved:
-                _write_lines(folder / "log.jsonl", log)
-                checkpoint.save(state, folder / "checkpoints")
+                _keep(state, folder, log, evaluations)
         about = {"coupling": config.plain()["coupling"], "source": config.plain()["source"], "steps": state.step}
         checkpoint.export(trained, folder / "export", net=net, classes=config.source.classes, about=about)
 
@@ -107,6 +111,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def _keep(state: State, folder: Path, log: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> int:
+    """Write what a resumed run goes on from, and return the step."""
+    _write_lines(folder / "log.jsonl", log)
+    _write_lines(folder / "evaluations.jsonl", evaluations)
+    checkpoint.save(state, folder / "checkpoints")
+    return state.step
 
 
 def _start(config: Config, folder: Path, device: torch.device) -> State:

@@ -16,6 +16,7 @@ from immiscible_diffusion.checkpoint import load_export
 from immiscible_diffusion.evaluation import save_grid
 from immiscible_diffusion.files import read_json, write_bytes, write_json
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance, with_sampler
+from immiscible_diffusion.streams import stream_seed
 
 __all__ = ["Asked", "write_samples"]
 
@@ -63,7 +64,8 @@ def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: 
     """Write images 0 .. n - 1 as PNG files, a grid and ``samples.npz``, and yield how many are there after each part.
 
     Images that lie there already are kept, so the same call goes on where one was cut, and a larger n adds to it.
-    ``samples.npz`` holds them as ``arr_0``, (n, h, w, c), uint8, the form that evaluation programs read.
+    ``samples.npz`` holds them as ``arr_0``, (n, h, w, c), uint8, the form that evaluation programs read; ``seeds``,
+    (n,), int64, are what a torch generator is seeded with to draw each image's noise, for use with a stock pipeline.
 
     Args:
         export: the folder of an exported model.
@@ -88,7 +90,8 @@ def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: 
     images = torch.from_numpy(np.stack([_read(_path(folder, i)) for i in range(n)])).permute(0, 3, 1, 2)
     save_grid(images[:256], folder / "grid.png", columns=16 if n > 64 else 8)
     buffer = BytesIO()
-    np.savez_compressed(buffer, arr_0=images.permute(0, 2, 3, 1).numpy())
+    seeds = np.array([stream_seed(asked.seed, i, "sample") for i in range(n)], dtype=np.int64)
+    np.savez_compressed(buffer, arr_0=images.permute(0, 2, 3, 1).numpy(), seeds=seeds)
     write_bytes(folder / "samples.npz", buffer.getvalue())
 
 

@@ -49,6 +49,7 @@ class Train:
         seed: names every random stream of the run.
         prefetch: prepare the next batch and its noise in a background thread while the net trains on this one.
             Results are the same; source, codec and coupling must not draw from torch's global generator.
+        checkpoint: a run keeps its state every so many steps beside every evaluation, 0 for at those alone.
 
     Raises:
         ValueError: a value outside its range.
@@ -65,6 +66,7 @@ class Train:
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
     prefetch: bool = False
+    checkpoint: int = 0
 
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "bf16"):
@@ -78,6 +80,7 @@ class Train:
             "weight_decay": 0 <= self.weight_decay < math.inf,
             "clip": self.clip > 0,
             "ema": 0 <= self.ema < 1,
+            "checkpoint": self.checkpoint >= 0,
         }
         for name, fits in limits.items():
             if not fits:

@@ -15,6 +15,7 @@ from immiscible_diffusion.config import parse_override
 from immiscible_diffusion.experiment import Cell, Experiment, built_in, presets, read_experiment
 from immiscible_diffusion.launch import launch
 from immiscible_diffusion.registry import KINDS, names
+from immiscible_diffusion.trackers import tracker_names
 
 __all__ = ["demo", "list_experiments", "show", "train"]
 
@@ -73,9 +74,12 @@ def train(
     sets: Sets = None,
     workers: Workers = None,
     device: Device = None,
+    tracker: Annotated[
+        str, typer.Option(help="Also tell a tracker of accelerate's, such as tensorboard, wandb or mlflow.")
+    ] = "",
 ) -> None:
     """Carry out every run of an experiment; the same command again goes on with what was cut."""
-    folder = _train(name, out_folder, scale, sets, workers, device)
+    folder = _train(name, out_folder, scale, sets, workers, device, tracker)
     out.print(f"Runs are in {escape(str(folder))}; make the report with: immiscible report {escape(str(folder))}")
 
 
@@ -85,14 +89,22 @@ def _cells(name: str, scale: str | None, sets: list[str] | None) -> tuple[Experi
 
 
 def _train(
-    name: str, out_folder: Path, scale: str | None, sets: list[str] | None, workers: int | None, device: str | None
+    name: str,
+    out_folder: Path,
+    scale: str | None,
+    sets: list[str] | None,
+    workers: int | None,
+    device: str | None,
+    tracker: str = "",
 ) -> Path:
     experiment, cells = _cells(name, scale, sets)
+    if tracker and tracker not in tracker_names():
+        raise ValueError(f"--tracker {tracker!r}: accelerate has {tracker_names()}")
     folder, device = out_folder / experiment.name, checked_device(device)
     count = workers or (1 if device == "cuda" else os.cpu_count() or 1)
     out.print(f"{escape(experiment.title)}: {len(cells)} runs on {device}, {min(count, len(cells))} at a time")
     try:
-        failed = launch(experiment, cells, folder, workers=count, device=device, console=out)
+        failed = launch(experiment, cells, folder, workers=count, device=device, console=out, tracker=tracker)
     except KeyboardInterrupt:
         err.print("Interrupted; what was trained is saved, and the same command goes on from there.")
         raise typer.Exit(130) from None

@@ -7,8 +7,9 @@ from immiscible_diffusion.methods.consistency import SAMPLING_LEVELS, Consistenc
 from immiscible_diffusion.methods.denoising import Denoising
 from immiscible_diffusion.methods.edm import Edm
 from immiscible_diffusion.schedules import Betas, Straight
+from immiscible_diffusion.streams import stream_seed
 
-__all__ = ["Layout", "diffusers_layout"]
+__all__ = ["FIRST_SEED", "Layout", "diffusers_layout"]
 
 _LOOP = """\
 from diffusers import {scheduler}, UNet2DModel
@@ -25,8 +26,12 @@ import torch
 from diffusers import {pipeline}
 
 pipeline = {pipeline}.from_pretrained("FOLDER")
-image = pipeline({labels}num_inference_steps={steps}, generator=torch.Generator().manual_seed(0)).images[0]
+image = pipeline({labels}num_inference_steps={steps}, generator=torch.Generator().manual_seed({seed})).images[0]
 """
+
+
+FIRST_SEED = stream_seed(0, 0, "sample")
+"""What seeds a torch generator to draw the noise of our first image under seed 0."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,9 @@ def _consistency(method: Consistency, conditional: bool) -> Layout:
     )
     name = "ConsistencyModelPipeline"
     labels = "class_labels=[0], " if conditional else ""
-    example = _PIPELINE.format(pipeline=name, labels=labels, steps=1)
-    given = example.replace("generator=torch.Generator().manual_seed(0)", "latents=noise, batch_size=len(noise)")
+    example = _PIPELINE.format(pipeline=name, labels=labels, steps=1, seed=FIRST_SEED)
+    drawn = f"generator=torch.Generator().manual_seed({FIRST_SEED})"
+    given = example.replace(drawn, "latents=noise, batch_size=len(noise)")
     given = given.replace("class_labels=[0]", "class_labels=labels").replace("image = ", "images = ")
     given = given.replace(".images[0]", ".images")
     return Layout(scheduler, name, (("from N(0, I)", example), ("from given noise; it takes RGB images alone", given)))
@@ -139,7 +145,7 @@ def _denoising(method: Denoising, conditional: bool) -> Layout:
     given = "from given noise, which the pipeline does not take", loop
     if conditional:
         return Layout(scheduler, None, (("from given noise", loop),), "DDIMPipeline takes no labels")
-    example = _PIPELINE.format(pipeline="DDIMPipeline", labels="", steps=10)
+    example = _PIPELINE.format(pipeline="DDIMPipeline", labels="", steps=10, seed=FIRST_SEED)
     return Layout(scheduler, "DDIMPipeline", (("from N(0, I)", example), given))
 
 
