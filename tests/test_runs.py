@@ -83,6 +83,20 @@ def test_an_interrupt_in_mid_evaluation_loses_nothing(
     assert outcome(tmp_path / "run") == outcome(whole)
 
 
+def test_a_second_network_is_measured_beside_the_first(tmp_path: Path, whole: Path) -> None:
+    chosen = [("coupling", {"use": "nearest", "k": 4, "cost": "dot"}), ("net.width", 16), ("net.dropout", 0.2)]
+    given = read_experiment("demo").cells("smoke", [*chosen, ("evaluate.also", ["pooled_pixels"])])[0]
+    list(execute(given.config, tmp_path / "run", CPU))
+    lines = read_lines(tmp_path / "run" / "evaluations.jsonl")
+    alone = read_lines(whole / "evaluations.jsonl")
+    assert [line["frechet"] for line in lines] == [line["frechet"] for line in alone]
+    assert {line["frechet-pooled_pixels"] for line in lines}.isdisjoint(line["frechet"] for line in lines)
+    assert all(line["kernel-pooled_pixels"] > 0 for line in lines)
+    assert "frechet-pooled_pixels" not in alone[0]
+    with pytest.raises(ValueError, match="names a network twice"):
+        read_experiment("demo").cells("smoke", [("evaluate.also", ["digits_classifier"])])
+
+
 def test_a_killed_run_goes_on_from_the_last_kept_step(tmp_path: Path, whole: Path) -> None:
     """Killed, not stopped: nothing is saved on the way out, so the folder is copied in mid-run."""
     for every, kept in ((0, []), (2, ["step-000000002"])):

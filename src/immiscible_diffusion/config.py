@@ -28,6 +28,7 @@ class Evaluation:
         features: the network whose features are compared.
         metrics: the distances between them.
         guidance: the scale of classifier-free guidance; 1 is none.
+        also: further networks, whose distances are kept as METRIC-NETWORK beside those of ``features``.
 
     Raises:
         ValueError: counts below 1, no sampling steps, or a guidance that is negative or not finite.
@@ -40,10 +41,14 @@ class Evaluation:
     features: Features
     metrics: dict[str, Metric]
     guidance: float = 1.0
+    also: tuple[Features, ...] = ()
 
     def __post_init__(self) -> None:
         if self.every < 1 or self.samples < 2 or not self.steps or min(self.steps) < 1:
             raise ValueError("an evaluation needs every >= 1, samples >= 2 and sampling steps >= 1")
+        kinds = [type(features) for features in (self.features, *self.also)]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"evaluate.also names a network twice: {[kind.__name__ for kind in kinds]}")
         if not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance is {self.guidance}; it must be finite and at least 0")
 
@@ -66,6 +71,7 @@ class Config:
         evaluate = dataclasses.asdict(self.evaluate) | {
             "features": describe("features", self.evaluate.features),
             "metrics": [describe("metric", metric) for metric in self.evaluate.metrics.values()],
+            "also": [describe("features", features) for features in self.evaluate.also],
         }
         return {**kinds, "train": dataclasses.asdict(self.train), "evaluate": evaluate}
 
@@ -147,16 +153,18 @@ def overridden(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any
 def _evaluation(values: Any) -> Evaluation:
     _refuse_unknown(values, [field.name for field in dataclasses.fields(Evaluation)], "evaluate")
     features = build("features", values.get("features", "pooled_pixels"), "evaluate.features")
-    chosen = values.get("metrics", ["frechet", "kernel"])
-    if not isinstance(chosen, list | tuple):
-        raise ValueError(f"evaluate.metrics is {chosen!r}; it must be a list")
+    chosen, further = values.get("metrics", ["frechet", "kernel"]), values.get("also", [])
+    for key, given in (("metrics", chosen), ("also", further)):
+        if not isinstance(given, list | tuple):
+            raise ValueError(f"evaluate.{key} is {given!r}; it must be a list")
+    also = tuple(build("features", choice, f"evaluate.also[{i}]") for i, choice in enumerate(further))
     metrics = {_use(choice): build("metric", choice, f"evaluate.metrics[{i}]") for i, choice in enumerate(chosen)}
     numbers = {
         "seed": 0,
         **{key: values[key] for key in ("every", "steps", "samples", "seed", "guidance") if key in values},
     }
     checked = _checked(Evaluation, numbers, "evaluate")
-    return _called(Evaluation, {**checked, "features": features, "metrics": metrics}, "evaluate")  # type: ignore[no-any-return]
+    return _called(Evaluation, {**checked, "features": features, "metrics": metrics, "also": also}, "evaluate")  # type: ignore[no-any-return]
 
 
 def _use(choice: Any) -> str:

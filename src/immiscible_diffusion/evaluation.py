@@ -3,7 +3,7 @@
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import describe
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance
 from immiscible_diffusion.text import Captioned, conditioned
-from immiscible_diffusion.types import UInt8
+from immiscible_diffusion.types import Features, UInt8
 
 __all__ = ["evaluate", "labels_for", "save_grid"]
 
 _GRID = 64
+_PART = 250
 _KEPT = 4
 _held_out: dict[str, Tensor] = {}
 
@@ -39,42 +40,50 @@ def evaluate(trained: Trained, config: Config, grids: Path | None = None) -> Ite
     """
     asked = config.evaluate
     device = next(trained.net.parameters()).device
-    real = _held_out_features(config, device)
+    networks = {"": asked.features} | {f"-{describe('features', each)['use']}": each for each in asked.also}
+    real = {suffix: _held_out_features(config, each, device) for suffix, each in networks.items()}
     guided = with_guidance(trained, asked.guidance)
-    labels = labels_for(config, asked.samples)
     starts: list[Start] = ["matched"] if isinstance(trained.prior, StandardNormal) else ["matched", "normal"]
     for steps, start in itertools.product(asked.steps, starts):
         begun = time.perf_counter()
-        images = torch.cat(
-            list(generate(guided, asked.samples, steps=steps, seed=asked.seed, start=start, cond=labels))
-        )
-        features = asked.features(images.to(device)).cpu()
-        values = {name: metric(real, features) for name, metric in asked.metrics.items()}
+        images = torch.cat(list(_images(guided, config, steps, start)))
+        values: dict[str, float] = {}
+        for suffix, network in networks.items():
+            features = network(images.to(device)).cpu()
+            values |= {name + suffix: metric(real[suffix], features) for name, metric in asked.metrics.items()}
         if grids is not None:
             save_grid(images[:_GRID], grids / f"steps-{steps}-{start}.png")
         spent = time.perf_counter() - begun
         yield {"sampling_steps": steps, "start": start, **_sampling(asked), **values, "wall_seconds": round(spent, 3)}
 
 
-def labels_for(config: Config, n: int) -> Tensor | None:
+def labels_for(config: Config, n: int, first: int = 0) -> Tensor | None:
     """Return what n images are to show, for a conditional net, else None.
 
     Labels run through the classes, (n,); texts are the held-out images' captions, as hidden states, (n, l, f); what
     enters beside the image, (n, *dims), is that of the held-out rows.
+
+    Args:
+        config: the run.
+        n: how many images.
+        first: the number of the first.
+
+    Raises:
+        ValueError: the net needs captions, or a condition beside the image, and the source has none.
     """
+    numbers = torch.arange(first, first + n)
     if getattr(config.net, "beside", 0):
-        beside = config.source.held_out().cond
-        return None if beside is None else beside[torch.arange(n) % len(beside)]
+        beside = _held_out_cond(config)
+        return beside[numbers % len(beside)]
     if not getattr(config.net, "conditional", False):
         return None
     if config.source.classes is not None:
-        return torch.arange(n) % config.source.classes
+        return numbers % config.source.classes
     source = conditioned(config.source, config.net)
     if not isinstance(source, Captioned):
         return None
-    numbers = config.source.held_out().cond
-    states = source.states(None if numbers is None else numbers[:n])
-    return states[torch.arange(n) % max(len(states), 1)]
+    captions = _held_out_cond(config)
+    return source.states(captions[numbers % len(captions)])
 
 
 def save_grid(images: UInt8[Tensor, "n c h w"], path: Path, columns: int = 8) -> None:
@@ -94,12 +103,39 @@ def save_grid(images: UInt8[Tensor, "n c h w"], path: Path, columns: int = 8) ->
     write_bytes(path, buffer.getvalue())
 
 
-def _held_out_features(config: Config, device: torch.device) -> Tensor:
+def _images(trained: Trained, config: Config, steps: int, start: Start) -> Iterator[Tensor]:
+    """Yield the images of one measurement; conditions are made for a part at a time, as texts' states are large."""
+    asked = config.evaluate
+    for first in range(0, asked.samples, _PART):
+        count = min(_PART, asked.samples - first)
+        cond = labels_for(config, count, first)
+        yield from generate(trained, count, steps=steps, seed=asked.seed, start=start, cond=cond, first=first)
+
+
+def _held_out_features(config: Config, features: Features, device: torch.device) -> Tensor:
     """Return the features of the held-out images, computed once for all evaluations of a process."""
-    parts = describe("source", config.source), describe("features", config.evaluate.features)
-    key = json.dumps(parts, sort_keys=True, default=str)
+    parts = describe("source", config.source), describe("features", features)
+    return _once(parts, lambda: features(config.source.held_out().raw.to(device)).cpu())
+
+
+def _held_out_cond(config: Config) -> Tensor:
+    """Return the condition of the held-out rows, made once a process."""
+
+    def make() -> Tensor:
+        cond = config.source.held_out().cond
+        if cond is None or not len(cond):
+            raise ValueError(
+                f"the net needs a condition, and {type(config.source).__name__} holds out rows without one"
+            )
+        return cond
+
+    return _once(describe("source", config.source), make)
+
+
+def _once(of: Any, make: Callable[[], Tensor]) -> Tensor:
+    key = json.dumps(of, sort_keys=True, default=str)
     if key not in _held_out:
-        found = config.evaluate.features(config.source.held_out().raw.to(device)).cpu()
+        found = make()
         while len(_held_out) >= _KEPT:
             _held_out.pop(next(iter(_held_out)))
         _held_out[key] = found

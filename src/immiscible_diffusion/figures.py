@@ -11,7 +11,7 @@ from immiscible_diffusion.analysis.arms import Arm
 from immiscible_diffusion.analysis.compare import Comparison, Reach
 from immiscible_diffusion.analysis.summary import Summary, spread
 
-NAMES = {"frechet": "Fréchet"}
+NAMES = {"frechet": "Fréchet", "frechet-pooled_pixels": "Fréchet pixel", "kernel-pooled_pixels": "kernel pixel"}
 """How metrics are written for people."""
 
 __all__ = ["NAMES", "bounds_text", "compare_figure", "curves_figure", "inspect_figure", "samples_figure"]

@@ -1,5 +1,6 @@
 """All runs of an experiment, in worker processes, with progress; the same call again finishes what was cut."""
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -21,13 +22,14 @@ from immiscible_diffusion.config import Config, read_config
 from immiscible_diffusion.experiment import Cell, Experiment
 from immiscible_diffusion.files import write_json
 from immiscible_diffusion.runs import execute
+from immiscible_diffusion.text import Captioned, conditioned, with_prompts
 from immiscible_diffusion.trackers import tracked
 
 __all__ = ["launch"]
 
 _news: Any = None
 _stop: Any = None
-_EFFECT_BATCHES = 50
+_EFFECT_BATCHES, _TEXT_BATCHES = 50, 4
 
 
 def launch(
@@ -89,7 +91,7 @@ def _index(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def _pairs(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
-    """Return the effect of each arm's coupling on 50 batches of its data, measured on one thread, alone."""
+    """Return the effect of each arm's coupling on 50 batches of its data (4 of texts), on one thread, alone."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     first = {cell.arm: cell.config for cell in reversed(cells)}
@@ -100,8 +102,9 @@ def _pairs(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
 
 
 def _batches(config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-    batches = config.source.batches(config.train.batch, config.train.seed)
-    for batch, _ in zip(batches, range(_EFFECT_BATCHES), strict=False):
+    source = conditioned(config.source, with_prompts(config.net, config.source))
+    count = _TEXT_BATCHES if isinstance(source, Captioned) else _EFFECT_BATCHES
+    for batch in itertools.islice(source.batches(config.train.batch, config.train.seed), count):
         yield config.codec.encode(batch.raw), batch.cond
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from immiscible_diffusion.checkpoint import load_export
-from immiscible_diffusion.evaluation import save_grid
+from immiscible_diffusion.config import read_config
+from immiscible_diffusion.evaluation import labels_for, save_grid
 from immiscible_diffusion.files import read_json, write_bytes, write_json
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance, with_sampler
 from immiscible_diffusion.streams import stream_seed
@@ -37,6 +38,8 @@ class Asked:
         options: of the sampler, such as ``eta``.
         labels: the classes that the images run through, for a conditional net; none if empty.
         guidance: the scale of classifier-free guidance; 1 is none.
+        run: the run's configuration as plain values, where held-out rows' captions, or what enters beside the image,
+            are the condition; empty otherwise.
     """
 
     steps: int
@@ -46,6 +49,7 @@ class Asked:
     options: dict[str, Any] = field(default_factory=dict)
     labels: tuple[int, ...] = ()
     guidance: float = 1.0
+    run: dict[str, Any] = field(default_factory=dict)
 
     def applied(self, trained: Trained) -> Trained:
         """Return the model with the sampler and the guidance that were asked for.
@@ -118,6 +122,8 @@ def _work(export: str, folder: str, part: range, asked: Asked, device: str) -> i
 
 def _write(trained: Trained, folder: Path, part: range, asked: Asked) -> int:
     labels = torch.tensor([asked.labels[i % len(asked.labels)] for i in part]) if asked.labels else None
+    if asked.run:
+        labels = labels_for(read_config(asked.run), len(part), part.start)
     made = generate(
         trained, len(part), steps=asked.steps, seed=asked.seed, start=asked.start, cond=labels, first=part.start
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from immiscible_diffusion.types import Batch, Float, Int, Source
 
-__all__ = ["Captioned", "TextEncoder", "conditioned", "pipeline_folder", "text_encoder", "with_prompts"]
+__all__ = ["Captioned", "TextEncoder", "conditioned", "pipeline_folder", "text_encoder", "with_prompts", "with_states"]
 
 _WEIGHTS = "diffusion_pytorch_model"
 _FILES = {
@@ -174,6 +174,23 @@ class Captioned:
         return self.encoder(self.source.captions(numbers))
 
 
+def with_states(source: Source, path: str, revision: str = "", device: str = "cpu") -> Captioned:
+    """Return the source with the hidden states of its captions as condition.
+
+    Args:
+        source: yields numbers of captions as condition.
+        path: of the text encoder: a folder with ``text_encoder/`` and ``tokenizer/``, or a name on the hub.
+        revision: the hub's branch, tag or commit; its main branch if empty.
+        device: where texts are encoded.
+
+    Raises:
+        ValueError: the source has labels or no captions, or there is no encoder.
+    """
+    if source.classes is not None or not isinstance(source, HasCaptions):
+        raise ValueError(f"{type(source).__name__} yields no captions; a text encoder has nothing to read")
+    return Captioned(source, text_encoder(path, revision, device))
+
+
 def conditioned(source: Source, net: object, device: str = "cpu") -> Source:
     """Return the source with the condition that the net takes: captions become hidden states, the rest stays.
 
@@ -184,7 +201,7 @@ def conditioned(source: Source, net: object, device: str = "cpu") -> Source:
         return source
     if not isinstance(source, HasCaptions):
         raise ValueError(f"the net's condition is text, and {type(source).__name__} has neither labels nor captions")
-    return Captioned(source, text_encoder(net.text, net.revision, device))
+    return with_states(source, net.text, net.revision, device)
 
 
 def with_prompts(net: N, source: Source) -> N:

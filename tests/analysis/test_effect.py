@@ -33,3 +33,19 @@ def test_nearest_by_distance_has_shorter_noise() -> None:
 def test_no_data_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one batch"):
         effect(Assignment(), [])
+
+
+def test_a_probe_reads_the_label_from_the_noise_of_a_leaking_coupling() -> None:
+    """Two classes of opposite means: plain assignment gives each its side of the noise, pairing within does not."""
+    data = []
+    for i in range(10):
+        generator = torch.Generator().manual_seed(i)
+        labels = torch.arange(64) % 2
+        rows = torch.randn(64, 8, generator=generator) + 3 * (2.0 * labels - 1).unsqueeze(1)
+        data.append((rows, labels))
+    plain, within = effect(Assignment(), data), effect(Assignment(per_class=True), data)
+    assert plain["leak_chance"] == pytest.approx(0.5, abs=0.02)
+    assert plain["leak_accuracy"] > 0.8
+    assert within["leak_accuracy"] == pytest.approx(0.5, abs=0.1)
+    assert "leak_accuracy" not in effect(Assignment(), data[:2])  # too few rows for a probe
+    assert "leak_accuracy" not in effect(Assignment(), DATA)

@@ -124,6 +124,11 @@ def read_summary(folder: Path) -> Summary:
 
 
 def _metrics(path: Path) -> list[str]:
-    return [
-        choice["use"].rpartition(":")[2].lower() for choice in read_json(path / "config.json")["evaluate"]["metrics"]
-    ]
+    """Return the names under which a run's distances are kept, those of its first network first."""
+    asked = read_json(path / "config.json")["evaluate"]
+    names = [_name(choice) for choice in asked["metrics"]]
+    return names + [f"{name}-{_name(features)}" for features in asked.get("also", []) for name in names]
+
+
+def _name(choice: dict[str, Any]) -> str:
+    return str(choice["use"]).rpartition(":")[2].lower()

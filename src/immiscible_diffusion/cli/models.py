@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -45,6 +45,7 @@ def sample(
         sampler=sampler,
         options={} if eta is None else {"eta": eta},
         labels=_labels(labels, config),
+        run=_held_out_conditions(config),
         guidance=guidance,
     )
     asked.applied(trained)  # a sampler that is not there is refused before the folder is claimed
@@ -98,17 +99,25 @@ def _run(folder: Path, device: str | None) -> tuple[Config, Trained]:
 
 
 def _labels(text: str, config: Config) -> tuple[int, ...]:
-    known = labels_for(config, config.source.classes or 0)
-    if known is None:
+    classes = config.source.classes
+    if not getattr(config.net, "conditional", False) or classes is None:
         if text:
             raise ValueError("--labels: this run's net takes no labels")
         return ()
     if not text:
-        return tuple(known.tolist())
+        return tuple(range(classes))
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) < len(known) for part in parts):
-        raise ValueError(f"--labels {text!r}: write classes within 0 .. {len(known) - 1}, as 0,3,7")
+    if not all(part.isdigit() and int(part) < classes for part in parts):
+        raise ValueError(f"--labels {text!r}: write classes within 0 .. {classes - 1}, as 0,3,7")
     return tuple(map(int, parts))
+
+
+def _held_out_conditions(config: Config) -> dict[str, Any]:
+    """Return the run's plain values where its net's condition is no label, and so comes from held-out rows."""
+    dense = getattr(config.net, "beside", 0) or (
+        getattr(config.net, "conditional", False) and config.source.classes is None
+    )
+    return config.plain() if dense and labels_for(config, 1) is not None else {}
 
 
 def _start(start: str) -> Start:

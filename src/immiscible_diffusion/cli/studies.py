@@ -15,6 +15,7 @@ from immiscible_diffusion.files import write_bytes, write_json
 from immiscible_diffusion.registry import names
 from immiscible_diffusion.report import inspect_table, terminal_tables
 from immiscible_diffusion.report import report as write_report
+from immiscible_diffusion.text import with_states
 
 __all__ = ["inspect", "print_report", "report"]
 
@@ -28,6 +29,9 @@ def inspect(
         typer.Option("--coupling", help="A name or a table; may be repeated. By default all, with their defaults."),
     ] = None,
     codec: Annotated[str, typer.Option(help="How raw data become model space; the scale matters.")] = "pixels",
+    text: Annotated[
+        str, typer.Option(help="For captions: a folder or hub name with text_encoder/ and tokenizer/.")
+    ] = "",
     batch: Annotated[int, typer.Option(min=1, help="Rows a batch.")] = 128,
     batches: Annotated[int, typer.Option(min=1, help="How many batches are measured.")] = 20,
     seed: Annotated[int, typer.Option(help="Names the random streams.")] = 0,
@@ -37,8 +41,11 @@ def inspect(
     texts = couplings or names("coupling")
     chosen = {text: choice("coupling", text) for text in texts}
     data_source, data_codec = choice("source", source), choice("codec", codec)
+    data_source = with_states(data_source, text) if text else data_source
     drawn = itertools.islice(data_source.batches(batch, seed), batches)
-    rows = compare_pairs(chosen, [(data_codec.encode(each.raw), each.cond) for each in drawn], seed=seed)
+    captioned = data_source.classes is None and not text  # numbers of captions are no labels
+    pairs = [(data_codec.encode(each.raw), None if captioned else each.cond) for each in drawn]
+    rows = compare_pairs(chosen, pairs, seed=seed)
     out.print(inspect_table(rows))
     write_json(out_folder / "inspect.json", {"source": source, "codec": codec, "batch": batch, "couplings": rows})
     write_bytes(out_folder / "inspect.png", inspect_figure(rows))
