@@ -13,9 +13,9 @@ from immiscible_diffusion.codecs import VAE, Pixels
 from immiscible_diffusion.couplings import Assignment, Independent, Nearest, assign, assign_index, nearest
 from immiscible_diffusion.data import Digits, Images, Latents
 from immiscible_diffusion.methods import Consistency, Denoising, Edm
-from immiscible_diffusion.nets import MLP, UNet
+from immiscible_diffusion.nets import MLP, Dit, UNet, UNetCondition, guided
 from immiscible_diffusion.registry import make, names, register
-from immiscible_diffusion.sample import Trained, generate
+from immiscible_diffusion.sample import Trained, generate, with_guidance, with_sampler
 from immiscible_diffusion.schedules import Betas, Straight
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.train import Train, fit, new_state
@@ -28,6 +28,7 @@ __all__ = [
     "Consistency",
     "Denoising",
     "Digits",
+    "Dit",
     "Edm",
     "Images",
     "Independent",
@@ -38,16 +39,20 @@ __all__ = [
     "Train",
     "Trained",
     "UNet",
+    "UNetCondition",
     "assign",
     "assign_index",
     "fit",
     "generate",
+    "guided",
     "make",
     "names",
     "nearest",
     "new_state",
     "register",
     "stream",
+    "with_guidance",
+    "with_sampler",
 ]
 
 __version__ = "0.1.0"
