@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,10 +21,19 @@ from immiscible_diffusion.types import Features, UInt8
 
 __all__ = ["evaluate", "labels_for", "save_grid"]
 
-_GRID = 64
+_GRID, _TRIPLES = 64, 24
 _PART = 250
 _KEPT = 4
 _held_out: dict[str, Tensor] = {}
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """A source whose condition can be looked at."""
+
+    def pictures(self, n: int) -> list[Tensor]:
+        """Return what is known of the first n held-out images, and the images."""
+        ...
 
 
 def evaluate(trained: Trained, config: Config, grids: Path | None = None) -> Iterator[dict[str, Any]]:
@@ -36,7 +45,8 @@ def evaluate(trained: Trained, config: Config, grids: Path | None = None) -> Ite
     Args:
         trained: the model.
         config: its run.
-        grids: a folder for PNG grids of the first 64 images of each measurement.
+        grids: a folder for PNG grids of the first 64 images of each measurement; where a part of the picture is known,
+            also of known part, result and truth side by side.
     """
     asked = config.evaluate
     device = next(trained.net.parameters()).device
@@ -53,6 +63,10 @@ def evaluate(trained: Trained, config: Config, grids: Path | None = None) -> Ite
             values |= {name + suffix: metric(real[suffix], features) for name, metric in asked.metrics.items()}
         if grids is not None:
             save_grid(images[:_GRID], grids / f"steps-{steps}-{start}.png")
+            if isinstance(config.source, Pictured):
+                beside = [*config.source.pictures(_TRIPLES), images]
+                rows = [each for triple in zip(*beside, strict=False) for each in (triple[0], triple[2], triple[1])]
+                save_grid(torch.stack(rows), grids / f"known-result-truth-{steps}-{start}.png", columns=9)
         spent = time.perf_counter() - begun
         yield {"sampling_steps": steps, "start": start, **_sampling(asked), **values, "wall_seconds": round(spent, 3)}
 

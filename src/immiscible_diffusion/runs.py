@@ -24,7 +24,7 @@ from torch import Tensor
 from immiscible_diffusion import checkpoint
 from immiscible_diffusion.codecs import VAE
 from immiscible_diffusion.config import Config
-from immiscible_diffusion.data import Latents
+from immiscible_diffusion.data import Latents, Painting
 from immiscible_diffusion.evaluation import evaluate
 from immiscible_diffusion.files import locked, read_json, write_bytes, write_json
 from immiscible_diffusion.registry import describe
@@ -138,8 +138,9 @@ def _trained(config: Config, state: State) -> Trained:
 
 def _shape(config: Config) -> tuple[int, ...]:
     """Return the shape of one datum in model space, which an autoencoder makes smaller than that of an image."""
-    if isinstance(config.source, Latents) and isinstance(config.codec, VAE):
-        made, read = config.source.encoder, config.codec.fingerprint()
+    stored = config.source.source if isinstance(config.source, Painting) else config.source
+    if isinstance(stored, Latents) and isinstance(config.codec, VAE):
+        made, read = stored.encoder, config.codec.fingerprint()
         if any(made[key] != read[key] for key in ("class", "weights_sha256")):
             raise ValueError(f"these latents were encoded by {made}; codec.path holds {read}, which cannot decode them")
     return tuple(config.codec.encode(next(config.source.batches(1, 0)).raw).shape[1:])

@@ -7,7 +7,7 @@ import torch
 
 __all__ = ["Stream", "stream", "stream_seed"]
 
-Stream = Literal["data", "noise", "time", "net", "sample"]
+Stream = Literal["data", "noise", "time", "net", "sample", "hole"]
 
 
 def stream_seed(seed: int, step: int, name: Stream) -> int:

@@ -3,5 +3,6 @@
 from immiscible_diffusion.data.digits import Digits
 from immiscible_diffusion.data.images import Images
 from immiscible_diffusion.data.latents import Latents
+from immiscible_diffusion.data.painting import Painting
 
-__all__ = ["Digits", "Images", "Latents"]
+__all__ = ["Digits", "Images", "Latents", "Painting"]
