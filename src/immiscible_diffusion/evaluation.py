@@ -17,9 +17,9 @@ from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import describe
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance
 from immiscible_diffusion.text import Captioned, conditioned
-from immiscible_diffusion.types import Features, UInt8
+from immiscible_diffusion.types import Features, Float, UInt8
 
-__all__ = ["evaluate", "labels_for", "save_grid"]
+__all__ = ["evaluate", "labels_for", "save_grid", "save_paths"]
 
 _GRID, _TRIPLES = 64, 24
 _PART = 250
@@ -62,7 +62,8 @@ def evaluate(trained: Trained, config: Config, grids: Path | None = None) -> Ite
             features = network(images.to(device)).cpu()
             values |= {name + suffix: metric(real[suffix], features) for name, metric in asked.metrics.items()}
         if grids is not None:
-            save_grid(images[:_GRID], grids / f"steps-{steps}-{start}.png")
+            draw = save_grid if images.ndim == 4 else save_paths
+            draw(images[:_GRID], grids / f"steps-{steps}-{start}.png")
             if isinstance(config.source, Pictured):
                 beside = [*config.source.pictures(_TRIPLES), images]
                 rows = [each for triple in zip(*beside, strict=False) for each in (triple[0], triple[2], triple[1])]
@@ -114,6 +115,26 @@ def save_grid(images: UInt8[Tensor, "n c h w"], path: Path, columns: int = 8) ->
         canvas[top : top + h, left : left + w] = image
     buffer = BytesIO()
     Image.fromarray(canvas.squeeze(2) if c == 1 else canvas).save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+def save_paths(paths: Float[Tensor, "n t c"], path: Path, size: int = 512) -> None:
+    """Write sequences of places as one PNG of lines, by their first two coordinates; of other data, nothing."""
+    from io import BytesIO
+
+    from PIL import Image, ImageDraw
+
+    if paths.ndim != 3 or paths.shape[2] < 2:
+        return
+    places = paths[..., :2].double()
+    low, high = places.amin((0, 1)), places.amax((0, 1))
+    scaled = (places - low) / float((high - low).max().clamp(min=1e-9)) * (size - 20) + 10
+    canvas = Image.new("L", (size, size), 255)
+    pen = ImageDraw.Draw(canvas)
+    for each in scaled.tolist():
+        pen.line([(x, size - y) for x, y in each], fill=90, width=1)
+    buffer = BytesIO()
+    canvas.save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())
 
 

@@ -80,8 +80,13 @@ def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: 
         device: where to compute.
 
     Raises:
-        ValueError: the folder holds images of another choice or model.
+        ValueError: the folder holds images of another choice or model, or the model draws none.
     """
+    shape = read_json(export / "immiscible.json")["shape"]
+    if len(shape) != 3:
+        raise ValueError(
+            f"this model draws rows of shape {tuple(shape)}, no images; `immiscible rollout` tries a policy"
+        )
     _claim(export, folder, asked)
     # Always the same parts: a net's last digits depend on how many images it sees at once.
     parts = [range(i, min(i + _PART, n)) for i in range(0, n, _PART)]

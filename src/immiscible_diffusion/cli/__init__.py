@@ -11,6 +11,7 @@ from immiscible_diffusion.cli.encoding import encode
 from immiscible_diffusion.cli.models import evaluate, sample
 from immiscible_diffusion.cli.options import err
 from immiscible_diffusion.cli.papers import draw, papers
+from immiscible_diffusion.cli.policies import rollout
 from immiscible_diffusion.cli.studies import inspect, report
 from immiscible_diffusion.cli.training import demo, list_experiments, show, train
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     help="Train diffusion and flow-matching models with noise that is paired with the data, and see what it changes.",
 )
 app.command("list")(list_experiments)
-for command in (demo, show, train, sample, evaluate, compare, report, inspect, encode, bench, papers, draw):
+for command in (demo, show, train, sample, evaluate, compare, report, inspect, encode, bench, papers, draw, rollout):
     app.command()(command)
 
 

@@ -1,6 +1,6 @@
 """Metrics: how far generated data are from real data, in the features of a network."""
 
-from immiscible_diffusion.metrics._features import DigitsClassifier, PooledPixels
+from immiscible_diffusion.metrics._features import DigitsClassifier, PooledPixels, Values
 from immiscible_diffusion.metrics._rows import Estimate
 from immiscible_diffusion.metrics.cmmd import Cmmd, gaussian_distance
 from immiscible_diffusion.metrics.efficientnet import EfficientnetLite
@@ -39,6 +39,7 @@ __all__ = [
     "Precision",
     "Recall",
     "Reference",
+    "Values",
     "cached_moments",
     "features_of",
     "frechet_distance",

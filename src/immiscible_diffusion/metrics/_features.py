@@ -11,7 +11,7 @@ from immiscible_diffusion.metrics._weights import cache_folder, digest_of_state
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Float, UInt8
 
-__all__ = ["DigitsClassifier", "PooledPixels"]
+__all__ = ["DigitsClassifier", "PooledPixels", "Values"]
 
 
 @register("features")
@@ -71,6 +71,26 @@ class PooledPixels:
     def fingerprint(self) -> str:
         """A text that is equal where the features are."""
         return f"pooled_pixels/{self.size}"
+
+
+@register("features")
+@dataclass(frozen=True)
+class Values:
+    """The data's own numbers, for vectors such as actions. Distances in them are not FID."""
+
+    def __call__(self, raw: Float[Tensor, "n *dims"]) -> Float[Tensor, "n f"]:
+        """Return the rows flattened, (n, f), float32."""
+        return raw.float().flatten(1)
+
+    @property
+    def label(self) -> str:
+        """What the Fréchet distance in these features is called."""
+        return "Fréchet distance of the values (not FID)"
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that is equal where the features are."""
+        return "values"
 
 
 @cache

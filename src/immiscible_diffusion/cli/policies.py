@@ -1,0 +1,68 @@
+"""Commands about policies: carry them out in their task."""
+
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from immiscible_diffusion.analysis.rollout import rollout as carry_out
+from immiscible_diffusion.checkpoint import load_export
+from immiscible_diffusion.cli.options import err, out
+from immiscible_diffusion.config import read_config
+from immiscible_diffusion.files import read_json, write_json
+from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.runs import is_finished
+from immiscible_diffusion.sample import Start
+
+__all__ = ["rollout"]
+
+_SHARES = "success", "touched", "minority"
+
+
+def rollout(
+    folder: Annotated[Path, typer.Argument(help="An experiment's folder, such as runs/diffusion-policy.")],
+    steps: Annotated[list[int] | None, typer.Option(min=1, help="Sampling steps; may be repeated.")] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="How many each policy is tried on.")] = 200,
+    seed: Annotated[int, typer.Option(help="Names the episodes; equal for all policies.")] = 0,
+) -> None:
+    """Carry out the finished policies of an experiment, and keep the shares of success in FOLDER/rollout.json."""
+    index = read_json(folder / "index.json")
+    runs = [run for run in index["runs"] if is_finished(folder / run["folder"])]
+    if not runs:
+        raise ValueError(f"{folder} holds no finished run; run `immiscible train {index['experiment']}` first")
+    lines: list[dict[str, Any]] = []
+    for run in track(runs, "carrying out", console=err, transient=True):
+        trained = load_export(folder / run["folder"] / "export")
+        config = read_config(read_json(folder / run["folder"] / "config.json"))
+        starts: list[Start] = ["matched"] if isinstance(trained.prior, StandardNormal) else ["matched", "normal"]
+        for count in steps or config.evaluate.steps:
+            for start in starts:
+                found = carry_out(trained, config, episodes=episodes, steps=count, seed=seed, start=start)
+                about = {"arm": run["arm"], "seed": run["seed"], "sampling_steps": count, "start": start}
+                lines.append(about | found)
+    write_json(folder / "rollout.json", {"seed": seed, "lines": lines})
+    out.print(_table(lines))
+    out.print(f"Lines: {escape(str(folder / 'rollout.json'))}", soft_wrap=True)
+
+
+def _table(lines: list[dict[str, Any]]) -> Table:
+    table = Table(
+        title="Share of episodes, mean over runs and their standard deviation", title_justify="left", box=None
+    )
+    for column in ("coupling", "start", "sampling", "runs", *_SHARES):
+        table.add_column(column, justify="left" if column in ("coupling", "start") else "right")
+    keys = list(dict.fromkeys((line["arm"], line["start"], line["sampling_steps"]) for line in lines))
+    for key in keys:
+        same = [line for line in lines if (line["arm"], line["start"], line["sampling_steps"]) == key]
+        cells = [_cell([line[share] for line in same]) for share in _SHARES]
+        table.add_row(key[0], key[1], str(key[2]), str(len(same)), *cells)
+    table.caption = "minority: of the successes, those on the rarer of the demonstrations' ways"
+    return table
+
+
+def _cell(values: list[float]) -> str:
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")

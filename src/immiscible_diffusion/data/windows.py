@@ -1,0 +1,94 @@
+"""Robot demonstrations as windows of (observation, action), for a diffusion policy."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from torch import Tensor
+
+from immiscible_diffusion.data._demonstrations import read_demonstrations
+from immiscible_diffusion.data._episodes import Windowed
+from immiscible_diffusion.registry import register
+from immiscible_diffusion.types import Batch, Int
+
+__all__ = ["Windows"]
+
+
+@register("source")
+@dataclass(frozen=True)
+class Windows:
+    """Windows of (observation, action) from a local file, as Diffusion Policy cuts them (arXiv:2303.04137).
+
+    ``raw`` is actions (b, horizon, a), float32, as stored: the codec ``bounds`` scales them. ``cond`` is the last
+    ``observed`` observations up to the present step, (b, observed o), in [-1, 1], for a net with ``beside`` =
+    observed o. The first action belongs to the first observed step, and an episode's ends are repeated beyond them.
+
+    Args:
+        path: a zarr store as Push-T's (``data/state``, ``data/action``, ``meta/episode_ends``), a folder or its
+            ``.zip``; or LeRobot's parquet (``observation.state``, ``action``, ``episode_index``), a file or a folder.
+        observation: the name of the observations, if another.
+        action: the name of the actions, if another.
+        observed: how many observations a window has.
+        horizon: how many actions, at least ``observed``.
+        held_out_episodes: how many episodes training never sees, a fixed random choice.
+
+    Raises:
+        ValueError: no path; where used: a file that cannot be read, or sizes that do not fit it.
+    """
+
+    path: str = ""
+    observation: str = ""
+    action: str = ""
+    observed: int = 2
+    horizon: int = 16
+    held_out_episodes: int = 10
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("windows need path = a zarr store or parquet files of demonstrations")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a window's actions, (horizon, a)."""
+        return (self.horizon, self.windowed().episodes.actions.shape[1])
+
+    @property
+    def rows(self) -> int:
+        """How many windows are trained on."""
+        return len(self.windowed().rows[0])
+
+    @property
+    def classes(self) -> int | None:
+        """None: the condition is what was observed."""
+        return None
+
+    def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+        """Yield actions (size, horizon, a), observations (size, observed o) and numbers of steps for ever.
+
+        Raises:
+            ValueError: size is not within 1 and the number of windows; a file that cannot be read.
+        """
+        return self.windowed().batches(size, seed, start)
+
+    def take(self, rows: Int[Tensor, " b"]) -> Batch:
+        """Return the windows of these steps, in this order.
+
+        Raises:
+            ValueError: there is no such step.
+        """
+        return self.windowed().take(rows)
+
+    def held_out(self) -> Batch:
+        """Return the windows of the episodes that training never sees."""
+        return self.take(self.windowed().rows[1])
+
+    def windowed(self) -> Windowed:
+        """Return the episodes behind the windows."""
+        return _read(self)
+
+
+@lru_cache(maxsize=4)
+def _read(source: Windows) -> Windowed:
+    episodes = read_demonstrations(Path(source.path).expanduser(), source.observation, source.action)
+    return Windowed(episodes, source.observed, source.horizon, source.held_out_episodes)
