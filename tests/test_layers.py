@@ -21,7 +21,12 @@ LAYERS = [
     {"analysis", "runs", "encode", "evaluation", "trackers"},
 ]
 BENCHES = {"contenders", "bench", "bench_images", "bench_papers", "bench_step", "precision"}
-LAYERS += [{"launch", "figures", "study_figures", "papers", "samples"} | BENCHES, {"report"}, {"cli"}, {"__main__"}]
+LAYERS += [
+    {"launch", "figures", "study_figures", "papers", "samples", "records"} | BENCHES,
+    {"report"},
+    {"cli"},
+    {"__main__"},
+]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 

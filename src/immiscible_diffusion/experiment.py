@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,15 @@ _KEYS = ["title", "source", "question", "base", "grid", "scale", "published"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of an experiment: its arm (every varied value but the seed), its seed and its configuration."""
+    """One run of an experiment: its arm (every varied value but the seed), its seed and its configuration.
+
+    ``point`` says the arm key by key: what the file varies -> the label of this run's value.
+    """
 
     arm: str
     seed: int
     config: Config
+    point: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -83,7 +87,8 @@ class Experiment:
                 if key != "train.seed" and not (key.startswith("grid.") and key[5:] in grid):
                     values = overridden(values, key, value)
             arm = "-".join(label for label, _ in point) or "run"
-            cells.append(Cell(arm, int(seed), read_config(with_preset(values))))
+            labels = {key: label for key, (label, _) in zip(grid, point, strict=True)}
+            cells.append(Cell(arm, int(seed), read_config(with_preset(values)), labels))
         return cells
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from immiscible_diffusion.analysis.arms import Arm
 from immiscible_diffusion.analysis.compare import Comparison, Reach
-from immiscible_diffusion.analysis.summary import Summary, spread
+from immiscible_diffusion.analysis.summary import Measured, Summary, spread
 
 NAMES = {"frechet": "Fréchet", "frechet-pooled_pixels": "Fréchet pixel", "kernel-pooled_pixels": "kernel pixel"}
 """How metrics are written for people."""
@@ -21,24 +21,24 @@ _COLOURS = ["#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#
 
 
 def curves_figure(summary: Summary, metric: str) -> bytes:
-    """Return distance against training steps as PNG, one panel for each number of sampling steps."""
-    steps = summary.sampling_steps
-    columns = min(2, len(steps))
-    rows = -(-len(steps) // columns)
+    """Return distance against training steps as PNG, a panel for each number of sampling steps and group of arms."""
+    panels = [(group, count) for group in summary.groups for count in summary.sampling_steps]
+    columns = len(summary.sampling_steps) if len(summary.groups) > 1 else min(2, len(panels))
+    rows = -(-len(panels) // columns)
     plt = _pyplot()
-    figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.5 * rows), squeeze=False, sharex=True)
-    colours = _colours(summary)
-    for axis, count in zip(axes.flat, steps, strict=False):
+    figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.5 * rows), squeeze=False, sharex="row")
+    colours, handles = _colours(summary), dict[str, Any]()
+    for axis, (group, count) in zip(axes.flat, panels, strict=False):
         for label in summary.labels:
             measured = summary.find(label, count)
-            if measured is not None:
-                _draw(axis, measured.curves[metric], label, colours[measured.arm], "--" if "," in label else "-")
-        reference = summary.find("independent", count)
-        if reference is not None:
-            final, _ = spread(list(reference.final(metric).values()))
-            axis.axhline(final, color=_COLOURS[0], linewidth=0.8, linestyle=":")
-        axis.set_title(f"{count} sampling steps", fontsize=11)
-        axis.set_yscale("log" if metric == "frechet" else "symlog")
+            if measured is not None and summary.group(measured.arm) == group:
+                name, style = _short(summary, measured), "--" if "," in label else "-"
+                handles[name] = _draw(axis, measured.curves[metric], label, colours[measured.arm], style)
+                if summary.reference(measured.arm) == label:
+                    final, _ = spread(list(measured.final(metric).values()))
+                    axis.axhline(final, color=_COLOURS[0], linewidth=0.8, linestyle=":")
+        axis.set_title(f"{count} sampling steps" + (f", {group}" if group else ""), fontsize=11)
+        axis.set_yscale("log" if metric.startswith("frechet") else "symlog")
         axis.yaxis.set_major_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
         axis.yaxis.set_minor_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
         axis.tick_params(which="both", labelsize=8)
@@ -47,10 +47,10 @@ def curves_figure(summary: Summary, metric: str) -> bytes:
         axis.set_xlabel("training steps")
     for axis in axes[:, 0]:
         axis.set_ylabel(f"{NAMES.get(metric, metric)} distance to held-out data")
-    for axis in list(axes.flat)[len(steps) :]:
+    for axis in list(axes.flat)[len(panels) :]:
         axis.set_visible(False)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    columns = min(len(handles), 4)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     return _png(figure)
 
 
@@ -177,21 +177,30 @@ def _mark(axis: Any, reach: Reach, colour: str, line: int) -> None:
     axis.text(0.98, 0.97 - 0.06 * line, text, transform=axis.transAxes, ha="right", va="top", fontsize=8, color=colour)
 
 
-def _draw(axis: Any, by_seed: Any, label: str, colour: str, style: str) -> None:
+def _short(summary: Summary, measured: Measured) -> str:
+    """Return an arm's label within its group: that of its coupling."""
+    point = next(run.get("point", {}) for run in summary.index["runs"] if run["arm"] == measured.arm)
+    name = str(point.get("coupling", measured.arm)) if summary.group(measured.arm) else measured.arm
+    return name if measured.start == "matched" else f"{name}, plain start"
+
+
+def _draw(axis: Any, by_seed: Any, label: str, colour: str, style: str) -> Any:
     curves = list(by_seed.values())
     shared = sorted(set.intersection(*({step for step, _ in curve} for curve in curves)))
     values = np.array([[dict(curve)[step] for step in shared] for curve in curves])
     middle, half = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.zeros(len(shared))
-    axis.plot(shared, middle, style, color=colour, label=label, linewidth=1.6, marker="o", markersize=2.5)
     axis.fill_between(
         shared, np.maximum(middle - half, middle / 10), middle + half, color=colour, alpha=0.15, linewidth=0
     )
+    return axis.plot(shared, middle, style, color=colour, label=label, linewidth=1.6, marker="o", markersize=2.5)[0]
 
 
 def _colours(summary: Summary) -> dict[str, str]:
+    """Return a colour for each arm: grey for independent noise, the same for one coupling in every group."""
+    points = {run["arm"]: run.get("point", {}).get("coupling", run["arm"]) for run in summary.index["runs"]}
     arms = list(dict.fromkeys(measured.arm for measured in summary.measured))
-    ordered = sorted(arms, key=lambda arm: arm != "independent")
-    return {arm: _COLOURS[i % len(_COLOURS)] for i, arm in enumerate(ordered)}
+    couplings = sorted(dict.fromkeys(points[arm] for arm in arms), key=lambda name: name != "independent")
+    return {arm: _COLOURS[couplings.index(points[arm]) % len(_COLOURS)] for arm in arms}
 
 
 def _pyplot() -> Any:

@@ -86,7 +86,9 @@ def _index(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, Any]:
         "title": experiment.title,
         "source": experiment.source,
         "question": experiment.question,
-        "runs": [{"arm": cell.arm, "seed": cell.seed, "folder": cell.folder} for cell in cells],
+        "runs": [
+            {"arm": cell.arm, "seed": cell.seed, "folder": cell.folder, "point": dict(cell.point)} for cell in cells
+        ],
     }
 
 

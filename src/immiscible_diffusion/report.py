@@ -3,18 +3,17 @@
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from rich.table import Table
 
-from immiscible_diffusion.analysis.summary import Summary, paired_p, read_summary, spread
+from immiscible_diffusion.analysis.summary import Summary, read_summary
 from immiscible_diffusion.figures import NAMES, curves_figure, samples_figure
-from immiscible_diffusion.files import read_json, write_bytes, write_json
+from immiscible_diffusion.files import write_bytes, write_json
+from immiscible_diffusion.records import finals, pace, record, speedups
 
-__all__ = ["finals", "inspect_table", "report", "speedups", "terminal_tables"]
+__all__ = ["inspect_table", "number", "report", "speedup_cells", "terminal_tables"]
 
 
 def report(folder: Path) -> Path:
@@ -29,59 +28,11 @@ def report(folder: Path) -> Path:
     figures["samples"] = samples_figure(summary, seed)
     for name, png in figures.items():
         write_bytes(folder / "figures" / f"{name}.png", png)
-    numbers = _numbers(summary)
+    numbers = record(summary)
     write_json(folder / "summary.json", numbers)
     page = _page(summary, numbers, figures, seed)
     write_bytes(folder / "report.html", page.encode())
     return folder / "report.html"
-
-
-def speedups(summary: Summary, metric: str) -> list[dict[str, Any]]:
-    """Return a row an arm and number of sampling steps: steps to the target and their ratio."""
-    rows = []
-    for label in summary.labels:
-        for count in summary.sampling_steps:
-            found = summary.speedup(label, count, metric)
-            if found is None or label == "independent":
-                continue
-            reached = [steps for steps in found.steps.values() if steps is not None]
-            rows.append(
-                {
-                    "arm": label,
-                    "sampling_steps": count,
-                    "metric": metric,
-                    "target": mean(found.target.values()),
-                    "reference_steps": mean(found.reference_steps.values()),
-                    "steps": found.mean_steps,
-                    "seeds": len(found.steps),
-                    "seeds_reached": len(reached),
-                    "at_first": bool(reached) and max(reached) <= summary.first_step(label, count, metric),
-                    **{key: value for key, value in asdict(found).items() if key in ("ratio", "low", "high")},
-                    "by_seed": {str(seed): steps for seed, steps in found.steps.items()},
-                    "reference_by_seed": {str(seed): steps for seed, steps in found.reference_steps.items()},
-                }
-            )
-    return rows
-
-
-def finals(summary: Summary, metric: str) -> list[dict[str, Any]]:
-    """Return a row an arm and number of sampling steps: the last distance over seeds, against independent noise."""
-    rows = []
-    for label in summary.labels:
-        for count in summary.sampling_steps:
-            measured, reference = summary.find(label, count), summary.find("independent", count)
-            if measured is None:
-                continue
-            values = measured.final(metric)
-            middle, deviation = spread(list(values.values()))
-            row = {"arm": label, "sampling_steps": count, "metric": metric, "mean": middle, "sd": deviation}
-            if reference is not None and label != "independent":
-                base = reference.final(metric)
-                both = sorted(set(values) & set(base))
-                row["difference"] = mean(values[s] - base[s] for s in both) if both else None
-                row["p"] = paired_p(values, base)
-            rows.append({**row, "by_seed": {str(seed): value for seed, value in values.items()}})
-    return rows
 
 
 def terminal_tables(summary: Summary, metric: str) -> list[Table]:
@@ -91,7 +42,7 @@ def terminal_tables(summary: Summary, metric: str) -> list[Table]:
     for column in ("coupling", "sampling", "target", "indep.", "steps", "speed-up", "95 % interval"):
         first.add_column(column, justify="left" if column == "coupling" else "right")
     for row in speedups(summary, metric):
-        first.add_row(*_speedup_cells(row))
+        first.add_row(*speedup_cells(row))
     second = Table(title="What each coupling does to its pairs", title_justify="left", box=None, padding=(0, 1, 0, 0))
     for column in ("coupling", "distance", "mean noise²", "ms a batch", "share of a step"):
         second.add_column(column, justify="left" if column == "coupling" else "right")
@@ -124,37 +75,37 @@ def inspect_table(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _numbers(summary: Summary) -> dict[str, Any]:
-    """Return everything the page says, with where it comes from."""
-    runs = [run for run in summary.index["runs"] if run["folder"] not in summary.unfinished]
-    first = summary.folder / runs[0]["folder"]
-    return {
-        **{key: summary.index[key] for key in ("experiment", "title", "source", "question")},
-        "runs": runs,
-        "unfinished": summary.unfinished,
-        "configuration": read_json(first / "config.json"),
-        "environment": read_json(first / "environment.json"),
-        "pairs": summary.pairs,
-        "speedups": [row for metric in summary.metrics for row in speedups(summary, metric)],
-        "finals": [row for metric in summary.metrics for row in finals(summary, metric)],
-    }
+def speedup_cells(row: dict[str, Any]) -> list[str]:
+    """Return a row of ``speedups`` as text: arm, sampling steps, target, reference's steps, steps, ratio, interval.
 
-
-def _speedup_cells(row: dict[str, Any]) -> list[str]:
-    name = [row["arm"], str(row["sampling_steps"]), f"{row['target']:.1f}", f"{row['reference_steps']:.0f}"]
+    Where a seed did not arrive, or was there at its first evaluation, the ratio is a bound.
+    """
+    name = [row["arm"], str(row["sampling_steps"]), number(row["target"]), f"{row['reference_steps']:.0f}"]
     if row["ratio"] is None:
-        return [*name, "-", "not reached", f"by {row['seeds'] - row['seeds_reached']} of {row['seeds']}"]
+        high = row.get("bounds", [0, None])[1]
+        told = "not reached" if high is None else f"< {high:.2f} x"
+        return [*name, "-", told, f"{row['seeds_reached']} of {row['seeds']} arrive"]
     if row["at_first"]:
         return [*name, f"≤ {row['steps']:.0f}", f"≥ {row['ratio']:.2f} x", "first eval."]
     interval = "one seed" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
     return [*name, f"{row['steps']:.0f}", f"{row['ratio']:.2f} x", interval]
 
 
+def number(value: float) -> str:
+    """Return a distance with three digits that mean something.
+
+    >>> [number(each) for each in (1234.5, 63.21, 0.28123, 0.00021)]
+    ['1234', '63.2', '0.281', '0.00021']
+    """
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def _pair_rows(summary: Summary) -> list[dict[str, Any]]:
     rows = []
     for arm in dict.fromkeys(run["arm"] for run in summary.index["runs"]):
         pair = summary.pairs[arm]
-        share = _share(summary, arm)
+        found = pace(summary, arm)
+        share = None if found is None else found["coupling_percent"]
         cells = [
             arm,
             f"{0 - round(pair['distance_reduction_percent'], 2):+.2f} %",
@@ -164,19 +115,6 @@ def _pair_rows(summary: Summary) -> list[dict[str, Any]]:
         ]
         rows.append({"arm": arm, "share_percent": share, "cells": cells})
     return rows
-
-
-def _share(summary: Summary, arm: str) -> float | None:
-    """Return the coupling's share of training time in percent, over the finished runs of an arm."""
-    coupling = step = 0.0
-    for run in summary.index["runs"]:
-        log = summary.folder / run["folder"] / "log.jsonl"
-        if run["arm"] == arm and run["folder"] not in summary.unfinished:
-            last = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
-            # A prefetched pairing costs what the step waited for it; that is never less than the pairing otherwise.
-            waited = min(last["coupling_seconds"], last.get("waiting_seconds", last["coupling_seconds"]))
-            coupling, step = coupling + waited, step + last["step_seconds"]
-    return 100 * coupling / step if step else None
 
 
 def _page(summary: Summary, numbers: dict[str, Any], figures: dict[str, bytes], seed: int) -> str:
@@ -189,21 +127,22 @@ def _page(summary: Summary, numbers: dict[str, Any], figures: dict[str, bytes], 
         "report.html"
     )
     metric = summary.metrics[0]
+    configuration = next(iter(numbers["configurations"].values()))
     return template.render(
         **numbers,
         metric=metric,
-        metrics=summary.metrics,
         written={metric: NAMES.get(metric, metric) for metric in summary.metrics},
         labels=summary.labels,
         sampling_steps=summary.sampling_steps,
-        speedup_rows={name: [_speedup_cells(row) for row in speedups(summary, name)] for name in summary.metrics},
+        speedup_rows={name: [speedup_cells(row) for row in speedups(summary, name)] for name in summary.metrics},
         final_rows={name: finals(summary, name) for name in summary.metrics},
         pair_rows=[row["cells"] for row in _pair_rows(summary)],
         findings=_findings(summary, metric),
         images={name: base64.b64encode(png).decode() for name, png in figures.items()},
         seeds=sorted({run["seed"] for run in numbers["runs"]}),
         sample_seed=seed,
-        configuration_text=json.dumps(numbers["configuration"], indent=2),
+        configuration=configuration,
+        configuration_text=json.dumps(configuration, indent=2),
         environment_text=json.dumps(numbers["environment"], indent=2),
     )
 

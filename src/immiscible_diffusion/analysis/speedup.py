@@ -25,7 +25,8 @@ class Speedup:
 
     ``ratio`` is the geometric mean over the seeds that reached the target, with its 95 % interval ``low`` to ``high``
     from a t distribution of the logarithms; they are None where a seed did not reach it, which is then a lower bound
-    nobody measured.
+    nobody measured. ``bounds`` are then what is known of the ratio; otherwise (ratio, ratio), or (ratio, inf) where a
+    seed was there at its first evaluation.
     """
 
     target: Mapping[int, float]
@@ -34,6 +35,7 @@ class Speedup:
     ratio: float | None
     low: float | None
     high: float | None
+    bounds: Interval
 
     @property
     def mean_steps(self) -> float | None:
@@ -80,14 +82,17 @@ def speedup(reference: Mapping[int, Curve], arm: Mapping[int, Curve]) -> Speedup
     target = {seed: curve[-1][1] for seed, curve in reference.items()}
     own = {seed: reached(curve, target[seed]) or float(curve[-1][0]) for seed, curve in reference.items()}
     steps = {seed: reached(curve, target[seed]) for seed, curve in arm.items()}
+    arrivals = {(seed, seed): arrival(curve, target[seed]) for seed, curve in arm.items()}
+    bounds = effort({(seed, seed): (count, count) for seed, count in own.items()}, arrivals).ratio
     logs = [math.log(own[seed] / count) for seed, count in steps.items() if count is not None]
     if len(logs) < len(steps):
-        return Speedup(target, steps, own, None, None, None)
+        return Speedup(target, steps, own, None, None, None, bounds)
     middle = mean(logs)
     interval = t_interval(np.array(logs))
     if interval is None:
-        return Speedup(target, steps, own, math.exp(middle), None, None)
-    return Speedup(target, steps, own, math.exp(middle), math.exp(interval[0]), math.exp(interval[1]))
+        return Speedup(target, steps, own, math.exp(middle), None, None, bounds)
+    low, high = map(math.exp, interval)
+    return Speedup(target, steps, own, math.exp(middle), low, high, bounds)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,23 @@ class Summary:
         """The arms in the order of the index, each followed by its plain start where it was measured."""
         return list(dict.fromkeys(each.label for each in self.measured))
 
+    def reference(self, arm: str) -> str:
+        """Return the arm of independent noise that is like this one in everything else that varies."""
+        points = {run["arm"]: run.get("point", {}) for run in self.index["runs"]}
+        mine = {**points.get(arm, {}), "coupling": REFERENCE}
+        return next((name for name, point in points.items() if point and point == mine), REFERENCE)
+
+    def group(self, arm: str) -> str:
+        """Return what an arm shares with its reference, in words; empty where the coupling alone varies."""
+        points = {run["arm"]: run.get("point", {}) for run in self.index["runs"]}
+        rest = {key: label for key, label in points.get(arm, {}).items() if key != "coupling"}
+        return ", ".join(f"{key.rpartition('.')[2]} {label}" for key, label in rest.items())
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups of arms that are compared with each other, in the order of the index."""
+        return list(dict.fromkeys(self.group(measured.arm) for measured in self.measured))
+
     def find(self, label: str, sampling_steps: int) -> Measured | None:
         """Return what was measured of one arm and start at one number of sampling steps."""
         found = [m for m in self.measured if m.label == label and m.sampling_steps == sampling_steps]
@@ -67,13 +84,21 @@ class Summary:
         measured = self.find(label, sampling_steps)
         return 0 if measured is None else max(curve[0][0] for curve in measured.curves[metric].values())
 
-    def speedup(self, label: str, sampling_steps: int, metric: str) -> Speedup | None:
-        """Return how much sooner an arm reaches the independent arm's final distance; None without that arm."""
-        arm, reference = self.find(label, sampling_steps), self.find(REFERENCE, sampling_steps)
-        if arm is None or reference is None:
+    def against(self, label: str, sampling_steps: int) -> tuple[Measured, Measured] | None:
+        """Return an arm and its reference; None where either is missing, and for the reference itself."""
+        arm = self.find(label, sampling_steps)
+        reference = None if arm is None else self.find(self.reference(arm.arm), sampling_steps)
+        if arm is None or reference is None or arm.label == reference.label:
             return None
-        both = sorted(set(arm.curves[metric]) & set(reference.curves[metric]))
-        curves = [{seed: each.curves[metric][seed] for seed in both} for each in (reference, arm)]
+        return arm, reference
+
+    def speedup(self, label: str, sampling_steps: int, metric: str) -> Speedup | None:
+        """Return how much sooner an arm reaches its reference's final distance; None without a reference."""
+        found = self.against(label, sampling_steps)
+        if found is None:
+            return None
+        both = sorted(set(found[0].curves[metric]) & set(found[1].curves[metric]))
+        curves = [{seed: each.curves[metric][seed] for seed in both} for each in reversed(found)]
         return speedup(*curves) if both else None
 
 

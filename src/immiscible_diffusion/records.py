@@ -1,0 +1,132 @@
+"""What is kept of an experiment: one JSON that every table, figure and page can be made from without the runs."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from statistics import mean
+from typing import Any
+
+from immiscible_diffusion.analysis.summary import Summary, paired_p, spread
+from immiscible_diffusion.files import read_json
+
+__all__ = ["FORMAT", "finals", "pace", "record", "speedups"]
+
+FORMAT = 2
+"""Number of the form of ``summary.json``. Records without it have no curves, no pace and one configuration."""
+
+
+def record(summary: Summary) -> dict[str, Any]:
+    """Return everything that is said of an experiment, with where it comes from.
+
+    ``configurations`` holds each arm's resolved configuration; the runs of an arm differ in ``train.seed`` alone.
+    """
+    runs = [run for run in summary.index["runs"] if run["folder"] not in summary.unfinished]
+    first = {run["arm"]: summary.folder / run["folder"] for run in reversed(runs)}
+    arms = list(dict.fromkeys(run["arm"] for run in runs))
+    return {
+        "format": FORMAT,
+        **{key: summary.index[key] for key in ("experiment", "title", "source", "question")},
+        "runs": runs,
+        "unfinished": summary.unfinished,
+        "metrics": summary.metrics,
+        "configurations": {arm: read_json(first[arm] / "config.json") for arm in arms},
+        "environment": read_json(first[arms[0]] / "environment.json"),
+        "pairs": summary.pairs,
+        "pace": {arm: pace(summary, arm) for arm in arms},
+        "curves": curves(summary),
+        "speedups": [row for metric in summary.metrics for row in speedups(summary, metric)],
+        "finals": [row for metric in summary.metrics for row in finals(summary, metric)],
+    }
+
+
+def curves(summary: Summary) -> list[dict[str, Any]]:
+    """Return every measured curve: arm, start, sampling steps, metric -> seed -> [[training step, value], ...]."""
+    return [
+        {
+            "label": each.label,
+            "arm": each.arm,
+            "start": each.start,
+            "group": summary.group(each.arm),
+            "sampling_steps": each.sampling_steps,
+            "metric": metric,
+            "by_seed": {str(seed): [list(point) for point in curve] for seed, curve in by_seed.items()},
+        }
+        for each in summary.measured
+        for metric, by_seed in each.curves.items()
+    ]
+
+
+def pace(summary: Summary, arm: str) -> dict[str, float] | None:
+    """Return milliseconds a training step and the coupling's share of them, over the finished runs of an arm."""
+    steps = seconds = coupling = 0.0
+    for run in summary.index["runs"]:
+        log = summary.folder / run["folder"] / "log.jsonl"
+        if run["arm"] == arm and run["folder"] not in summary.unfinished:
+            last = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+            # A prefetched pairing costs what the step waited for it; that is never less than the pairing otherwise.
+            coupling += min(last["coupling_seconds"], last.get("waiting_seconds", last["coupling_seconds"]))
+            seconds, steps = seconds + last["step_seconds"], steps + last["step"]
+    if not seconds:
+        return None
+    return {"step_ms": round(1000 * seconds / steps, 3), "coupling_percent": round(100 * coupling / seconds, 3)}
+
+
+def speedups(summary: Summary, metric: str) -> list[dict[str, Any]]:
+    """Return a row an arm and number of sampling steps: steps to its reference's final distance, and their ratio.
+
+    ``seconds_ratio`` is the ratio of training seconds: steps at each arm's own pace.
+    """
+    rows = []
+    for label in summary.labels:
+        for count in summary.sampling_steps:
+            found, both = summary.speedup(label, count, metric), summary.against(label, count)
+            if found is None or both is None:
+                continue
+            reached = [steps for steps in found.steps.values() if steps is not None]
+            own, other = (pace(summary, each.arm) for each in both)
+            faster = None if own is None or other is None else other["step_ms"] / own["step_ms"]
+            rows.append(
+                {
+                    "arm": label,
+                    "reference": both[1].label,
+                    "group": summary.group(both[0].arm),
+                    "sampling_steps": count,
+                    "metric": metric,
+                    "target": mean(found.target.values()),
+                    "reference_steps": mean(found.reference_steps.values()),
+                    "steps": found.mean_steps,
+                    "seeds": len(found.steps),
+                    "seeds_reached": len(reached),
+                    "at_first": bool(reached) and max(reached) <= summary.first_step(label, count, metric),
+                    **{key: value for key, value in asdict(found).items() if key in ("ratio", "low", "high")},
+                    "bounds": [None if math.isinf(bound) else bound for bound in found.bounds],
+                    "seconds_ratio": None if found.ratio is None or faster is None else found.ratio * faster,
+                    "by_seed": {str(seed): steps for seed, steps in found.steps.items()},
+                    "reference_by_seed": {str(seed): steps for seed, steps in found.reference_steps.items()},
+                }
+            )
+    return rows
+
+
+def finals(summary: Summary, metric: str) -> list[dict[str, Any]]:
+    """Return a row an arm and number of sampling steps: the last distance over seeds, against its reference."""
+    rows = []
+    for label in summary.labels:
+        for count in summary.sampling_steps:
+            measured, both = summary.find(label, count), summary.against(label, count)
+            if measured is None:
+                continue
+            values = measured.final(metric)
+            middle, deviation = spread(list(values.values()))
+            row = {"arm": label, "sampling_steps": count, "metric": metric, "mean": middle, "sd": deviation}
+            if both is not None:
+                row |= _difference(values, both[1].final(metric)) | {"reference": both[1].label}
+            rows.append({**row, "by_seed": {str(seed): value for seed, value in values.items()}})
+    return rows
+
+
+def _difference(values: Mapping[int, float], base: Mapping[int, float]) -> dict[str, float | None]:
+    both = sorted(set(values) & set(base))
+    difference = mean(values[seed] - base[seed] for seed in both) if both else None
+    return {"difference": difference, "p": paired_p(dict(values), dict(base))}
