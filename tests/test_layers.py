@@ -22,8 +22,9 @@ LAYERS = [
 ]
 BENCHES = {"contenders", "bench", "bench_images", "bench_papers", "bench_step", "precision"}
 LAYERS += [
-    {"launch", "figures", "study_figures", "papers", "samples", "records"} | BENCHES,
-    {"report"},
+    {"launch", "figures", "study_figures", "papers", "samples", "charts"} | BENCHES,
+    {"records"},
+    {"report", "pages"},
     {"cli"},
     {"__main__"},
 ]

@@ -2,15 +2,29 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from immiscible_diffusion.analysis.summary import Summary, paired_p, spread
+from immiscible_diffusion.config import Config, overridden, read_config
 from immiscible_diffusion.files import read_json
+from immiscible_diffusion.runs import read_lines
 
-__all__ = ["FORMAT", "finals", "pace", "record", "speedups"]
+__all__ = [
+    "FORMAT",
+    "finals",
+    "findings",
+    "number",
+    "pace",
+    "record",
+    "recorded_config",
+    "speedup_cells",
+    "speedups",
+    "unlike_record",
+]
 
 FORMAT = 2
 """Number of the form of ``summary.json``. Records without it have no curves, no pace and one configuration."""
@@ -124,6 +138,94 @@ def finals(summary: Summary, metric: str) -> list[dict[str, Any]]:
                 row |= _difference(values, both[1].final(metric)) | {"reference": both[1].label}
             rows.append({**row, "by_seed": {str(seed): value for seed, value in values.items()}})
     return rows
+
+
+def recorded_config(path: Path, arm: str, seed: int) -> Config:
+    """Return the configuration of one recorded run.
+
+    Raises:
+        ValueError: the record cannot be read, is of an older form, or has no such run.
+    """
+    numbers = read_json(path)
+    if numbers.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} keeps no configuration of every arm (format {numbers.get('format', 1)}); record it again"
+        )
+    known = [(run["arm"], run["seed"]) for run in numbers["runs"]]
+    if (arm, seed) not in known:
+        raise ValueError(f"{path} has no run of arm {arm!r} and seed {seed}; there are {known}")
+    return read_config(overridden(numbers["configurations"][arm], "train.seed", seed))
+
+
+def unlike_record(path: Path, arm: str, seed: int, folder: Path) -> tuple[list[str], int]:
+    """Return a line for each recorded value that a run folder does not repeat, and how many values there were."""
+    lines = read_lines(folder / "evaluations.jsonl")
+    found = {(line["sampling_steps"], line["start"], line["step"]): line for line in lines}
+    differing, count = [], 0
+    for row in read_json(path)["curves"]:
+        if row["arm"] != arm or str(seed) not in row["by_seed"]:
+            continue
+        for step, value in row["by_seed"][str(seed)]:
+            own = found.get((row["sampling_steps"], row["start"], step), {}).get(row["metric"])
+            count += 1
+            if own != value:
+                place = f"{row['metric']} at step {step}, {row['sampling_steps']} sampling steps, {row['start']} start"
+                differing.append(f"{place}: recorded {value}, now {own}")
+    return differing, count
+
+
+def findings(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    """Return what speed-ups say, a sentence for each number of sampling steps and group; what is absent is said too.
+
+    Args:
+        rows: ``speedups`` of one metric.
+        name: how the metric is written.
+    """
+    sentences = []
+    for key in dict.fromkeys((row.get("group", ""), row["sampling_steps"]) for row in rows):
+        same = [row for row in rows if (row.get("group", ""), row["sampling_steps"]) == key]
+        shown = [row for row in same if row["low"] is not None and row["low"] > 1]
+        parts = [f"{row['arm']} {_times_fewer(row)}" for row in shown]
+        if missing := [row["arm"] for row in same if row not in shown]:
+            parts.append(f"no speed-up is shown for {' and '.join(missing)}")
+        sentences.append(
+            f"At {key[1]} sampling steps{f' ({key[0]})' if key[0] else ''} independent noise reaches its final {name} "
+            f"distance, {number(same[0]['target'])}, after {same[0]['reference_steps']:.0f} training steps: "
+            + "; ".join(parts)
+            + "."
+        )
+    return sentences
+
+
+def _times_fewer(row: Mapping[str, Any]) -> str:
+    if row["at_first"]:
+        return f"by its first evaluation, at least {row['ratio']:.1f} times sooner"
+    return f"after {row['steps']:.0f}, {row['ratio']:.1f} times sooner ({row['low']:.1f} to {row['high']:.1f})"
+
+
+def number(value: float) -> str:
+    """Return a distance with three digits that mean something.
+
+    >>> [number(each) for each in (1234.5, 63.21, 0.28123, 0.00021)]
+    ['1234', '63.2', '0.281', '0.00021']
+    """
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def speedup_cells(row: Mapping[str, Any]) -> list[str]:
+    """Return a row of ``speedups`` as text: arm, sampling steps, target, reference's steps, steps, ratio, interval.
+
+    Where a seed did not arrive, or was there at its first evaluation, the ratio is a bound.
+    """
+    name = [row["arm"], str(row["sampling_steps"]), number(row["target"]), f"{row['reference_steps']:.0f}"]
+    if row["ratio"] is None:
+        high = (row.get("bounds") or [0, None])[1]
+        told = "not reached" if high is None else f"< {high:.2f} x"
+        return [*name, "-", told, f"{row['seeds_reached']} of {row['seeds']} arrive"]
+    if row["at_first"]:
+        return [*name, f"≤ {row['steps']:.0f}", f"≥ {row['ratio']:.2f} x", "first eval."]
+    interval = "one seed" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
+    return [*name, f"{row['steps']:.0f}", f"{row['ratio']:.2f} x", interval]
 
 
 def _difference(values: Mapping[int, float], base: Mapping[int, float]) -> dict[str, float | None]:

@@ -11,9 +11,9 @@ from rich.table import Table
 from immiscible_diffusion.analysis.summary import Summary, read_summary
 from immiscible_diffusion.figures import NAMES, curves_figure, samples_figure
 from immiscible_diffusion.files import write_bytes, write_json
-from immiscible_diffusion.records import finals, pace, record, speedups
+from immiscible_diffusion.records import finals, findings, pace, record, speedup_cells, speedups
 
-__all__ = ["inspect_table", "number", "report", "speedup_cells", "terminal_tables"]
+__all__ = ["inspect_table", "report", "terminal_tables"]
 
 
 def report(folder: Path) -> Path:
@@ -75,31 +75,6 @@ def inspect_table(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def speedup_cells(row: dict[str, Any]) -> list[str]:
-    """Return a row of ``speedups`` as text: arm, sampling steps, target, reference's steps, steps, ratio, interval.
-
-    Where a seed did not arrive, or was there at its first evaluation, the ratio is a bound.
-    """
-    name = [row["arm"], str(row["sampling_steps"]), number(row["target"]), f"{row['reference_steps']:.0f}"]
-    if row["ratio"] is None:
-        high = row.get("bounds", [0, None])[1]
-        told = "not reached" if high is None else f"< {high:.2f} x"
-        return [*name, "-", told, f"{row['seeds_reached']} of {row['seeds']} arrive"]
-    if row["at_first"]:
-        return [*name, f"≤ {row['steps']:.0f}", f"≥ {row['ratio']:.2f} x", "first eval."]
-    interval = "one seed" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
-    return [*name, f"{row['steps']:.0f}", f"{row['ratio']:.2f} x", interval]
-
-
-def number(value: float) -> str:
-    """Return a distance with three digits that mean something.
-
-    >>> [number(each) for each in (1234.5, 63.21, 0.28123, 0.00021)]
-    ['1234', '63.2', '0.281', '0.00021']
-    """
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
 def _pair_rows(summary: Summary) -> list[dict[str, Any]]:
     rows = []
     for arm in dict.fromkeys(run["arm"] for run in summary.index["runs"]):
@@ -137,7 +112,7 @@ def _page(summary: Summary, numbers: dict[str, Any], figures: dict[str, bytes], 
         speedup_rows={name: [speedup_cells(row) for row in speedups(summary, name)] for name in summary.metrics},
         final_rows={name: finals(summary, name) for name in summary.metrics},
         pair_rows=[row["cells"] for row in _pair_rows(summary)],
-        findings=_findings(summary, metric),
+        findings=findings(speedups(summary, metric), NAMES.get(metric, metric)),
         images={name: base64.b64encode(png).decode() for name, png in figures.items()},
         seeds=sorted({run["seed"] for run in numbers["runs"]}),
         sample_seed=seed,
@@ -145,29 +120,3 @@ def _page(summary: Summary, numbers: dict[str, Any], figures: dict[str, bytes], 
         configuration_text=json.dumps(configuration, indent=2),
         environment_text=json.dumps(numbers["environment"], indent=2),
     )
-
-
-def _findings(summary: Summary, metric: str) -> list[str]:
-    """Return what the tables say, a sentence for each number of sampling steps; what is absent is said as well."""
-    name = NAMES.get(metric, metric)
-    sentences = []
-    for count in summary.sampling_steps:
-        rows = [row for row in speedups(summary, metric) if row["sampling_steps"] == count]
-        if not rows:
-            continue
-        target, steps = rows[0]["target"], rows[0]["reference_steps"]
-        shown = [row for row in rows if row["low"] is not None and row["low"] > 1]
-        parts = [f"{row['arm']} {_times_fewer(row)}" for row in shown]
-        if missing := [row["arm"] for row in rows if row not in shown]:
-            parts.append(f"no speed-up is shown for {' and '.join(missing)}")
-        sentences.append(
-            f"At {count} sampling steps independent noise reaches its final {name} distance, {target:.1f}, after "
-            f"{steps:.0f} training steps: " + "; ".join(parts) + "."
-        )
-    return sentences
-
-
-def _times_fewer(row: dict[str, Any]) -> str:
-    if row["at_first"]:
-        return f"by its first evaluation, at least {row['ratio']:.1f} times sooner"
-    return f"after {row['steps']:.0f}, {row['ratio']:.1f} times sooner ({row['low']:.1f} to {row['high']:.1f})"

@@ -12,7 +12,7 @@ from immiscible_diffusion.cli.models import evaluate, sample
 from immiscible_diffusion.cli.options import err
 from immiscible_diffusion.cli.papers import draw, papers
 from immiscible_diffusion.cli.policies import rollout
-from immiscible_diffusion.cli.studies import inspect, report
+from immiscible_diffusion.cli.studies import inspect, report, rerun
 from immiscible_diffusion.cli.training import demo, list_experiments, show, train
 
 __all__ = ["app", "run"]
@@ -25,7 +25,22 @@ app = typer.Typer(
     help="Train diffusion and flow-matching models with noise that is paired with the data, and see what it changes.",
 )
 app.command("list")(list_experiments)
-for command in (demo, show, train, sample, evaluate, compare, report, inspect, encode, bench, papers, draw, rollout):
+for command in (
+    demo,
+    show,
+    train,
+    sample,
+    evaluate,
+    compare,
+    report,
+    rerun,
+    inspect,
+    encode,
+    bench,
+    papers,
+    draw,
+    rollout,
+):
     app.command()(command)
 
 

@@ -1,0 +1,250 @@
+"""The pages over all recorded results: Markdown for the repository, and one HTML file that needs nothing else."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from immiscible_diffusion.charts import chart
+from immiscible_diffusion.experiment import built_in, read_experiment
+from immiscible_diffusion.figures import NAMES
+from immiscible_diffusion.files import read_json
+from immiscible_diffusion.papers import Item, papers, states
+from immiscible_diffusion.records import findings, number, speedup_cells
+
+__all__ = ["pages"]
+
+_FOLDER = "docs/results"
+_WIDEST = 900
+"""Pixels of the widest picture of samples in the HTML page."""
+
+
+def pages(root: Path) -> dict[str, bytes]:
+    """Return every page by its path from the root, made of ``results/**/summary.json`` and the lists of the package.
+
+    The same records give the same bytes.
+
+    Raises:
+        ValueError: a record that cannot be read.
+        ImportError: jinja2 or Pillow is not installed.
+    """
+    shown = [_view(path, root) for path in sorted((root / "results").rglob("summary.json"))]
+    waiting = _waiting(root)
+    found = {f"{_FOLDER}/{view['page']}.md": _render("record.md", view=view) for view in shown}
+    found[f"{_FOLDER}/README.md"] = _render("results.md", views=shown, waiting=waiting)
+    pictures = {view["page"]: _embedded(root / view["folder"] / "samples.png") for view in shown}
+    found[f"{_FOLDER}/index.html"] = _render("results.html", views=shown, waiting=waiting, pictures=pictures)
+    return found
+
+
+def _view(path: Path, root: Path) -> dict[str, Any]:
+    """Return what the templates say of one record."""
+    numbers = read_json(path)
+    folder = path.parent.relative_to(root)
+    scale = folder.parts[2] if len(folder.parts) > 2 else ""
+    curves = numbers.get("curves", [])
+    metrics = numbers.get("metrics") or list(dict.fromkeys(row["metric"] for row in numbers["finals"]))
+    first = numbers.get("configuration") or next(iter(numbers["configurations"].values()))
+    labels = list(dict.fromkeys(row["arm"] for row in numbers["finals"]))
+    return {
+        **{key: numbers[key] for key in ("title", "source", "question", "unfinished", "pairs")},
+        "experiment": numbers["experiment"],
+        "page": "-".join(folder.parts[1:]),
+        "scale": scale,
+        "folder": folder.as_posix(),
+        "metrics": metrics,
+        "written": {metric: NAMES.get(metric, metric) for metric in metrics},
+        "label": {metric: _label(first, metric) for metric in metrics},
+        "seeds": len({run["seed"] for run in numbers["runs"]}),
+        "arms": list(dict.fromkeys(run["arm"] for run in numbers["runs"])),
+        "findings": findings(_of(numbers["speedups"], metrics[0]), NAMES.get(metrics[0], metrics[0])),
+        "headline": _headline(_of(numbers["speedups"], metrics[0])),
+        "speedups": {metric: [_speedup(row) for row in _of(numbers["speedups"], metric)] for metric in metrics},
+        "finals": {metric: [_final(row) for row in _of(numbers["finals"], metric)] for metric in metrics},
+        "panels": {metric: _panels(_of(curves, metric), labels, numbers["title"]) for metric in metrics},
+        "classes": _classes(labels, numbers["runs"]),
+        "counts": sorted({row["sampling_steps"] for row in numbers["finals"]}),
+        "pace": numbers.get("pace", {}),
+        "pace_rows": [_pace(arm, each) for arm, each in numbers.get("pace", {}).items()],
+        "configuration": json.dumps(first, indent=2),
+        "setup": _setup(first),
+        "environment": numbers["environment"][-1],
+        "published": _published(numbers, metrics[0]),
+        "note": _experiment_note(numbers["experiment"]),
+        "figures": sorted(each.name for each in path.parent.glob("curves-*.png")),
+        "has_samples": (path.parent / "samples.png").is_file(),
+    }
+
+
+def _headline(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line an arm: its speed-up by sampling steps."""
+    lines = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        told = [(row["sampling_steps"], speedup_cells(row)[5]) for row in rows if row["arm"] == arm]
+        lines.append(f"{arm}: " + ", ".join(f"{ratio} at {count}" for count, ratio in told))
+    return lines
+
+
+def _of(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row["metric"] == metric]
+
+
+def _speedup(row: Mapping[str, Any]) -> dict[str, Any]:
+    seconds = row.get("seconds_ratio")
+    cells = [*speedup_cells(row), "-" if seconds is None else f"{seconds:.2f} x"]
+    return {"cells": cells, "arm": row["arm"], "count": row["sampling_steps"]}
+
+
+def _pace(arm: str, found: Mapping[str, float] | None) -> list[str]:
+    return [arm, "-", "-"] if found is None else [arm, f"{found['step_ms']:.1f}", f"{found['coupling_percent']:.2f}"]
+
+
+def _final(row: Mapping[str, Any]) -> dict[str, Any]:
+    difference, p = row.get("difference"), row.get("p")
+    cells = [row["arm"], str(row["sampling_steps"]), f"{number(row['mean'])} ± {number(row['sd'])}"]
+    cells += ["-" if difference is None else f"{'+' if difference > 0 else ''}{number(difference)}"]
+    cells += ["-" if p is None else f"{p:.2g}"]
+    return {"cells": cells, "arm": row["arm"], "count": row["sampling_steps"]}
+
+
+def _panels(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], title: str) -> list[dict[str, Any]]:
+    """Return a chart for every group and number of sampling steps."""
+    found = []
+    for key in dict.fromkeys((row["group"], row["sampling_steps"]) for row in rows):
+        same = [row for row in rows if (row["group"], row["sampling_steps"]) == key]
+        if max(len(curve) for row in same for curve in row["by_seed"].values()) < 2:
+            continue  # one evaluation is no curve: the table says it
+        head = f"{key[1]} sampling steps" + (f", {key[0]}" if key[0] else "")
+        svg = chart(same, _classes(labels, same), f"{title}: {head}")
+        found.append({"head": head, "count": key[1], "svg": svg})
+    return found
+
+
+def _classes(labels: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return a CSS class by label: c0 for independent noise, the same for one coupling in every group."""
+    couplings = list(dict.fromkeys(_coupling(label) for label in labels))
+    ordered = sorted(couplings, key=lambda name: name != "independent")
+    return {label: f"c{ordered.index(_coupling(label)) % 7}" for label in labels}
+
+
+def _coupling(label: str) -> str:
+    """Return the part of an arm's label that names its coupling."""
+    arm = label.partition(",")[0]
+    known = ("independent", "assignment", "nearest", "flipped")
+    return next((arm[arm.index(name) :] for name in known if name in arm), arm)
+
+
+def _label(configuration: Mapping[str, Any], metric: str) -> str:
+    """Return what a metric is called: FID where it is one."""
+    features = configuration["evaluate"]["features"]
+    base, _, network = metric.partition("-")
+    if base == "frechet" and not network and features["use"] == "inception":
+        return f"FID ({features['layer']} features)"
+    return f"{NAMES.get(base, base)} distance, {network or features['use']} (not FID)"
+
+
+def _setup(configuration: Mapping[str, Any]) -> str:
+    """Return the set-up in a sentence."""
+    source, net, train, asked = (configuration[key] for key in ("source", "net", "train", "evaluate"))
+    inner = source.get("source", source)
+    data = str(inner.get("path") or inner["use"]).rpartition("/")[2]
+    size = f" at {inner['size']} x {inner['size']} pixels" if inner.get("size") else ""
+    wide = net.get("channels") or net.get("width") or net.get("depth")
+    method = configuration["method"]
+    way = f"{method['use']}, {method['predict']}" if method.get("predict") else method["use"]
+    return (
+        f"{data}{size}; {way}; net {net['use']} {wide}; "
+        f"{train['steps']:,} steps of {train['batch']}, learning rate {train['lr']:g}, average {train['ema']:g}; "
+        f"{asked['samples']:,} generated images a measurement against the held-out ones"
+    )
+
+
+def _experiment_note(name: str) -> str:
+    return read_experiment(name).published.get("note", "") if name in built_in() else ""
+
+
+def _published(numbers: Mapping[str, Any], metric: str) -> list[list[str]]:
+    """Return published values beside measured ones, and each's ratio to independent noise of the same conditions."""
+    name = numbers["experiment"]
+    rows = read_experiment(name).published.get("rows", []) if name in built_in() else []
+    found = []
+    for row in rows:
+        like = [r for r in rows if _condition(r) == _condition(row) and r["arm"].endswith("independent")]
+        base = like[0]["value"] if like and not row["arm"].endswith("independent") else None
+        own = _measured(numbers, metric, row)
+        found.append(
+            [
+                row["arm"],
+                row["metric"],
+                number(row["value"]),
+                "-" if base is None else f"{row['value'] / base:.2f}",
+                f"{row['train_steps']:,}" if "train_steps" in row else "-",
+                str(row.get("sampling_steps", "-")),
+                row["grade"],
+                *own,
+            ]
+        )
+    return found
+
+
+def _condition(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["metric"], row.get("train_steps"), row.get("sampling_steps"), row["grade"]
+
+
+def _measured(numbers: Mapping[str, Any], metric: str, row: Mapping[str, Any]) -> list[str]:
+    """Return our final value of the same arm, its ratio to independent noise, and at how many sampling steps."""
+    same = [r for r in _of(numbers["finals"], metric) if r["arm"] == row["arm"]]
+    if not same or row["metric"] != "frechet":
+        return ["-", "-", "-"]
+    wanted = row.get("sampling_steps")
+    best = next((r for r in same if r["sampling_steps"] == wanted), max(same, key=lambda r: r["sampling_steps"]))
+    base = best["mean"] - best["difference"] if best.get("difference") is not None else None
+    ratio = "-" if base is None else f"{best['mean'] / base:.2f}"
+    return [f"{number(best['mean'])} ± {number(best['sd'])}", ratio, str(best["sampling_steps"])]
+
+
+def _waiting(root: Path) -> list[dict[str, str]]:
+    """Return what was not run, the reason, and what would run it."""
+    found = []
+    for item in papers():
+        for scale, state in states(item, root).items():
+            if state == "ready" and scale != "paper":
+                found.append({"what": f"{item.name} ({item.paper or 'own question'})", **_would(item, scale)})
+    return found
+
+
+def _would(item: Item, scale: str) -> dict[str, str]:
+    reason = {"cpu": "computing time: an hour on two cores each", "gpu": "no GPU was at hand"}[scale]
+    command = f"immiscible train {item.experiment} --scale {scale}" if item.experiment else item.command
+    return {"scale": scale, "reason": reason, "command": command}
+
+
+def _embedded(path: Path) -> str:
+    """Return a picture of samples for the page, no wider than needed; empty where there is none."""
+    if not path.is_file():
+        return ""
+    from PIL import Image
+
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    if image.width > _WIDEST:
+        image = image.resize((_WIDEST, round(image.height * _WIDEST / image.width)), Image.Resampling.LANCZOS)
+    buffer = BytesIO()
+    image.save(buffer, "WEBP", quality=80, method=4)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _render(template: str, **values: Any) -> bytes:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ImportError("the pages need jinja2: pip install 'immiscible-diffusion[report]'") from error
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=template.endswith(".html"), undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    text: str = environment.get_template(template).render(**values)
+    return (text.rstrip() + "\n").encode()
