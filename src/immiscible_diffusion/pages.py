@@ -11,12 +11,13 @@ from immiscible_diffusion.charts import chart
 from immiscible_diffusion.experiment import built_in, read_experiment
 from immiscible_diffusion.figures import NAMES
 from immiscible_diffusion.files import read_json
-from immiscible_diffusion.papers import Item, papers, states
+from immiscible_diffusion.papers import papers, states
 from immiscible_diffusion.records import findings, number, speedup_cells
 
 __all__ = ["pages"]
 
 _FOLDER = "docs/results"
+_WHY = {"cpu": "computing time: up to an hour on two cores", "gpu": "no GPU was at hand"}
 _WIDEST = 900
 """Pixels of the widest picture of samples in the HTML page."""
 
@@ -206,19 +207,16 @@ def _measured(numbers: Mapping[str, Any], metric: str, row: Mapping[str, Any]) -
 
 
 def _waiting(root: Path) -> list[dict[str, str]]:
-    """Return what was not run, the reason, and what would run it."""
-    found = []
+    """Return what was not run, the reason, and what would run it: a row a command."""
+    found: dict[str, dict[str, str]] = {}
     for item in papers():
         for scale, state in states(item, root).items():
             if state == "ready" and scale != "paper":
-                found.append({"what": f"{item.name} ({item.paper or 'own question'})", **_would(item, scale)})
-    return found
-
-
-def _would(item: Item, scale: str) -> dict[str, str]:
-    reason = {"cpu": "computing time: an hour on two cores each", "gpu": "no GPU was at hand"}[scale]
-    command = f"immiscible train {item.experiment} --scale {scale}" if item.experiment else item.command
-    return {"scale": scale, "reason": reason, "command": command}
+                command = f"immiscible train {item.experiment} --scale {scale}" if item.experiment else item.command
+                name = f"{item.name} of arXiv:{item.paper}" if item.paper else item.name
+                row = found.setdefault(command, {"what": "", "scale": scale, "why": _WHY[scale], "command": command})
+                row["what"] += f", {name}" if row["what"] else name
+    return list(found.values())
 
 
 def _embedded(path: Path) -> str:

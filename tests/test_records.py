@@ -1,0 +1,180 @@
+"""Records and pages made of real runs: references within a group, pages that say what is recorded, one run repeated."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from immiscible_diffusion.analysis.summary import read_summary
+from immiscible_diffusion.charts import chart
+from immiscible_diffusion.cli import run
+from immiscible_diffusion.pages import pages
+from immiscible_diffusion.records import record, recorded_config
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished experiment of two axes, image scale and coupling, with three seeds."""
+    folder = tmp_path_factory.mktemp("runs")
+    sets = ["train.seed=[0,1,2]", "train.steps=4", "evaluate.every=1", "evaluate.steps=[2]", "net.channels=[8]"]
+    values = [part for each in sets for part in ("--set", each)]
+    arguments = ["train", "image-scale", "--scale", "smoke", "--out", str(folder), "--workers", "1", *values]
+    assert run(arguments) == 0
+    return folder / "image-scale"
+
+
+@pytest.fixture
+def root(runs: Path, tmp_path: Path) -> Path:
+    """Return a repository with that experiment recorded and its pages written."""
+    assert run(["report", str(runs), "--record", str(tmp_path / "results" / "image-scale" / "cpu")]) == 0
+    assert run(["report", "--root", str(tmp_path)]) == 0
+    return tmp_path
+
+
+def test_an_arm_is_compared_with_independent_noise_at_its_own_scale(runs: Path) -> None:
+    numbers = record(read_summary(runs))
+    values: dict[str, dict[str, float]] = {row["arm"]: row["by_seed"] for row in numbers["finals"]}
+    compared = [row for row in numbers["finals"] if "difference" in row and row["metric"] == "frechet"]
+    assert {row["arm"]: row["reference"] for row in compared} == {
+        f"{scale}-assignment": f"{scale}-independent" for scale in ("0.5", "1", "2")
+    }
+    finals = {row["arm"]: row["by_seed"] for row in numbers["finals"] if row["metric"] == "frechet"}
+    for row in compared:
+        expected = mean(finals[row["arm"]][seed] - finals[row["reference"]][seed] for seed in "012")
+        assert row["difference"] == pytest.approx(expected)
+        elsewhere = finals["1-independent" if row["reference"] != "1-independent" else "2-independent"]
+        assert row["difference"] != pytest.approx(mean(finals[row["arm"]][s] - elsewhere[s] for s in "012"))
+    assert len(values) == 6
+    faster = [row for row in numbers["speedups"] if row["metric"] == "frechet"]
+    assert {row["group"] for row in faster} == {"std 0.5", "std 1", "std 2"}
+    assert all(len(row["by_seed"]) == 3 for row in faster)
+
+
+def test_a_record_holds_every_evaluation(runs: Path) -> None:
+    numbers = record(read_summary(runs))
+    assert {len(curve) for row in numbers["curves"] for curve in row["by_seed"].values()} == {4}
+    assert all(found["step_ms"] > 0 for found in numbers["pace"].values())
+    assert recorded(numbers, "2-assignment")["codec"]["std"] == 48.0
+    assert recorded(numbers, "1-assignment")["codec"]["std"] == 95.9
+
+
+def recorded(numbers: dict[str, dict[str, dict[str, dict[str, float]]]], arm: str) -> dict[str, dict[str, float]]:
+    return numbers["configurations"][arm]
+
+
+def test_pages_say_what_is_recorded(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["report", "--root", str(root), "--check"]) == 0
+    assert pages(root) == pages(root)
+    text = (root / "docs" / "results" / "image-scale-cpu.md").read_text()
+    numbers = json.loads((root / "results" / "image-scale" / "cpu" / "summary.json").read_text())
+    assert all(f"{row['mean']:.3g} ±" in text or f"{row['mean']:.0f} ±" in text for row in numbers["finals"])
+    assert numbers["question"] in text
+    page = (root / "docs" / "results" / "index.html").read_text()
+    assert page.count("<svg") == 6  # three scales, two metrics
+    assert 'src="http' not in page
+    # Control: a changed number, and a page too many.
+    numbers["finals"][0]["mean"] *= 2
+    (root / "results" / "image-scale" / "cpu" / "summary.json").write_text(json.dumps(numbers))
+    capsys.readouterr()
+    assert run(["report", "--root", str(root), "--check"]) == 1
+    assert "image-scale-cpu.md" in capsys.readouterr().err
+    assert run(["report", "--root", str(root)]) == 0
+    (root / "docs" / "results" / "old.md").write_text("")
+    assert run(["report", "--root", str(root), "--check"]) == 1
+
+
+def test_the_pages_of_this_repository_say_what_is_recorded() -> None:
+    assert run(["report", "--root", str(ROOT), "--check"]) == 0, "write them again: immiscible report"
+
+
+def test_a_recorded_run_is_repeated_bit_for_bit(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = root / "results" / "image-scale" / "cpu" / "summary.json"
+    arguments = ["rerun", str(summary), "--arm", "2-assignment", "--seed", "1", "--out", str(tmp_path / "again")]
+    assert run(arguments) == 0
+    assert "bit for bit" in capsys.readouterr().out
+    config = recorded_config(summary, "2-assignment", 1)
+    assert (config.train.seed, config.plain()["codec"]["std"]) == (1, 48.0)
+    # Control: another number in the record.
+    numbers = json.loads(summary.read_text())
+    row = next(row for row in numbers["curves"] if row["arm"] == "2-assignment")
+    row["by_seed"]["1"][2][1] *= 1 + 1e-12
+    summary.write_text(json.dumps(numbers))
+    assert run(arguments) == 1
+    assert "at step 3" in capsys.readouterr().err
+    assert run([*arguments[:3], "none", *arguments[4:]]) == 2
+
+
+def test_a_chart_draws_means_and_bands_where_they_are() -> None:
+    rows = [{"label": "a", "by_seed": {"0": [[0, 1.0], [100, 10.0]], "1": [[0, 1.0], [100, 10.0]]}}]
+    svg = chart(rows, {"a": "c1"}, "a < b")
+    points = re.findall(r'<polyline points="([^"]*)"', svg)[0].split()
+    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in points)
+    assert x0 < x1
+    assert y0 > y1  # larger values stand higher
+    assert "a &lt; b" in svg
+    apart = chart(
+        [{**rows[0], "by_seed": {"0": [[0, 1.0], [100, 10.0]], "1": [[0, 3.0], [100, 10.0]]}}], {"a": "c1"}, ""
+    )
+    band = re.findall(r'class="band" points="([^"]*)"', apart)[0].split()
+    assert band[0] != band[-1]
+    assert re.findall(r'class="band" points="([^"]*)"', svg)[0].split()[0] == f"{x0},{y0}"
+
+
+BROWSER = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+
+
+TELL = """<script>
+  const wide = () => document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  const count = query => [...document.querySelectorAll(query)].filter(each => each.getClientRects().length).length;
+  const told = [document.documentElement.clientWidth, wide(), count("figure")];
+  const choice = document.querySelector('[data-choose="metric"]');
+  choice.value = "kernel"; choice.dispatchEvent(new Event("change", {bubbles: true}));
+  told.push(count("figure"), document.querySelectorAll('[data-metric="frechet"][hidden]').length);
+  const box = document.querySelector('[data-choose="arm"]');
+  told.push(count("tr[data-arm]")); box.click(); told.push(count("tr[data-arm]"));
+  for (const each of document.querySelectorAll("details")) each.open = true;
+  told.push(wide());
+  parent.document.title = told.join(" ");
+</script>"""
+
+
+def told(page: str, width: int, tmp_path: Path) -> list[int]:
+    """Return what the page says of itself in a real browser, in a frame of this width: windows have a least width."""
+    framed = html.escape(page.replace("</body>", f"{TELL}</body>"))
+    probe = tmp_path / "probe.html"
+    probe.write_text(f'<title>none</title><iframe style="border: 0" width="{width}" height="900" srcdoc="{framed}">')
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += [
+        "--disable-background-networking",
+        "--disable-component-update",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    flags += ["--window-size=1400,1000", "--virtual-time-budget=3000", "--dump-dom"]
+    done = subprocess.run([BROWSER, *flags, probe.as_uri()], capture_output=True, text=True, check=True, timeout=120)
+    return [int(each) for each in re.findall(r"<title>([^<]*)</title>", done.stdout)[0].split()]
+
+
+@pytest.mark.skipif(not BROWSER, reason="needs chromium or google-chrome, which this machine has not")
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_page_in_a_browser(root: Path, tmp_path: Path, width: int) -> None:
+    """At desktop and phone width nothing is wider than the window, and a choice changes what is shown."""
+    page = (root / "docs" / "results" / "index.html").read_text()
+    client, overflow, first, after, hidden, rows, fewer, unfolded = told(page, width, tmp_path)
+    assert abs(client - width) < 20
+    assert (overflow, unfolded) == (0, 0)
+    assert (first, after, hidden) == (3, 3, 1)
+    assert fewer < rows
+    # Controls: a page that is too wide, and one without its script, where everything is shown.
+    wide = page.replace("<main>", '<main><div style="width: 3000px">wide</div>')
+    assert told(wide, width, tmp_path)[1] > 0
+    plain = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    assert told(plain, width, tmp_path)[2] == 6
