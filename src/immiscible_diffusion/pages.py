@@ -60,7 +60,9 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "label": {metric: _label(first, metric) for metric in metrics},
         "seeds": len({run["seed"] for run in numbers["runs"]}),
         "arms": list(dict.fromkeys(run["arm"] for run in numbers["runs"])),
-        "findings": findings(_of(numbers["speedups"], metrics[0]), NAMES.get(metrics[0], metrics[0])),
+        "findings": findings(
+            _of(numbers["speedups"], metrics[0]), _of(numbers["finals"], metrics[0]), NAMES.get(metrics[0], metrics[0])
+        ),
         "headline": _headline(_of(numbers["speedups"], metrics[0])),
         "speedups": {metric: [_speedup(row) for row in _of(numbers["speedups"], metric)] for metric in metrics},
         "finals": {metric: [_final(row) for row in _of(numbers["finals"], metric)] for metric in metrics},

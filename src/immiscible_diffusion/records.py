@@ -26,6 +26,7 @@ __all__ = [
     "unlike_record",
 ]
 
+_SURE = 0.05
 FORMAT = 2
 """Number of the form of ``summary.json``. Records without it have no curves, no pace and one configuration."""
 
@@ -174,27 +175,40 @@ def unlike_record(path: Path, arm: str, seed: int, folder: Path) -> tuple[list[s
     return differing, count
 
 
-def findings(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
-    """Return what speed-ups say, a sentence for each number of sampling steps and group; what is absent is said too.
+def findings(rows: Sequence[Mapping[str, Any]], ends: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    """Return what was found, a sentence for each number of sampling steps and group; losses are said as gains are.
 
     Args:
         rows: ``speedups`` of one metric.
+        ends: its ``finals``.
         name: how the metric is written.
     """
+    last = {(row["arm"], row["sampling_steps"]): row for row in ends}
     sentences = []
     for key in dict.fromkeys((row.get("group", ""), row["sampling_steps"]) for row in rows):
         same = [row for row in rows if (row.get("group", ""), row["sampling_steps"]) == key]
         shown = [row for row in same if row["low"] is not None and row["low"] > 1]
         parts = [f"{row['arm']} {_times_fewer(row)}" for row in shown]
-        if missing := [row["arm"] for row in same if row not in shown]:
+        rest = [row["arm"] for row in same if row not in shown]
+        worse = [arm for arm in rest if _worse(last.get((arm, key[1]), {}))]
+        parts += [f"{arm} ends {_worse(last[arm, key[1]])}" for arm in worse]
+        if missing := [arm for arm in rest if arm not in worse]:
             parts.append(f"no speed-up is shown for {' and '.join(missing)}")
         sentences.append(
-            f"At {key[1]} sampling steps{f' ({key[0]})' if key[0] else ''} independent noise reaches its final {name} "
+            f"At {key[1]} sampling step{'s' * (key[1] > 1)}{f' ({key[0]})' if key[0] else ''} independent noise reaches its final {name} "
             f"distance, {number(same[0]['target'])}, after {same[0]['reference_steps']:.0f} training steps: "
             + "; ".join(parts)
             + "."
         )
     return sentences
+
+
+def _worse(row: Mapping[str, Any]) -> str:
+    """Return how much worse an arm ends than independent noise, where a paired t-test says so; else nothing."""
+    difference, p = row.get("difference"), row.get("p")
+    if difference is None or p is None or difference <= 0 or p >= _SURE:
+        return ""
+    return f"{100 * difference / (row['mean'] - difference):.0f} % worse (p = {p:.2g})"
 
 
 def _times_fewer(row: Mapping[str, Any]) -> str:
