@@ -38,6 +38,7 @@ format: $(READY)
 results: $(READY)
 	$(BIN)/immiscible demo
 	$(BIN)/immiscible report runs/demo --record results/demo
+	$(BIN)/immiscible report
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; try make PYTHON=python3.12")'

@@ -194,9 +194,10 @@ def findings(rows: Sequence[Mapping[str, Any]], ends: Sequence[Mapping[str, Any]
         parts += [f"{arm} ends {_worse(last[arm, key[1]])}" for arm in worse]
         if missing := [arm for arm in rest if arm not in worse]:
             parts.append(f"no speed-up is shown for {' and '.join(missing)}")
+        count = f"{key[1]} sampling step{'s' * (key[1] > 1)}" + (f" ({key[0]})" if key[0] else "")
+        target, steps = number(same[0]["target"]), f"{same[0]['reference_steps']:.0f}"
         sentences.append(
-            f"At {key[1]} sampling step{'s' * (key[1] > 1)}{f' ({key[0]})' if key[0] else ''} independent noise reaches its final {name} "
-            f"distance, {number(same[0]['target'])}, after {same[0]['reference_steps']:.0f} training steps: "
+            f"At {count} independent noise reaches its final {name} distance, {target}, after {steps} training steps: "
             + "; ".join(parts)
             + "."
         )
