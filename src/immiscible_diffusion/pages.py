@@ -50,7 +50,7 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
     first = numbers.get("configuration") or next(iter(numbers["configurations"].values()))
     labels = list(dict.fromkeys(row["arm"] for row in numbers["finals"]))
     return {
-        **{key: numbers[key] for key in ("title", "source", "question", "unfinished", "pairs")},
+        **{key: numbers[key] for key in ("title", "source", "question", "unfinished")},
         "experiment": numbers["experiment"],
         "page": "-".join(folder.parts[1:]),
         "scale": scale,
@@ -69,8 +69,7 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "panels": {metric: _panels(_of(curves, metric), labels, numbers["title"]) for metric in metrics},
         "classes": _classes(labels, numbers["runs"]),
         "counts": sorted({row["sampling_steps"] for row in numbers["finals"]}),
-        "pace": numbers.get("pace", {}),
-        "pace_rows": [_pace(arm, each) for arm, each in numbers.get("pace", {}).items()],
+        "costs": [_cost(arm, pair, numbers.get("pace", {}).get(arm)) for arm, pair in numbers["pairs"].items()],
         "configuration": json.dumps(first, indent=2),
         "setup": _setup(first),
         "environment": numbers["environment"][-1],
@@ -100,8 +99,12 @@ def _speedup(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"cells": cells, "arm": row["arm"], "count": row["sampling_steps"]}
 
 
-def _pace(arm: str, found: Mapping[str, float] | None) -> list[str]:
-    return [arm, "-", "-"] if found is None else [arm, f"{found['step_ms']:.1f}", f"{found['coupling_percent']:.2f}"]
+def _cost(arm: str, pair: Mapping[str, float], pace: Mapping[str, float] | None) -> list[str]:
+    """Return what a coupling does to its pairs and what it costs, as text."""
+    leak = f"{100 * pair['leak_accuracy']:.0f} ({100 * pair['leak_chance']:.0f})" if "leak_accuracy" in pair else "-"
+    cells = [arm, f"{0 - round(pair['distance_reduction_percent'], 2):+.2f} %", f"{pair['noise_square']:.3f}", leak]
+    cells += [f"{pair['milliseconds']:.2f}"]
+    return [*cells, *(["-", "-"] if pace is None else [f"{pace['step_ms']:.1f}", f"{pace['coupling_percent']:.2f}"])]
 
 
 def _final(row: Mapping[str, Any]) -> dict[str, Any]:
