@@ -101,6 +101,7 @@ def test_a_recorded_run_is_repeated_bit_for_bit(root: Path, tmp_path: Path, caps
     assert "bit for bit" in capsys.readouterr().out
     config = recorded_config(summary, "2-assignment", 1)
     assert (config.train.seed, config.plain()["codec"]["std"]) == (1, 48.0)
+    assert recorded_config(summary, "2-assignment", 1, [("source.held_out_rows", 400)]).source.rows == 1397
     # Control: another number in the record.
     numbers = json.loads(summary.read_text())
     row = next(row for row in numbers["curves"] if row["arm"] == "2-assignment")

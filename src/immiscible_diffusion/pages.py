@@ -75,6 +75,7 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "environment": numbers["environment"][-1],
         "published": _published(numbers, metrics[0]),
         "note": _experiment_note(numbers["experiment"]),
+        "repeatable": "configurations" in numbers,
         "figures": sorted(each.name for each in path.parent.glob("curves-*.png")),
         "has_samples": (path.parent / "samples.png").is_file(),
     }

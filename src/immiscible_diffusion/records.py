@@ -141,8 +141,8 @@ def finals(summary: Summary, metric: str) -> list[dict[str, Any]]:
     return rows
 
 
-def recorded_config(path: Path, arm: str, seed: int) -> Config:
-    """Return the configuration of one recorded run.
+def recorded_config(path: Path, arm: str, seed: int, overrides: Sequence[tuple[str, Any]] = ()) -> Config:
+    """Return the configuration of one recorded run, with dotted keys changed, such as where its data are.
 
     Raises:
         ValueError: the record cannot be read, is of an older form, or has no such run.
@@ -155,7 +155,10 @@ def recorded_config(path: Path, arm: str, seed: int) -> Config:
     known = [(run["arm"], run["seed"]) for run in numbers["runs"]]
     if (arm, seed) not in known:
         raise ValueError(f"{path} has no run of arm {arm!r} and seed {seed}; there are {known}")
-    return read_config(overridden(numbers["configurations"][arm], "train.seed", seed))
+    values = numbers["configurations"][arm]
+    for key, value in [("train.seed", seed), *overrides]:
+        values = overridden(values, key, value)
+    return read_config(values)
 
 
 def unlike_record(path: Path, arm: str, seed: int, folder: Path) -> tuple[list[str], int]:

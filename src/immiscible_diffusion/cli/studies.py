@@ -10,7 +10,8 @@ from rich.markup import escape
 
 from immiscible_diffusion.analysis.inspect import inspect as compare_pairs
 from immiscible_diffusion.analysis.summary import read_summary
-from immiscible_diffusion.cli.options import choice, err, out
+from immiscible_diffusion.cli.options import Sets, choice, err, out
+from immiscible_diffusion.config import parse_override
 from immiscible_diffusion.figures import inspect_figure
 from immiscible_diffusion.files import write_bytes, write_json
 from immiscible_diffusion.pages import pages
@@ -103,13 +104,15 @@ def rerun(
     summary: Annotated[Path, typer.Argument(help="A record, such as results/demo/summary.json.")],
     arm: Annotated[str, typer.Option(help="Which arm.")],
     seed: Annotated[int, typer.Option(help="Which seed.")] = 0,
+    sets: Sets = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Where the run goes.")] = Path("runs/rerun"),
 ) -> None:
     """Train one recorded run again, and say whether every number is the recorded one, bit for bit.
 
-    It is on the same kind of machine with the same versions; the exit code is 1 where a number differs.
+    It is on the same kind of machine with the same versions; the exit code is 1 where a number differs. Data that lie
+    elsewhere now: --set source.path=...
     """
-    config = recorded_config(summary, arm, seed)
+    config = recorded_config(summary, arm, seed, [parse_override(text) for text in sets or []])
     for step in execute(config, out_folder / f"{arm}-seed{seed}", torch.device("cpu")):
         err.print(f"step {step} of {config.train.steps}", end="\r", highlight=False)
     differing, count = unlike_record(summary, arm, seed, out_folder / f"{arm}-seed{seed}")
