@@ -14,7 +14,8 @@ from immiscible_diffusion.analysis.summary import read_summary
 from immiscible_diffusion.charts import chart
 from immiscible_diffusion.cli import run
 from immiscible_diffusion.pages import pages
-from immiscible_diffusion.records import record, recorded_config
+from immiscible_diffusion.records import record
+from immiscible_diffusion.reruns import recorded_config
 
 ROOT = Path(__file__).parent.parent
 

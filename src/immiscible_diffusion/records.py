@@ -4,14 +4,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from immiscible_diffusion.analysis.summary import Summary, paired_p, spread
-from immiscible_diffusion.config import Config, overridden, read_config
 from immiscible_diffusion.files import read_json
-from immiscible_diffusion.runs import read_lines
 
 __all__ = [
     "FORMAT",
@@ -139,43 +136,6 @@ def finals(summary: Summary, metric: str) -> list[dict[str, Any]]:
                 row |= _difference(values, both[1].final(metric)) | {"reference": both[1].label}
             rows.append({**row, "by_seed": {str(seed): value for seed, value in values.items()}})
     return rows
-
-
-def recorded_config(path: Path, arm: str, seed: int, overrides: Sequence[tuple[str, Any]] = ()) -> Config:
-    """Return the configuration of one recorded run, with dotted keys changed, such as where its data are.
-
-    Raises:
-        ValueError: the record cannot be read, is of an older form, or has no such run.
-    """
-    numbers = read_json(path)
-    if numbers.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} keeps no configuration of every arm (format {numbers.get('format', 1)}); record it again"
-        )
-    known = [(run["arm"], run["seed"]) for run in numbers["runs"]]
-    if (arm, seed) not in known:
-        raise ValueError(f"{path} has no run of arm {arm!r} and seed {seed}; there are {known}")
-    values = numbers["configurations"][arm]
-    for key, value in [("train.seed", seed), *overrides]:
-        values = overridden(values, key, value)
-    return read_config(values)
-
-
-def unlike_record(path: Path, arm: str, seed: int, folder: Path) -> tuple[list[str], int]:
-    """Return a line for each recorded value that a run folder does not repeat, and how many values there were."""
-    lines = read_lines(folder / "evaluations.jsonl")
-    found = {(line["sampling_steps"], line["start"], line["step"]): line for line in lines}
-    differing, count = [], 0
-    for row in read_json(path)["curves"]:
-        if row["arm"] != arm or str(seed) not in row["by_seed"]:
-            continue
-        for step, value in row["by_seed"][str(seed)]:
-            own = found.get((row["sampling_steps"], row["start"], step), {}).get(row["metric"])
-            count += 1
-            if own != value:
-                place = f"{row['metric']} at step {step}, {row['sampling_steps']} sampling steps, {row['start']} start"
-                differing.append(f"{place}: recorded {value}, now {own}")
-    return differing, count
 
 
 def findings(rows: Sequence[Mapping[str, Any]], ends: Sequence[Mapping[str, Any]], name: str) -> list[str]:

@@ -15,10 +15,10 @@ from immiscible_diffusion.config import parse_override
 from immiscible_diffusion.figures import inspect_figure
 from immiscible_diffusion.files import write_bytes, write_json
 from immiscible_diffusion.pages import pages
-from immiscible_diffusion.records import recorded_config, unlike_record
 from immiscible_diffusion.registry import names
 from immiscible_diffusion.report import inspect_table, terminal_tables
 from immiscible_diffusion.report import report as write_report
+from immiscible_diffusion.reruns import recorded_config, unlike_record
 from immiscible_diffusion.runs import execute
 from immiscible_diffusion.text import with_states
 
