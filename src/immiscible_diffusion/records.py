@@ -17,10 +17,8 @@ __all__ = [
     "number",
     "pace",
     "record",
-    "recorded_config",
     "speedup_cells",
     "speedups",
-    "unlike_record",
 ]
 
 _SURE = 0.05
