@@ -15,6 +15,7 @@ from immiscible_diffusion.config import parse_override
 from immiscible_diffusion.experiment import Cell, Experiment, built_in, presets, read_experiment
 from immiscible_diffusion.launch import launch
 from immiscible_diffusion.registry import KINDS, names
+from immiscible_diffusion.reuse import reuse
 from immiscible_diffusion.trackers import tracker_names
 
 __all__ = ["demo", "list_experiments", "show", "train"]
@@ -77,9 +78,16 @@ def train(
     tracker: Annotated[
         str, typer.Option(help="Also tell a tracker of accelerate's, such as tensorboard, wandb or mlflow.")
     ] = "",
+    reused: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--reuse",
+            help="A folder of finished runs, such as runs/demo: those that are the same are copied. May be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Carry out every run of an experiment; the same command again goes on with what was cut."""
-    folder = _train(name, out_folder, scale, sets, workers, device, tracker)
+    folder = _train(name, out_folder, scale, sets, workers, device, tracker, reused)
     out.print(f"Runs are in {escape(str(folder))}; make the report with: immiscible report {escape(str(folder))}")
 
 
@@ -96,6 +104,7 @@ def _train(
     workers: int | None,
     device: str | None,
     tracker: str = "",
+    reused: list[Path] | None = None,
 ) -> Path:
     experiment, cells = _cells(name, scale, sets)
     if tracker and tracker not in tracker_names():
@@ -103,6 +112,9 @@ def _train(
     folder, device = out_folder / experiment.name, checked_device(device)
     count = workers or (1 if device == "cuda" else os.cpu_count() or 1)
     out.print(f"{escape(experiment.title)}: {len(cells)} runs on {device}, {min(count, len(cells))} at a time")
+    if reused:
+        copied = reuse(cells, folder, reused)
+        out.print(f"Copied {len(copied)} finished runs: {', '.join(copied) or 'none is the same'}")
     try:
         failed = launch(experiment, cells, folder, workers=count, device=device, console=out, tracker=tracker)
     except KeyboardInterrupt:
