@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from immiscible_diffusion.cli import run
+from immiscible_diffusion.records import number
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_every_final_number_is_in_a_run(runs_folder: Path) -> None:
                 and line["start"] == ("normal" if plain else "matched")
             ]
             assert found == [value]
-            assert f"{row['mean']:.2f}" in (runs_folder / "report.html").read_text(encoding="utf-8")
+            assert f"<td>{number(row['mean'])} ±" in (runs_folder / "report.html").read_text(encoding="utf-8")
             checked += 1
     assert checked == 4 * 2 * 2 * 2
 

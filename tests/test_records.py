@@ -11,7 +11,7 @@ from statistics import mean
 import pytest
 
 from immiscible_diffusion.analysis.summary import read_summary
-from immiscible_diffusion.charts import chart
+from immiscible_diffusion.charts import chart, dots
 from immiscible_diffusion.cli import run
 from immiscible_diffusion.pages import pages
 from immiscible_diffusion.records import record
@@ -89,6 +89,49 @@ def test_pages_say_what_is_recorded(root: Path, capsys: pytest.CaptureFixture[st
     assert run(["report", "--root", str(root)]) == 0
     (root / "docs" / "results" / "old.md").write_text("")
     assert run(["report", "--root", str(root), "--check"]) == 1
+
+
+def test_runs_measured_once_are_compared_by_their_ends(runs: Path, tmp_path: Path) -> None:
+    once = tmp_path / "runs"
+    shutil.copytree(runs, once)
+    for path in once.glob("*/evaluations.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines() if json.loads(line)["step"] == 4]
+        for line in lines:  # a difference of a tenth, nearly the same for every seed
+            line["frechet"] = (9 if "assignment" in path.parent.name else 10) + 0.01 * hash_of(path.parent.name)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run(["report", str(once), "--record", str(tmp_path / "results" / "image-scale" / "cpu")]) == 0
+    assert run(["report", "--root", str(tmp_path)]) == 0
+    numbers = json.loads((tmp_path / "results" / "image-scale" / "cpu" / "summary.json").read_text())
+    assert numbers["speedups"] == []
+    text = (tmp_path / "docs" / "results" / "image-scale-cpu.md").read_text()
+    told = [line for line in text.splitlines() if line.startswith("- At 2 sampling steps")]
+    assert len(told) == 3
+    assert all(
+        re.search(r"ends at a Fréchet distance of 10.*: \S+-assignment 1\d % better \(p = ", line) for line in told
+    )
+    assert "Training steps to the independent arm" not in text
+    assert "ends-frechet.png" in text
+    assert (tmp_path / "results" / "image-scale" / "cpu" / "ends-frechet.png").is_file()
+    assert (tmp_path / "docs" / "results" / "index.html").read_text().count('">distance at the end<') == 6
+
+
+def hash_of(name: str) -> int:
+    """Return a small number that differs between run folders."""
+    return sum(map(ord, name)) % 7
+
+
+def test_dots_stand_where_their_means_are() -> None:
+    rows = [
+        {"label": "near", "by_seed": {"0": [[9, 1.0]], "1": [[9, 3.0]]}},
+        {"label": "far, plain start", "by_seed": {"0": [[9, 6.0]], "1": [[9, 6.0]]}},
+    ]
+    svg = dots(rows, {"near": "c0", "far, plain start": "c1"}, "a < b")
+    centres = [float(value) for value in re.findall(r'<circle cx="([^"]*)"', svg)]
+    (low, _), (high, _) = (part.split(",") for part in re.findall(r'<polyline points="([^"]*)"', svg)[0].split())
+    assert float(low) < centres[0] < float(high)
+    assert centres[0] - float(low) == pytest.approx(float(high) - centres[0], abs=0.2)
+    assert centres[1] > centres[0]
+    assert svg.count("fill-opacity") == 1
 
 
 def test_the_pages_of_this_repository_say_what_is_recorded() -> None:

@@ -6,10 +6,11 @@ from html import escape
 from statistics import mean, stdev
 from typing import Any
 
-__all__ = ["chart"]
+__all__ = ["chart", "dots"]
 
 _WIDTH, _HEIGHT = 340, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 34
+_ROW = 17
 
 
 def chart(rows: Sequence[Mapping[str, Any]], classes: Mapping[str, str], title: str) -> str:
@@ -47,6 +48,36 @@ def chart(rows: Sequence[Mapping[str, Any]], classes: Mapping[str, str], title: 
         parts.append(f'<polyline points="{" ".join(line)}"/>')
         parts += [f'<circle cx="{point.partition(",")[0]}" cy="{point.partition(",")[2]}" r="2"/>' for point in line]
         parts.append("</g>")
+    return "".join([*parts, "</svg>"])
+
+
+def dots(rows: Sequence[Mapping[str, Any]], classes: Mapping[str, str], title: str) -> str:
+    """Return one panel: the last distance of each row, a mark (mean over seeds) and a bar (one sd either way).
+
+    Args:
+        rows: as of ``chart``.
+        classes: label -> CSS class of its mark.
+        title: what the picture shows, for those who cannot see it.
+    """
+    ends = {str(row["label"]): _points(row["by_seed"])[-1][1:] for row in rows}
+    height, left = _TOP + _ROW * len(ends) + _BOTTOM, 10 + 5.4 * max(len(label) for label in ends)
+    bottom, top = _around(min(low for low, _ in ends.values()), max(high for _, high in ends.values()), log=False)
+    x = _scale(bottom, top, left, _WIDTH - _RIGHT, log=False)
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}" class="chart">',
+        f"<title>{escape(title)}</title>",
+    ]
+    floor = _TOP + _ROW * len(ends)
+    for value in _ticks(bottom, top, log=False):
+        parts.append(f'<line class="grid" x1="{x(value)}" x2="{x(value)}" y1="{_TOP}" y2="{floor}"/>')
+        parts.append(f'<text x="{x(value)}" y="{floor + 14}" text-anchor="middle">{value:g}</text>')
+    parts.append(f'<text x="{(left + _WIDTH) / 2}" y="{height - 4}" text-anchor="middle">distance at the end</text>')
+    for i, (label, (low, high)) in enumerate(ends.items()):
+        y, fill = _TOP + _ROW * (i + 0.5), ' style="fill-opacity: .25"' if label.endswith(", plain start") else ""
+        parts.append(f'<g class="{classes[label]}" data-arm="{escape(label)}">')
+        parts.append(f'<text x="{left - 5}" y="{y}" dy=".32em" text-anchor="end">{escape(label)}</text>')
+        parts.append(f'<polyline points="{x(low)},{y} {x(high)},{y}"/>')
+        parts.append(f'<circle cx="{x(_centre(low, high))}" cy="{y}" r="3.5"{fill}/></g>')
     return "".join([*parts, "</svg>"])
 
 

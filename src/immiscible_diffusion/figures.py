@@ -14,7 +14,7 @@ from immiscible_diffusion.analysis.summary import Measured, Summary, spread
 NAMES = {"frechet": "Fréchet", "frechet-pooled_pixels": "Fréchet pixel", "kernel-pooled_pixels": "kernel pixel"}
 """How metrics are written for people."""
 
-__all__ = ["NAMES", "bounds_text", "compare_figure", "curves_figure", "inspect_figure", "samples_figure"]
+__all__ = ["NAMES", "bounds_text", "compare_figure", "curves_figure", "ends_figure", "inspect_figure", "samples_figure"]
 
 _COLOURS = ["#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 """Grey for the reference, then the colour-blind safe palette of Okabe and Ito."""
@@ -51,6 +51,39 @@ def curves_figure(summary: Summary, metric: str) -> bytes:
         axis.set_visible(False)
     columns = min(len(handles), 4)
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def ends_figure(summary: Summary, metric: str) -> bytes:
+    """Return final distances as PNG: a row an arm, mean and one standard deviation over seeds, a panel as in curves.
+
+    The dotted line is independent noise; hollow marks are the plain start.
+    """
+    panels = [(group, count) for group in summary.groups for count in summary.sampling_steps]
+    columns = len(summary.sampling_steps)
+    rows, plt = -(-len(panels) // columns), _pyplot()
+    arms = len(summary.labels) // len(summary.groups)
+    shape = (4.2 * columns, (0.26 * arms + 0.9) * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=shape, squeeze=False, sharey="row")
+    colours = _colours(summary)
+    for axis, (group, count) in zip(axes.flat, panels, strict=True):
+        names = list[str]()
+        for label in summary.labels:
+            measured = summary.find(label, count)
+            if measured is not None and summary.group(measured.arm) == group:
+                middle, half = spread(list(measured.final(metric).values()))
+                hollow = {"markerfacecolor": "white"} if "," in label else {}
+                axis.errorbar(middle, len(names), xerr=half, color=colours[measured.arm], fmt="o", capsize=3, **hollow)
+                names.append(_short(summary, measured))
+                if summary.reference(measured.arm) == label:
+                    axis.axvline(middle, color=_COLOURS[0], linewidth=0.8, linestyle=":")
+        axis.set_yticks(range(len(names)), names, fontsize=9)
+        axis.set_ylim(len(names) - 0.5, -0.5)
+        axis.set_title(f"{count} sampling steps" + (f", {group}" if group else ""), fontsize=10)
+        axis.tick_params(axis="x", labelsize=8)
+        axis.grid(axis="x", alpha=0.2)
+    for axis in axes[-1]:
+        axis.set_xlabel(f"{NAMES.get(metric, metric)} distance to held-out data")
     return _png(figure)
 
 

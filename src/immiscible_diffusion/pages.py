@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from immiscible_diffusion.charts import chart
+from immiscible_diffusion.charts import chart, dots
 from immiscible_diffusion.experiment import built_in, read_experiment
 from immiscible_diffusion.figures import NAMES
 from immiscible_diffusion.files import read_json
@@ -65,6 +65,7 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         ),
         "headline": _headline(_of(numbers["speedups"], metrics[0])),
         "speedups": {metric: [_speedup(row) for row in _of(numbers["speedups"], metric)] for metric in metrics},
+        "curved": bool(numbers["speedups"]),
         "finals": {metric: [_final(row) for row in _of(numbers["finals"], metric)] for metric in metrics},
         "panels": {metric: _panels(_of(curves, metric), labels, numbers["title"]) for metric in metrics},
         "classes": _classes(labels, numbers["runs"]),
@@ -76,7 +77,7 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "published": _published(numbers, metrics[0]),
         "note": _experiment_note(numbers["experiment"]),
         "repeatable": "configurations" in numbers,
-        "figures": sorted(each.name for each in path.parent.glob("curves-*.png")),
+        "figures": sorted(each.name for kind in ("curves", "ends") for each in path.parent.glob(f"{kind}-*.png")),
         "has_samples": (path.parent / "samples.png").is_file(),
     }
 
@@ -121,10 +122,9 @@ def _panels(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], title: str
     found = []
     for key in dict.fromkeys((row["group"], row["sampling_steps"]) for row in rows):
         same = [row for row in rows if (row["group"], row["sampling_steps"]) == key]
-        if max(len(curve) for row in same for curve in row["by_seed"].values()) < 2:
-            continue  # one evaluation is no curve: the table says it
+        once = max(len(curve) for row in same for curve in row["by_seed"].values()) < 2
         head = f"{key[1]} sampling steps" + (f", {key[0]}" if key[0] else "")
-        svg = chart(same, _classes(labels, same), f"{title}: {head}")
+        svg = (dots if once else chart)(same, _classes(labels, same), f"{title}: {head}")
         found.append({"head": head, "count": key[1], "svg": svg})
     return found
 

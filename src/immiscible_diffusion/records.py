@@ -140,10 +140,12 @@ def findings(rows: Sequence[Mapping[str, Any]], ends: Sequence[Mapping[str, Any]
     """Return what was found, a sentence for each number of sampling steps and group; losses are said as gains are.
 
     Args:
-        rows: ``speedups`` of one metric.
+        rows: ``speedups`` of one metric; empty where it was measured once, at the end of training.
         ends: its ``finals``.
         name: how the metric is written.
     """
+    if not rows:
+        return _end_findings(ends, name)
     last = {(row["arm"], row["sampling_steps"]): row for row in ends}
     sentences = []
     for key in dict.fromkeys((row.get("group", ""), row["sampling_steps"]) for row in rows):
@@ -165,12 +167,32 @@ def findings(rows: Sequence[Mapping[str, Any]], ends: Sequence[Mapping[str, Any]
     return sentences
 
 
+def _end_findings(ends: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    """Return how each arm ends against its reference, a sentence for each reference and number of sampling steps."""
+    sentences = []
+    for key in dict.fromkeys((row["reference"], row["sampling_steps"]) for row in ends if "reference" in row):
+        same = [row for row in ends if (row.get("reference"), row["sampling_steps"]) == key]
+        base = same[0]["mean"] - same[0]["difference"]
+        sure = [row for row in same if row["p"] is not None and row["p"] < _SURE]
+        parts = [f"{row['arm']} {_percent(row)}" for row in sure]
+        if rest := [row["arm"] for row in same if row not in sure]:
+            parts.append(f"no difference is shown for {' and '.join(rest)}")
+        count = f"{key[1]} sampling step{'s' * (key[1] > 1)}"
+        sentences.append(f"At {count} {key[0]} ends at a {name} distance of {number(base)}: {'; '.join(parts)}.")
+    return sentences
+
+
+def _percent(row: Mapping[str, Any]) -> str:
+    share = 100 * row["difference"] / (row["mean"] - row["difference"])
+    return f"{abs(share):.0f} % {'worse' if share > 0 else 'better'} (p = {row['p']:.2g})"
+
+
 def _worse(row: Mapping[str, Any]) -> str:
     """Return how much worse an arm ends than independent noise, where a paired t-test says so; else nothing."""
     difference, p = row.get("difference"), row.get("p")
     if difference is None or p is None or difference <= 0 or p >= _SURE:
         return ""
-    return f"{100 * difference / (row['mean'] - difference):.0f} % worse (p = {p:.2g})"
+    return _percent(row)
 
 
 def _times_fewer(row: Mapping[str, Any]) -> str:

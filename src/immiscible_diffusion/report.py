@@ -9,9 +9,9 @@ from typing import Any
 from rich.table import Table
 
 from immiscible_diffusion.analysis.summary import Summary, read_summary
-from immiscible_diffusion.figures import NAMES, curves_figure, samples_figure
+from immiscible_diffusion.figures import NAMES, curves_figure, ends_figure, samples_figure
 from immiscible_diffusion.files import write_bytes, write_json
-from immiscible_diffusion.records import finals, findings, pace, record, speedup_cells, speedups
+from immiscible_diffusion.records import finals, findings, number, pace, record, speedup_cells, speedups
 
 __all__ = ["inspect_table", "report", "terminal_tables"]
 
@@ -24,7 +24,8 @@ def report(folder: Path) -> Path:
     """
     summary = read_summary(folder)
     seed = min(run["seed"] for run in summary.index["runs"] if run["folder"] not in summary.unfinished)
-    figures = {f"curves-{metric}": curves_figure(summary, metric) for metric in summary.metrics}
+    draw, name = (ends_figure, "ends") if summary.measured_once else (curves_figure, "curves")
+    figures = {f"{name}-{metric}": draw(summary, metric) for metric in summary.metrics}
     figures["samples"] = samples_figure(summary, seed)
     for name, png in figures.items():
         write_bytes(folder / "figures" / f"{name}.png", png)
@@ -106,6 +107,9 @@ def _page(summary: Summary, numbers: dict[str, Any], figures: dict[str, bytes], 
     return template.render(
         **numbers,
         metric=metric,
+        number=number,
+        told={"curves": "Distance against training steps", "ends": "Distance at the end of training"},
+        drawn=next(iter(figures)).partition("-")[0],
         written={metric: NAMES.get(metric, metric) for metric in summary.metrics},
         labels=summary.labels,
         sampling_steps=summary.sampling_steps,

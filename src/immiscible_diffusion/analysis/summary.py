@@ -92,10 +92,15 @@ class Summary:
             return None
         return arm, reference
 
+    @property
+    def measured_once(self) -> bool:
+        """Whether nothing was measured before the end of training, so that there are no curves."""
+        return all(len(c) < 2 for each in self.measured for by_seed in each.curves.values() for c in by_seed.values())
+
     def speedup(self, label: str, sampling_steps: int, metric: str) -> Speedup | None:
-        """Return how much sooner an arm reaches its reference's final distance; None without a reference."""
+        """Return how much sooner an arm reaches its reference's final distance; None without a reference or curves."""
         found = self.against(label, sampling_steps)
-        if found is None:
+        if found is None or self.measured_once:
             return None
         both = sorted(set(found[0].curves[metric]) & set(found[1].curves[metric]))
         curves = [{seed: each.curves[metric][seed] for seed in both} for each in reversed(found)]
