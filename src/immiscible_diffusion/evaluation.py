@@ -13,6 +13,7 @@ from torch import Tensor
 
 from immiscible_diffusion.config import Config, Evaluation
 from immiscible_diffusion.files import write_bytes
+from immiscible_diffusion.metrics import cached_features
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import describe
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance
@@ -148,9 +149,9 @@ def _images(trained: Trained, config: Config, steps: int, start: Start) -> Itera
 
 
 def _held_out_features(config: Config, features: Features, device: torch.device) -> Tensor:
-    """Return the features of the held-out images, computed once for all evaluations of a process."""
+    """Return the features of the held-out images, computed once for all evaluations of a process, if not before."""
     parts = describe("source", config.source), describe("features", features)
-    return _once(parts, lambda: features(config.source.held_out().raw.to(device)).cpu())
+    return _once(parts, lambda: cached_features(config.source.held_out().raw.to(device), features))
 
 
 def _held_out_cond(config: Config) -> Tensor:

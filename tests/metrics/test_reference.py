@@ -3,8 +3,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from immiscible_diffusion.metrics import Moments, Reference, cached_moments, frechet_from_moments, read_npz, write_npz
+from immiscible_diffusion.metrics import (
+    Moments,
+    PooledPixels,
+    Reference,
+    cached_features,
+    cached_moments,
+    frechet_from_moments,
+    read_npz,
+    reference,
+    write_npz,
+)
 
 ABOUT = {"data": "cifar10@1", "split": "train", "count": 50, "crop": "none", "features": "pooled_pixels/8"}
 
@@ -55,6 +66,53 @@ def test_statistics_of_another_count_are_not_kept(cache: Path, unchecked: None) 
     assert not cache.exists()
     with pytest.raises(ValueError, match="count >= 2"):
         Reference(**{**ABOUT, "count": 1})  # type: ignore[arg-type]
+
+
+class Counted:
+    """Features that count how often they are made."""
+
+    def __init__(self, fingerprint: str = "counted") -> None:
+        self.fingerprint, self.made = fingerprint, 0
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        self.made += 1
+        return raw.float().flatten(1)
+
+
+def test_features_are_made_once_for_the_same_images_network_and_arithmetic(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "_WORTH_SECONDS", 0.0)
+    raw = torch.arange(48, dtype=torch.uint8).reshape(4, 3, 2, 2)
+    network = Counted()
+    made = cached_features(raw, network)
+    assert torch.equal(cached_features(raw, network), made)
+    assert torch.equal(made, raw.float().flatten(1))
+    assert network.made == 1
+    # Another image, another order, another shape of the same bytes, another network: each is made.
+    for other in (raw + 1, raw.flip(0), raw.reshape(4, 3, 4, 1)):
+        assert torch.equal(cached_features(other, network), other.float().flatten(1))
+    assert network.made == 4
+    another = Counted("another")
+    cached_features(raw, another)
+    assert another.made == 1
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    cached_features(raw, network)
+    assert network.made == 5
+
+
+def test_damaged_features_are_made_again_and_quick_ones_are_not_kept(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, folder = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), cache.parent / "features"
+    cached_features(raw, PooledPixels())
+    assert not folder.exists()
+    monkeypatch.setattr(reference, "_WORTH_SECONDS", 0.0)
+    whole = cached_features(raw, PooledPixels())
+    (file,) = folder.iterdir()
+    for damaged in (file.read_bytes()[:-5], b"", b"\xff" * 40):
+        file.write_bytes(damaged)
+        assert torch.equal(cached_features(raw, PooledPixels()), whole)
 
 
 def test_npz_goes_round_and_others_files_are_read(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from immiscible_diffusion.metrics.neighbours import (
     Recall,
     neighbourhoods,
 )
-from immiscible_diffusion.metrics.reference import Reference, cached_moments, read_npz, write_npz
+from immiscible_diffusion.metrics.reference import Reference, cached_features, cached_moments, read_npz, write_npz
 from immiscible_diffusion.metrics.transformer import Clip, Dinov2
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "Recall",
     "Reference",
     "Values",
+    "cached_features",
     "cached_moments",
     "features_of",
     "frechet_distance",

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,12 +11,17 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from immiscible_diffusion.files import write_bytes
 from immiscible_diffusion.metrics._weights import cache_folder, digest_of
 from immiscible_diffusion.metrics.moments import Moments
+from immiscible_diffusion.types import Features, Float
 
-__all__ = ["Reference", "cached_moments", "read_npz", "write_npz"]
+__all__ = ["Reference", "cached_features", "cached_moments", "read_npz", "write_npz"]
+
+_WORTH_SECONDS = 5.0
+"""Features that were made sooner than this are not kept in the cache."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,44 @@ def cached_moments(reference: Reference, make: Callable[[], Moments]) -> Moments
     contiguous = {name: value.contiguous() for name, value in values.items()}
     write_bytes(reference.path, save(contiguous, {"about": json.dumps(asdict(reference))}))
     return moments
+
+
+def cached_features(raw: Tensor, features: Features) -> Float[Tensor, "n f"]:
+    """Return the features of images, (n, f), on the CPU, from the cache where the same were made before.
+
+    They are kept under a digest of the images, the features' ``fingerprint`` and everything that their last bits depend
+    on, so that they equal what this process would make. What takes less than five seconds is not kept.
+
+    Args:
+        raw: the images, on the device that is to compute.
+        features: the network; without a ``fingerprint`` nothing is kept.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load, save
+
+    fingerprint = getattr(features, "fingerprint", None)
+    if fingerprint is None:
+        return features(raw).cpu()
+    images = raw.cpu().contiguous()
+    digest = digest_of(images.numpy().tobytes())
+    about = json.dumps([digest, str(images.dtype), list(images.shape), fingerprint, *_arithmetic(raw.device)])
+    path = cache_folder() / "features" / f"{digest_of(about.encode())[:32]}.safetensors"
+    try:
+        return load(path.read_bytes())["features"]
+    except (OSError, SafetensorError, KeyError):  # not there, or not whole: both are mended by making
+        pass
+    begun = time.perf_counter()
+    made = features(raw).cpu()
+    if time.perf_counter() - begun >= _WORTH_SECONDS:
+        write_bytes(path, save({"features": made.contiguous()}, {"about": about}))
+    return made
+
+
+def _arithmetic(device: torch.device) -> list[str]:
+    """Return what the last bits of a network's output depend on beside weights and input."""
+    if device.type == "cuda":
+        return [torch.__version__, torch.cuda.get_device_name(device)]
+    return [torch.__version__, device.type, torch.backends.cpu.get_cpu_capability(), str(torch.get_num_threads())]
 
 
 def write_npz(path: Path, moments: Moments) -> None:
