@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all stock lint format results clean
+.PHONY: demo test test-all stock lint format results evidence clean
 
 demo: $(READY)
 	$(BIN)/immiscible demo
@@ -38,6 +38,24 @@ format: $(READY)
 results: $(READY)
 	$(BIN)/immiscible demo
 	$(BIN)/immiscible report runs/demo --record results/demo
+	$(BIN)/immiscible report
+
+# The papers' tables and figures at the scale cpu, on CIFAR-10 and Inception weights of one's own; it goes on where it was cut.
+CIFAR10 := data/cifar10
+INCEPTION := data/inception.safetensors
+EXPERIMENTS := fig5-table4-ddim fig7-ablation table5-norm prediction-by-coupling flow-matching nearest-start knn-sweep \
+  image-scale fig8-batch fig4a-table3-consistency
+evidence: $(READY)
+	for name in $(EXPERIMENTS); do \
+	  reuse=$$(for done in $(EXPERIMENTS); do [ $$done = $$name ] && break; printf -- '--reuse runs/cpu/%s ' $$done; done); \
+	  OMP_NUM_THREADS=1 $(BIN)/immiscible train $$name --scale cpu --out runs/cpu --workers 2 $$reuse \
+	    --set source.path=$(CIFAR10) --set evaluate.features.weights=$(INCEPTION) || exit; \
+	  $(BIN)/immiscible report runs/cpu/$$name --record results/$$name/cpu || exit; \
+	done
+	$(BIN)/immiscible draw denoising runs/cpu/fig5-table4-ddim --out results/fig5-table4-ddim/cpu
+	$(BIN)/immiscible draw miscibility --source '{use="images", path="$(CIFAR10)"}' --codec '{use="pixels", mean=120.7, std=64.2}' \
+	  --points 10000 --out results/figures
+	$(BIN)/immiscible papers --page docs/papers.md
 	$(BIN)/immiscible report
 
 $(READY): pyproject.toml constraints.txt

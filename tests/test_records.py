@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
+import torch
 
 from immiscible_diffusion.analysis.summary import read_summary
 from immiscible_diffusion.charts import chart, dots
@@ -150,8 +151,13 @@ def test_a_recorded_run_is_repeated_bit_for_bit(root: Path, tmp_path: Path, caps
     numbers = json.loads(summary.read_text())
     row = next(row for row in numbers["curves"] if row["arm"] == "2-assignment")
     row["by_seed"]["1"][2][1] *= 1 + 1e-12
+    threads = torch.get_num_threads()
+    numbers["environment"][-1]["threads"] = threads + 1
     summary.write_text(json.dumps(numbers))
-    assert run(arguments) == 1
+    assert run([*arguments[:-1], str(tmp_path / "more threads")]) == 1
+    environment = json.loads((tmp_path / "more threads" / "2-assignment-seed1" / "environment.json").read_text())
+    assert environment[-1]["threads"] == threads + 1
+    assert torch.get_num_threads() == threads
     assert "at step 3" in capsys.readouterr().err
     assert run([*arguments[:3], "none", *arguments[4:]]) == 2
 

@@ -9,7 +9,7 @@ from immiscible_diffusion.files import read_json
 from immiscible_diffusion.records import FORMAT
 from immiscible_diffusion.runs import read_lines
 
-__all__ = ["recorded_config", "unlike_record"]
+__all__ = ["recorded_config", "recorded_threads", "unlike_record"]
 
 
 def recorded_config(path: Path, arm: str, seed: int, overrides: Sequence[tuple[str, Any]] = ()) -> Config:
@@ -30,6 +30,11 @@ def recorded_config(path: Path, arm: str, seed: int, overrides: Sequence[tuple[s
     for key, value in [("train.seed", seed), *overrides]:
         values = overridden(values, key, value)
     return read_config(values)
+
+
+def recorded_threads(path: Path) -> int:
+    """Return how many threads the recorded runs computed on, on which the last bits of sums depend."""
+    return int(read_json(path)["environment"][-1]["threads"])
 
 
 def unlike_record(path: Path, arm: str, seed: int, folder: Path) -> tuple[list[str], int]:

@@ -18,7 +18,7 @@ from immiscible_diffusion.pages import pages
 from immiscible_diffusion.registry import names
 from immiscible_diffusion.report import inspect_table, terminal_tables
 from immiscible_diffusion.report import report as write_report
-from immiscible_diffusion.reruns import recorded_config, unlike_record
+from immiscible_diffusion.reruns import recorded_config, recorded_threads, unlike_record
 from immiscible_diffusion.runs import execute
 from immiscible_diffusion.text import with_states
 
@@ -109,12 +109,17 @@ def rerun(
 ) -> None:
     """Train one recorded run again, and say whether every number is the recorded one, bit for bit.
 
-    It is on the same kind of machine with the same versions; the exit code is 1 where a number differs. Data that lie
-    elsewhere now: --set source.path=...
+    It is on the same kind of machine with the same versions, on as many threads as recorded; the exit code is 1 where a
+    number differs. Data that lie elsewhere now: --set source.path=...
     """
     config = recorded_config(summary, arm, seed, [parse_override(text) for text in sets or []])
-    for step in execute(config, out_folder / f"{arm}-seed{seed}", torch.device("cpu")):
-        err.print(f"step {step} of {config.train.steps}", end="\r", highlight=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(recorded_threads(summary))
+    try:
+        for step in execute(config, out_folder / f"{arm}-seed{seed}", torch.device("cpu")):
+            err.print(f"step {step} of {config.train.steps}", end="\r", highlight=False)
+    finally:
+        torch.set_num_threads(before)
     differing, count = unlike_record(summary, arm, seed, out_folder / f"{arm}-seed{seed}")
     if differing:
         raise ArithmeticError("the run is not the recorded one:\n  " + "\n  ".join(differing))
