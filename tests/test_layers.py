@@ -24,6 +24,7 @@ BENCHES = {"contenders", "bench", "bench_images", "bench_papers", "bench_step", 
 LAYERS += [
     {"launch", "figures", "study_figures", "papers", "samples", "charts"} | BENCHES,
     {"records"},
+    {"published", "exhibits"},
     {"report", "pages", "reruns", "reuse"},
     {"cli"},
     {"__main__"},

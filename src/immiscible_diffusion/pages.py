@@ -2,16 +2,21 @@
 
 import base64
 import json
+import math
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
+from immiscible_diffusion.analysis.speedup import Curve
+from immiscible_diffusion.analysis.thresholds import thresholds
 from immiscible_diffusion.charts import chart, dots
-from immiscible_diffusion.experiment import built_in, read_experiment
+from immiscible_diffusion.exhibits import exhibits
 from immiscible_diffusion.figures import NAMES
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.papers import papers, states
+from immiscible_diffusion.published import published, published_note
 from immiscible_diffusion.records import findings, number, speedup_cells
 
 __all__ = ["pages"]
@@ -32,11 +37,14 @@ def pages(root: Path) -> dict[str, bytes]:
         ImportError: jinja2 or Pillow is not installed.
     """
     shown = [_view(path, root) for path in sorted((root / "results").rglob("summary.json"))]
-    waiting = _waiting(root)
+    waiting, others = _waiting(root), exhibits(root)
     found = {f"{_FOLDER}/{view['page']}.md": _render("record.md", view=view) for view in shown}
-    found[f"{_FOLDER}/README.md"] = _render("results.md", views=shown, waiting=waiting)
+    found[f"{_FOLDER}/README.md"] = _render("results.md", views=shown, waiting=waiting, exhibits=others)
     pictures = {view["page"]: _embedded(root / view["folder"] / "samples.png") for view in shown}
-    found[f"{_FOLDER}/index.html"] = _render("results.html", views=shown, waiting=waiting, pictures=pictures)
+    pictures |= {each["picture"]: _embedded(root / each["picture"]) for each in others if each["picture"]}
+    found[f"{_FOLDER}/index.html"] = _render(
+        "results.html", views=shown, waiting=waiting, exhibits=others, pictures=pictures
+    )
     return found
 
 
@@ -65,6 +73,7 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         ),
         "headline": _headline(_of(numbers["speedups"], metrics[0])),
         "speedups": {metric: [_speedup(row) for row in _of(numbers["speedups"], metric)] for metric in metrics},
+        "qualities": {metric: _qualities(numbers, metric) for metric in metrics},
         "curved": bool(numbers["speedups"]),
         "finals": {metric: [_final(row) for row in _of(numbers["finals"], metric)] for metric in metrics},
         "panels": {metric: _panels(_of(curves, metric), labels, numbers["title"]) for metric in metrics},
@@ -74,8 +83,8 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "configuration": json.dumps(first, indent=2),
         "setup": _setup(first),
         "environment": numbers["environment"][-1],
-        "published": _published(numbers, metrics[0]),
-        "note": _experiment_note(numbers["experiment"]),
+        "published": published(numbers, metrics[0]),
+        "note": published_note(numbers["experiment"]),
         "repeatable": "configurations" in numbers,
         "figures": sorted(each.name for kind in ("curves", "ends") for each in path.parent.glob(f"{kind}-*.png")),
         "has_samples": (path.parent / "samples.png").is_file(),
@@ -107,6 +116,40 @@ def _cost(arm: str, pair: Mapping[str, float], pace: Mapping[str, float] | None)
     cells = [arm, f"{0 - round(pair['distance_reduction_percent'], 2):+.2f} %", f"{pair['noise_square']:.3f}", leak]
     cells += [f"{pair['milliseconds']:.2f}"]
     return [*cells, *(["-", "-"] if pace is None else [f"{pace['step_ms']:.1f}", f"{pace['coupling_percent']:.2f}"])]
+
+
+def _qualities(numbers: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
+    """Return the speed-up for every quality that the reference passed through, where it was measured three times."""
+    curves = {(row["label"], row["sampling_steps"]): _by_seed(row) for row in _of(numbers.get("curves", []), metric)}
+    found = []
+    for row in _of(numbers["finals"], metric):
+        arm, reference = (curves.get((row.get(key, ""), row["sampling_steps"]), {}) for key in ("arm", "reference"))
+        both = sorted(set(arm) & set(reference))
+        if not both or min(len(reference[seed]) for seed in both) < 3:
+            continue
+        first = max(arm[seed][0][0] for seed in both)
+        for step, each in thresholds({s: reference[s] for s in both}, {s: arm[s] for s in both}):
+            counts = [count for count in each.steps.values() if count is not None]
+            told = {
+                "arm": row["arm"],
+                "sampling_steps": row["sampling_steps"],
+                "target": mean(each.target.values()),
+                "reference_steps": step,
+                "steps": each.mean_steps,
+                "ratio": each.ratio,
+                "low": each.low,
+                "high": each.high,
+                "bounds": [None if math.isinf(bound) else bound for bound in each.bounds],
+                "at_first": bool(counts) and len(counts) == len(both) and max(counts) <= first,
+                "seeds": len(both),
+                "seeds_reached": len(counts),
+            }
+            found.append({"cells": speedup_cells(told), "arm": row["arm"], "count": row["sampling_steps"]})
+    return found
+
+
+def _by_seed(row: Mapping[str, Any]) -> dict[int, Curve]:
+    return {int(seed): [(int(step), value) for step, value in curve] for seed, curve in row["by_seed"].items()}
 
 
 def _final(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,50 +209,6 @@ def _setup(configuration: Mapping[str, Any]) -> str:
         f"{train['steps']:,} steps of {train['batch']}, learning rate {train['lr']:g}, average {train['ema']:g}; "
         f"{asked['samples']:,} generated images a measurement against the held-out ones"
     )
-
-
-def _experiment_note(name: str) -> str:
-    return read_experiment(name).published.get("note", "") if name in built_in() else ""
-
-
-def _published(numbers: Mapping[str, Any], metric: str) -> list[list[str]]:
-    """Return published values beside measured ones, and each's ratio to independent noise of the same conditions."""
-    name = numbers["experiment"]
-    rows = read_experiment(name).published.get("rows", []) if name in built_in() else []
-    found = []
-    for row in rows:
-        like = [r for r in rows if _condition(r) == _condition(row) and r["arm"].endswith("independent")]
-        base = like[0]["value"] if like and not row["arm"].endswith("independent") else None
-        own = _measured(numbers, metric, row)
-        found.append(
-            [
-                row["arm"],
-                row["metric"],
-                number(row["value"]),
-                "-" if base is None else f"{row['value'] / base:.2f}",
-                f"{row['train_steps']:,}" if "train_steps" in row else "-",
-                str(row.get("sampling_steps", "-")),
-                row["grade"],
-                *own,
-            ]
-        )
-    return found
-
-
-def _condition(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return row["metric"], row.get("train_steps"), row.get("sampling_steps"), row["grade"]
-
-
-def _measured(numbers: Mapping[str, Any], metric: str, row: Mapping[str, Any]) -> list[str]:
-    """Return our final value of the same arm, its ratio to independent noise, and at how many sampling steps."""
-    same = [r for r in _of(numbers["finals"], metric) if r["arm"] == row["arm"]]
-    if not same or row["metric"] != "frechet":
-        return ["-", "-", "-"]
-    wanted = row.get("sampling_steps")
-    best = next((r for r in same if r["sampling_steps"] == wanted), max(same, key=lambda r: r["sampling_steps"]))
-    base = best["mean"] - best["difference"] if best.get("difference") is not None else None
-    ratio = "-" if base is None else f"{best['mean'] / base:.2f}"
-    return [f"{number(best['mean'])} ± {number(best['sd'])}", ratio, str(best["sampling_steps"])]
 
 
 def _waiting(root: Path) -> list[dict[str, str]]:
