@@ -69,7 +69,7 @@ def _miscibility(numbers: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "title": "Figure 2 of arXiv:2406.12303 and Section 4.2 of arXiv:2505.18521: miscibility",
         "note": f"Distance between the mean noises of {first['images']} images, {first['points']:,} noises each, "
-        f"paired in batches of {numbers['batch']}. Independent means lie apart by chance; the third column is without that.",
+        f"paired in batches of {numbers['batch']}. Means lie apart by chance, too, but in the third column.",
         "head": ["coupling", "distance between clusters", "but for chance", "published"],
         "rows": rows,
     }
@@ -92,8 +92,8 @@ def _denoising(numbers: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "title": "Figure 3 of arXiv:2406.12303: what the net makes of pure noise",
         "note": f"Runs of {numbers['runs']}. Spread: how much the predicted clean images of pure noise differ, in "
-        "units of the data's variance; 0 is one image for all. Errors of the predicted clean image, 1 is that of the data's "
-        "mean, on held-out data noised by the arm's own coupling; beside the seeds: noised independently, at the first "
+        "units of the data's variance; 0 is one image for all. Errors of the predicted clean image, 1 is that of the "
+        "data's mean, on held-out data noised by the arm's own coupling; beside the seeds: noised independently, at the first "
         "level.",
         "head": ["coupling", "spread", *levels, "independently noised", "seeds"],
         "rows": rows,
