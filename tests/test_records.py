@@ -15,7 +15,7 @@ from immiscible_diffusion.analysis.summary import read_summary
 from immiscible_diffusion.charts import chart, dots
 from immiscible_diffusion.cli import run
 from immiscible_diffusion.pages import pages
-from immiscible_diffusion.records import record
+from immiscible_diffusion.records import pace, record
 from immiscible_diffusion.reruns import recorded_config
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +65,20 @@ def test_a_record_holds_every_evaluation(runs: Path) -> None:
     assert all(found["step_ms"] > 0 for found in numbers["pace"].values())
     assert recorded(numbers, "2-assignment")["codec"]["std"] == 48.0
     assert recorded(numbers, "1-assignment")["codec"]["std"] == 95.9
+
+
+def test_pace_leaves_out_what_other_programs_took(runs: Path, tmp_path: Path) -> None:
+    busy = tmp_path / "runs"
+    shutil.copytree(runs, busy)
+    arms = {path.parent.name.partition("-seed")[0] for path in busy.glob("*/log.jsonl")}
+    for path in busy.glob("*/log.jsonl"):
+        line = dict.fromkeys(("data_seconds", "waiting_seconds"), 1.0)
+        seconds = [(5, 0.5), (10, 1.0), (15, 11.0)]  # 100 ms a step, and once 2 s
+        lines = [{"step": step, "step_seconds": s, "coupling_seconds": s / 10, **line} for step, s in seconds]
+        path.write_text("".join(json.dumps(each | {"waiting_seconds": each["step_seconds"]}) + "\n" for each in lines))
+    found = [pace(read_summary(busy), arm) for arm in arms]
+    assert found == [{"step_ms": 100.0, "coupling_percent": 10.0}] * len(arms)
+    assert pace(read_summary(busy), "no such arm") is None
 
 
 def recorded(numbers: dict[str, dict[str, dict[str, dict[str, float]]]], arm: str) -> dict[str, dict[str, float]]:

@@ -93,8 +93,8 @@ def _denoising(numbers: Mapping[str, Any]) -> dict[str, Any]:
         "title": "Figure 3 of arXiv:2406.12303: what the net makes of pure noise",
         "note": f"Runs of {numbers['runs']}. Spread: how much the predicted clean images of pure noise differ, in "
         "units of the data's variance; 0 is one image for all. Errors of the predicted clean image, 1 is that of the "
-        "data's mean, on held-out data noised by the arm's own coupling; beside the seeds: noised independently, at the first "
-        "level.",
+        "data's mean, on held-out data noised by the arm's own coupling; in the last column but one they are noised "
+        "independently, at the first level.",
         "head": ["coupling", "spread", *levels, "independently noised", "seeds"],
         "rows": rows,
     }

@@ -1,14 +1,15 @@
 """What is kept of an experiment: one JSON that every table, figure and page can be made from without the runs."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from statistics import mean
+from itertools import pairwise
+from statistics import mean, median
 from typing import Any
 
 from immiscible_diffusion.analysis.summary import Summary, paired_p, spread
 from immiscible_diffusion.files import read_json
+from immiscible_diffusion.runs import read_lines
 
 __all__ = [
     "FORMAT",
@@ -68,18 +69,25 @@ def curves(summary: Summary) -> list[dict[str, Any]]:
 
 
 def pace(summary: Summary, arm: str) -> dict[str, float] | None:
-    """Return milliseconds a training step and the coupling's share of them, over the finished runs of an arm."""
-    steps = seconds = coupling = 0.0
+    """Return milliseconds a training step and the coupling's share of them: medians over an arm's logged intervals.
+
+    A mean would count what other programs took of the machine meanwhile.
+    """
+    steps, couplings = list[float](), list[float]()
     for run in summary.index["runs"]:
-        log = summary.folder / run["folder"] / "log.jsonl"
         if run["arm"] == arm and run["folder"] not in summary.unfinished:
-            last = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
-            # A prefetched pairing costs what the step waited for it; that is never less than the pairing otherwise.
-            coupling += min(last["coupling_seconds"], last.get("waiting_seconds", last["coupling_seconds"]))
-            seconds, steps = seconds + last["step_seconds"], steps + last["step"]
-    if not seconds:
+            lines = read_lines(summary.folder / run["folder"] / "log.jsonl")
+            start = dict.fromkeys(("step", "step_seconds", "coupling_seconds", "waiting_seconds"), 0.0)
+            for before, after in pairwise([start, *lines]):
+                count = after["step"] - before["step"]
+                spent = {key: (after[key] - before[key]) / count for key in start if key != "step"}
+                steps.append(spent["step_seconds"])
+                # A prefetched pairing costs what the step waited for it; that is never less than it otherwise.
+                couplings.append(min(spent["coupling_seconds"], spent["waiting_seconds"]))
+    if not steps:
         return None
-    return {"step_ms": round(1000 * seconds / steps, 3), "coupling_percent": round(100 * coupling / seconds, 3)}
+    step, coupling = median(steps), median(couplings)
+    return {"step_ms": round(1000 * step, 3), "coupling_percent": round(100 * coupling / step, 3)}
 
 
 def speedups(summary: Summary, metric: str) -> list[dict[str, Any]]:
