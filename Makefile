@@ -43,8 +43,8 @@ results: $(READY)
 # The papers' tables and figures at the scale cpu, on CIFAR-10 and Inception weights of one's own; it goes on where it was cut.
 CIFAR10 := data/cifar10
 INCEPTION := data/inception.safetensors
-EXPERIMENTS := fig5-table4-ddim fig7-ablation table5-norm prediction-by-coupling flow-matching nearest-start knn-sweep \
-  image-scale fig8-batch fig4a-table3-consistency
+EXPERIMENTS := fig5-table4-ddim flow-matching fig7-ablation table5-norm nearest-start prediction-by-coupling fig4a-table3-consistency \
+  knn-sweep image-scale fig8-batch
 evidence: $(READY)
 	for name in $(EXPERIMENTS); do \
 	  reuse=$$(for done in $(EXPERIMENTS); do [ $$done = $$name ] && break; printf -- '--reuse runs/cpu/%s ' $$done; done); \
