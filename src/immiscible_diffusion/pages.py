@@ -57,6 +57,7 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
     metrics = numbers.get("metrics") or list(dict.fromkeys(row["metric"] for row in numbers["finals"]))
     first = numbers.get("configuration") or next(iter(numbers["configurations"].values()))
     labels = list(dict.fromkeys(row["arm"] for row in numbers["finals"]))
+    drawn = [f"{kind}-{metric}.png" for metric in metrics for kind in ("curves", "ends")]
     return {
         **{key: numbers[key] for key in ("title", "source", "question", "unfinished")},
         "experiment": numbers["experiment"],
@@ -86,7 +87,7 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "published": published(numbers, metrics[0]),
         "note": published_note(numbers["experiment"]),
         "repeatable": "configurations" in numbers,
-        "figures": sorted(each.name for kind in ("curves", "ends") for each in path.parent.glob(f"{kind}-*.png")),
+        "figures": [name for name in drawn if (path.parent / name).is_file()],
         "has_samples": (path.parent / "samples.png").is_file(),
     }
 

@@ -59,6 +59,8 @@ class Trained:
 def with_sampler(trained: Trained, sampler: str, **options: Any) -> Trained:
     """Return the same model with another sampler of its method, and options of it such as ``eta``.
 
+    Options that belong to the sampler left, ``eta`` and ``clip`` of ``ddim``, do not pass to another.
+
     Raises:
         ValueError: the method has no such sampler or option.
 
@@ -70,6 +72,8 @@ def with_sampler(trained: Trained, sampler: str, **options: Any) -> Trained:
     described = describe("method", trained.method)
     if "sampler" not in described:
         raise ValueError(f"the method {described['use']!r} has one way to sample; leave the sampler out")
+    if sampler != described["sampler"]:
+        described = {key: value for key, value in described.items() if key not in ("eta", "clip")}
     return replace(trained, method=make("method", {**described, "sampler": sampler, **options}))
 
 

@@ -86,7 +86,8 @@ def toy(x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
 
 @pytest.mark.parametrize("steps", [1, 4, 10, 50, 1000])
 @pytest.mark.parametrize(("predict", "prediction_type"), [("eps", "epsilon"), ("x0", "sample"), ("v", "v_prediction")])
-def test_sampling_equals_diffusers_ddim(predict: Prediction, prediction_type: str, steps: int) -> None:
+@pytest.mark.parametrize("clip", [0.0, 0.7])
+def test_sampling_equals_diffusers_ddim(predict: Prediction, prediction_type: str, steps: int, clip: float) -> None:
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler(
@@ -94,15 +95,20 @@ def test_sampling_equals_diffusers_ddim(predict: Prediction, prediction_type: st
         beta_end=0.02,
         prediction_type=prediction_type,
         timestep_spacing="trailing",
-        clip_sample=False,
+        clip_sample=clip > 0,
+        clip_sample_range=clip or 1.0,
     )
     scheduler.set_timesteps(steps)
     noise = torch.randn(3, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x_t = noise
     for i in scheduler.timesteps:
         x_t = scheduler.step(toy(x_t, (i / 1000).expand(3), None), i, x_t, eta=0.0).prev_sample
-    ours = Denoising(Betas(), predict).sample(toy, noise, steps=steps)
+    ours = Denoising(Betas(), predict, clip=clip).sample(toy, noise, steps=steps)
     torch.testing.assert_close(ours, x_t, atol=1e-3, rtol=1e-4)  # diffusers' cumulative product is float32
+    # Control: another clip is another image.
+    if steps > 1 and predict == "eps":
+        other = Denoising(Betas(), predict, clip=0.7 - clip).sample(toy, noise, steps=steps)
+        assert float((ours - other).abs().max()) > 1e-2
 
 
 def test_sampling_sees_diffusers_other_spacing() -> None:

@@ -228,6 +228,10 @@ def test_errors_say_which_samplers_there_are(unchecked: None) -> None:
         Edm(sampler="plms")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"eta is 1\.5 with sampler 'ddim'"):
         Denoising(eta=1.5)
+    with pytest.raises(ValueError, match=r"clip is 1\.0 with sampler 'heun'"):
+        Denoising(Betas(), "eps", "heun", clip=1.0)
+    with pytest.raises(ValueError, match=r"clip is -1\.0 with sampler 'ddim'"):
+        Denoising(Betas(), "eps", clip=-1.0)
     with pytest.raises(ValueError, match=r"eta is 0\.5 with sampler 'heun'"):
         Denoising(sampler="heun", eta=0.5)
     with pytest.raises(ValueError, match="churn is 3 with sampler 'dpmpp'"):

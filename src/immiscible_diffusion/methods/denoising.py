@@ -1,5 +1,6 @@
 """DDPM, DDIM, flow matching and Stable Diffusion: one class, told apart by schedule and prediction."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -36,16 +37,22 @@ class Denoising:
         sampler: ``ddim``, ``heun`` (asks the net twice a step) or ``dpmpp`` (DPM-Solver++(2M)). Training does not
             depend on it.
         eta: the share of DDPM's fresh noise in each step of ``ddim``, in [0, 1]; 0 is deterministic.
+        clip: the largest absolute value of data in model space, 1 for pixels in [-1, 1]: each step of ``ddim`` clips
+            its estimate of the data to it and keeps that of the noise, as diffusers' ``clip_sample`` does. Where eps is
+            predicted, its errors near pure noise are divided by the small share of data in x_t; the pixel models of
+            DDPM (Ho et al., arXiv:2006.11239) are sampled so. 0 for none, as for latents.
 
     Raises:
         ValueError: an unknown prediction or sampler, ``eps`` on a schedule that ends in pure noise, which then says
-            nothing of the data, an eta outside [0, 1], or one with another sampler than ``ddim``.
+            nothing of the data, an eta outside [0, 1], a clip that is negative or not finite, or either with another
+            sampler than ``ddim``.
     """
 
     schedule: Schedule = field(default_factory=Straight)
     predict: Prediction = "velocity"
     sampler: Sampler = "ddim"
     eta: float = 0.0
+    clip: float = 0.0
 
     def __post_init__(self) -> None:
         if self.predict not in get_args(Prediction):
@@ -57,6 +64,10 @@ class Denoising:
         if not 0 <= self.eta <= 1 or (self.eta and self.sampler != "ddim"):
             raise ValueError(
                 f"eta is {self.eta} with sampler {self.sampler!r}; it must be in [0, 1], and 0 but for ddim"
+            )
+        if not 0 <= self.clip < math.inf or (self.clip and self.sampler != "ddim"):
+            raise ValueError(
+                f"clip is {self.clip} with sampler {self.sampler!r}; it must be finite, at least 0, and 0 but for ddim"
             )
 
     def loss(
@@ -123,7 +134,8 @@ class Denoising:
 
         def estimate(x_t: Tensor, t: float) -> tuple[Tensor, Tensor]:
             each = torch.full((len(x_t),), t, device=x_t.device)
-            return self.split(x_t, each, net(x_t, each, cond).to(x_t.dtype))
+            x, eps = self.split(x_t, each, net(x_t, each, cond).to(x_t.dtype))
+            return (x.clamp(-self.clip, self.clip) if self.clip else x), eps
 
         return solve(estimate, noise, nodes, sampler=self.sampler, eta=self.eta, generator=generator)
 

@@ -112,7 +112,7 @@ def _denoising(method: Denoising, conditional: bool) -> Layout:
     from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
     schedule, predictions = method.schedule, {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
-    if isinstance(schedule, Straight) and method.predict == "velocity":
+    if isinstance(schedule, Straight) and method.predict == "velocity" and not method.clip:
         loop = _LOOP.format(
             scheduler="FlowMatchEulerDiscreteScheduler",
             steps="scheduler.set_timesteps(sigmas=[1 - i / 10 for i in range(10)])\nx = noise",
@@ -122,6 +122,8 @@ def _denoising(method: Denoising, conditional: bool) -> Layout:
         )
         why_not = "diffusers has no pipeline of flow matching over a plain U-Net"
         return Layout(FlowMatchEulerDiscreteScheduler(), None, (("from given noise", loop),), why_not)
+    if isinstance(schedule, Straight) and method.clip:
+        return Layout(why_not="diffusers' scheduler of flow matching does not clip")
     if not isinstance(schedule, Betas) or method.predict not in predictions:
         return Layout(why_not=f"diffusers has no scheduler that predicts {method.predict!r} on {schedule}")
     if schedule.levels != 1000:
@@ -133,7 +135,8 @@ def _denoising(method: Denoising, conditional: bool) -> Layout:
         beta_schedule=schedule.kind,
         prediction_type=predictions[method.predict],
         timestep_spacing="trailing",
-        clip_sample=False,
+        clip_sample=method.clip > 0,
+        clip_sample_range=method.clip or 1.0,
     )
     loop = _LOOP.format(
         scheduler="DDIMScheduler",
