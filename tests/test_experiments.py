@@ -93,6 +93,16 @@ def test_a_scale_may_give_a_varied_key_other_choices(scale: str, deviation: floa
     found = {cell.arm.split("-")[0]: cell.config.plain()["codec"]["std"] for cell in cells}
     assert len(cells) == 6
     assert found == {label: pytest.approx(deviation / float(label), abs=0.06) for label in ("0.5", "1", "2")}
+    for cell in cells:  # and DDIM clips to the data's largest absolute value
+        ends = cell.config.codec.encode(torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 1, 2))
+        assert cell.config.plain()["method"]["clip"] == pytest.approx(float(ends.abs().max()), abs=1e-3)
+
+
+def test_an_axis_that_varies_two_keys_needs_two_values() -> None:
+    experiment = read_experiment("image-scale")
+    for wrong in (48.0, [48.0], [48.0, 1.0, 2.0]):
+        with pytest.raises(ValueError, match="a list of 2 values"):
+            experiment.cells("smoke", [("grid.codec.std, method.clip", {"2": wrong})])
 
 
 def test_so_may_an_override_but_not_of_a_key_that_is_not_varied() -> None:

@@ -44,7 +44,8 @@ class Experiment:
         source: the table or figure that it reproduces.
         question: what it is to answer.
         base: one whole run; ``preset`` in it names data that come with the package.
-        grid: dotted key -> {label: value}; the runs are the product.
+        grid: dotted key -> {label: value}; the runs are the product. ``"a.b, c.d"`` varies keys together, with a list
+            of values under each label.
         scale: scale name -> dotted overrides; ``grid.KEY`` gives a varied key other choices, as other data may need.
         published: figures of the literature to stand beside the measured ones.
     """
@@ -82,7 +83,7 @@ class Experiment:
         for seed, *point in itertools.product(seeds.values(), *(grid[key].items() for key in grid)):
             values = overridden(base, "train.seed", seed)
             for key, (_, value) in zip(grid, point, strict=True):
-                values = overridden(values, key, value)
+                values = _varied(values, key, value)
             for key, value in overrides:  # an option of something that the grid chooses
                 if key != "train.seed" and not (key.startswith("grid.") and key[5:] in grid):
                     values = overridden(values, key, value)
@@ -155,6 +156,22 @@ def read_experiment(name: str) -> Experiment:
         values.get("scale", {}),
         values.get("published", {}),
     )
+
+
+def _varied(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Return the values at one point of an axis, which may vary several keys together.
+
+    Raises:
+        ValueError: there are not as many values as keys.
+    """
+    keys = [each.strip() for each in key.split(",")]
+    chosen = value if len(keys) > 1 else [value]
+    if not isinstance(chosen, list) or len(chosen) != len(keys):
+        raise ValueError(f"grid.{key} has the value {value!r}; it must be a list of {len(keys)} values")
+    changed = dict(values)
+    for each, one in zip(keys, chosen, strict=True):
+        changed = overridden(changed, each, one)
+    return changed
 
 
 def _labelled(key: str, choices: Any, where: str) -> dict[str, Any]:

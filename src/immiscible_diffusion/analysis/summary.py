@@ -67,7 +67,7 @@ class Summary:
         """Return what an arm shares with its reference, in words; empty where the coupling alone varies."""
         points = {run["arm"]: run.get("point", {}) for run in self.index["runs"]}
         rest = {key: label for key, label in points.get(arm, {}).items() if key != "coupling"}
-        return ", ".join(f"{key.rpartition('.')[2]} {label}" for key, label in rest.items())
+        return ", ".join(f"{key.partition(',')[0].rpartition('.')[2]} {label}" for key, label in rest.items())
 
     @property
     def groups(self) -> list[str]:
