@@ -15,7 +15,7 @@ from immiscible_diffusion.analysis.summary import read_summary
 from immiscible_diffusion.charts import chart, dots
 from immiscible_diffusion.cli import run
 from immiscible_diffusion.pages import pages
-from immiscible_diffusion.records import pace, record
+from immiscible_diffusion.records import findings, pace, record
 from immiscible_diffusion.reruns import recorded_config
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +65,19 @@ def test_a_record_holds_every_evaluation(runs: Path) -> None:
     assert all(found["step_ms"] > 0 for found in numbers["pace"].values())
     assert recorded(numbers, "2-assignment")["codec"]["std"] == 48.0
     assert recorded(numbers, "1-assignment")["codec"]["std"] == 95.9
+
+
+def test_a_finding_says_who_ends_better_where_no_speed_up_can_be_read() -> None:
+    """A reference that is best at its first evaluation has no curve to be compared with; its end has."""
+    common = {"sampling_steps": 2, "group": "", "target": 0.7, "reference_steps": 400, "at_first": True, "steps": 400}
+    rows = [{"arm": arm, "ratio": 1.0, "low": None, **common} for arm in ("a", "b", "c")]
+    ends = [
+        {"arm": "a", "sampling_steps": 2, "mean": 0.35, "difference": -0.35, "p": 0.01},
+        {"arm": "b", "sampling_steps": 2, "mean": 0.77, "difference": 0.07, "p": 0.01},
+        {"arm": "c", "sampling_steps": 2, "mean": 0.35, "difference": -0.35, "p": 0.2},
+    ]
+    (told,) = findings(rows, ends, "Fréchet")
+    assert "a ends 50 % better (p = 0.01); b ends 10 % worse (p = 0.01); no speed-up is shown for c." in told
 
 
 def test_pace_leaves_out_what_other_programs_took(runs: Path, tmp_path: Path) -> None:

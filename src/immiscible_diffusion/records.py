@@ -161,9 +161,9 @@ def findings(rows: Sequence[Mapping[str, Any]], ends: Sequence[Mapping[str, Any]
         shown = [row for row in same if row["low"] is not None and row["low"] > 1]
         parts = [f"{row['arm']} {_times_fewer(row)}" for row in shown]
         rest = [row["arm"] for row in same if row not in shown]
-        worse = [arm for arm in rest if _worse(last.get((arm, key[1]), {}))]
-        parts += [f"{arm} ends {_worse(last[arm, key[1]])}" for arm in worse]
-        if missing := [arm for arm in rest if arm not in worse]:
+        ended = [arm for arm in rest if _ended(last.get((arm, key[1]), {}))]
+        parts += [f"{arm} ends {_ended(last[arm, key[1]])}" for arm in ended]
+        if missing := [arm for arm in rest if arm not in ended]:
             parts.append(f"no speed-up is shown for {' and '.join(missing)}")
         count = f"{key[1]} sampling step{'s' * (key[1] > 1)}" + (f" ({key[0]})" if key[0] else "")
         target, steps = number(same[0]["target"]), f"{same[0]['reference_steps']:.0f}"
@@ -195,12 +195,10 @@ def _percent(row: Mapping[str, Any]) -> str:
     return f"{abs(share):.0f} % {'worse' if share > 0 else 'better'} (p = {row['p']:.2g})"
 
 
-def _worse(row: Mapping[str, Any]) -> str:
-    """Return how much worse an arm ends than independent noise, where a paired t-test says so; else nothing."""
-    difference, p = row.get("difference"), row.get("p")
-    if difference is None or p is None or difference <= 0 or p >= _SURE:
-        return ""
-    return _percent(row)
+def _ended(row: Mapping[str, Any]) -> str:
+    """Return how much better or worse an arm ends than its reference, where a paired t-test says so; else nothing."""
+    p = row.get("p")
+    return "" if p is None or p >= _SURE else _percent(row)
 
 
 def _times_fewer(row: Mapping[str, Any]) -> str:
