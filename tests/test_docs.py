@@ -1,5 +1,6 @@
 """The README's examples run, and its links lead somewhere."""
 
+import json
 import re
 from pathlib import Path
 
@@ -57,3 +58,25 @@ def test_adding_a_coupling_works_as_written(capsys: pytest.CaptureFixture[str]) 
     assert second[0] == "signed"
     assert float(second[1]) > 1
     assert float(second[2]) == pytest.approx((2 / 3.14159) ** 0.5, abs=0.03)
+
+
+def test_the_readme_says_what_was_recorded_of_flow_matching() -> None:
+    record = json.loads((ROOT / "results" / "flow-matching" / "cpu" / "summary.json").read_text(encoding="utf-8"))
+    rows = [row for row in record["finals"] if row["metric"] == "frechet"]
+    arms = {
+        "independent": "independent",
+        "assignment": "assignment",
+        "nearest of 4, from its matched start": "nearest",
+        "nearest of 4, from N(0, I)": "nearest, plain start",
+    }
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## On real images")[2].partition("\n## ")[0]
+    table = {
+        cells[1]: cells[2:5] for line in text.splitlines() if len(cells := [c.strip() for c in line.split("|")]) == 6
+    }
+    for label, arm in arms.items():
+        told = {row["sampling_steps"]: row for row in rows if row["arm"] == arm}
+        for count, cell in zip((2, 10, 50), table[label], strict=True):
+            row = told[count]
+            better = row.get("p") is not None and row["p"] < 0.02 and row["difference"] < 0
+            value = f"{row['mean']:.3f} ± {row['sd']:.3f}"
+            assert cell == (f"**{value}**" if better else value)
