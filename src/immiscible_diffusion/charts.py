@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["chart", "dots"]
 
 _WIDTH, _HEIGHT = 340, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 18, 10, 34
 _ROW = 17
 
 
@@ -114,10 +114,10 @@ def _around(low: float, high: float, log: bool) -> tuple[float, float]:
 def _ticks(low: float, high: float, log: bool) -> list[float]:
     """Return round values within the axis, four or so.
 
-    >>> _ticks(0.25, 1.2, True), _ticks(-0.1, 2.2, False)
-    ([0.3, 0.5, 0.7, 1.0], [0, 1, 2])
+    >>> _ticks(0.25, 1.2, True), _ticks(-0.1, 2.2, False), _ticks(0.34, 0.64, True)
+    ([0.3, 0.5, 0.7, 1.0], [0, 1, 2], [0.4, 0.5, 0.6])
     """
-    if log:
+    if log and high / low > 3:
         found = [m * 10.0**e for e in range(-9, 9) for m in (1, 2, 3, 5, 7) if low <= m * 10.0**e <= high]
         return [round(value, 12) for value in (found if len(found) < 6 else found[:: -(-len(found) // 5)])]
     step = 10 ** math.floor(math.log10(high - low))
