@@ -9,7 +9,7 @@ import numpy as np
 
 from immiscible_diffusion.analysis.arms import Arm
 from immiscible_diffusion.analysis.compare import Comparison, Reach
-from immiscible_diffusion.analysis.summary import Measured, Summary, spread
+from immiscible_diffusion.analysis.summary import Measured, Summary, counted, spread
 
 NAMES = {"frechet": "Fréchet", "frechet-pooled_pixels": "Fréchet pixel", "kernel-pooled_pixels": "kernel pixel"}
 """How metrics are written for people."""
@@ -37,7 +37,7 @@ def curves_figure(summary: Summary, metric: str) -> bytes:
                 if summary.reference(measured.arm) == label:
                     final, _ = spread(list(measured.final(metric).values()))
                     axis.axhline(final, color=_COLOURS[0], linewidth=0.8, linestyle=":")
-        axis.set_title(f"{count} sampling steps" + (f", {group}" if group else ""), fontsize=11)
+        axis.set_title(counted(count) + (f", {group}" if group else ""), fontsize=11)
         axis.set_yscale("log" if metric.startswith("frechet") else "symlog")
         axis.yaxis.set_major_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
         axis.yaxis.set_minor_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
@@ -79,7 +79,7 @@ def ends_figure(summary: Summary, metric: str) -> bytes:
                     axis.axvline(middle, color=_COLOURS[0], linewidth=0.8, linestyle=":")
         axis.set_yticks(range(len(names)), names, fontsize=9)
         axis.set_ylim(len(names) - 0.5, -0.5)
-        axis.set_title(f"{count} sampling steps" + (f", {group}" if group else ""), fontsize=10)
+        axis.set_title(counted(count) + (f", {group}" if group else ""), fontsize=10)
         axis.tick_params(axis="x", labelsize=8)
         axis.grid(axis="x", alpha=0.2)
     for axis in axes[-1]:
@@ -99,7 +99,7 @@ def samples_figure(summary: Summary, seed: int) -> bytes:
         len(arms), len(steps), figsize=(2.5 * len(steps), 2.45 * len(arms) + 0.2), squeeze=False
     )
     for axis, count in zip(axes[0], steps, strict=True):
-        axis.set_title(f"{count} sampling steps", fontsize=10)
+        axis.set_title(counted(count), fontsize=10)
     for row, (arm, start, label) in zip(axes, arms, strict=True):
         for axis, count in zip(row, steps, strict=True):
             path = summary.folder / folders.get(arm, "") / "samples" / f"steps-{count}-{start}.png"
@@ -157,7 +157,7 @@ def compare_figure(found: Comparison, reference: Arm, arms: Sequence[Arm], form:
                     label, style = (arm.name, "-") if start == "matched" else (f"{arm.name}, plain start", "--")
                     _draw(axis, curves, label, colours[arm.name], style)
                     lowest = min(lowest, *(value for curve in curves.values() for _, value in curve))
-        axis.set_title(f"{count} sampling steps", fontsize=11)
+        axis.set_title(counted(count), fontsize=11)
         axis.set_xscale("log")
         axis.set_yscale("log" if lowest > 0 else "symlog")
         for each, subs in ((axis.xaxis, (1, 2, 5)), (axis.yaxis, (1, 1.5, 2, 3, 5, 7))):

@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Any
 
 from immiscible_diffusion.analysis.speedup import Curve
+from immiscible_diffusion.analysis.summary import counted
 from immiscible_diffusion.analysis.thresholds import thresholds
 from immiscible_diffusion.charts import chart, dots
 from immiscible_diffusion.exhibits import exhibits
@@ -167,7 +168,7 @@ def _panels(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], title: str
     for key in dict.fromkeys((row["group"], row["sampling_steps"]) for row in rows):
         same = [row for row in rows if (row["group"], row["sampling_steps"]) == key]
         once = max(len(curve) for row in same for curve in row["by_seed"].values()) < 2
-        head = f"{key[1]} sampling steps" + (f", {key[0]}" if key[0] else "")
+        head = counted(key[1]) + (f", {key[0]}" if key[0] else "")
         svg = (dots if once else chart)(same, _classes(labels, same), f"{title}: {head}")
         found.append({"head": head, "count": key[1], "svg": svg})
     return found

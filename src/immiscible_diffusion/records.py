@@ -7,7 +7,7 @@ from itertools import pairwise
 from statistics import mean, median
 from typing import Any
 
-from immiscible_diffusion.analysis.summary import Summary, paired_p, spread
+from immiscible_diffusion.analysis.summary import Summary, counted, paired_p, spread
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.runs import read_lines
 
@@ -164,8 +164,8 @@ def findings(rows: Sequence[Mapping[str, Any]], ends: Sequence[Mapping[str, Any]
         ended = [arm for arm in rest if _ended(last.get((arm, key[1]), {}))]
         parts += [f"{arm} ends {_ended(last[arm, key[1]])}" for arm in ended]
         if missing := [arm for arm in rest if arm not in ended]:
-            parts.append(f"no speed-up is shown for {' and '.join(missing)}")
-        count = f"{key[1]} sampling step{'s' * (key[1] > 1)}" + (f" ({key[0]})" if key[0] else "")
+            parts.append(f"no speed-up is shown for {_listed(missing)}")
+        count = counted(key[1]) + (f" ({key[0]})" if key[0] else "")
         target, steps = number(same[0]["target"]), f"{same[0]['reference_steps']:.0f}"
         sentences.append(
             f"At {count} independent noise reaches its final {name} distance, {target}, after {steps} training steps: "
@@ -184,10 +184,15 @@ def _end_findings(ends: Sequence[Mapping[str, Any]], name: str) -> list[str]:
         sure = [row for row in same if row["p"] is not None and row["p"] < _SURE]
         parts = [f"{row['arm']} {_percent(row)}" for row in sure]
         if rest := [row["arm"] for row in same if row not in sure]:
-            parts.append(f"no difference is shown for {' and '.join(rest)}")
-        count = f"{key[1]} sampling step{'s' * (key[1] > 1)}"
+            parts.append(f"no difference is shown for {_listed(rest)}")
+        count = counted(key[1])
         sentences.append(f"At {count} {key[0]} ends at a {name} distance of {number(base)}: {'; '.join(parts)}.")
     return sentences
+
+
+def _listed(arms: Sequence[str]) -> str:
+    *first, last = (arm.replace(", plain start", " (plain start)") for arm in arms)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _percent(row: Mapping[str, Any]) -> str:

@@ -76,12 +76,15 @@ def denoising_figure(arms: Mapping[str, Sequence[Denoised]], *, images: int = 8)
         axis.set_title(f"{name}: predicted from pure noise, sampled (spread {spread:.3f})", fontsize=9, loc="left")
         for side in axis.spines.values():
             side.set_visible(False)
-    panels = right.subplots(2, 1, sharex=True)
+    panels = right.subplots(2, 1, sharex=True, sharey=True)
     for axis, kind in zip(panels, ("coupled", "independent"), strict=True):
         for colour, (name, runs) in zip(_COLOURS, arms.items(), strict=False):
             _draw_errors(axis, runs, kind, name, colour)
         axis.axhline(1, color="black", linewidth=0.7, linestyle=":")
         axis.set_yscale("log")
+        axis.yaxis.set_major_locator(plt.matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
+        axis.yaxis.set_minor_formatter(plt.matplotlib.ticker.NullFormatter())
         axis.set_title(
             f"held-out data with {'its own coupling' if kind == 'coupled' else 'independent noise'}", fontsize=9
         )

@@ -100,15 +100,22 @@ def test_sampling_equals_diffusers_ddim(predict: Prediction, prediction_type: st
     )
     scheduler.set_timesteps(steps)
     noise = torch.randn(3, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    x_t = noise
-    for i in scheduler.timesteps:
-        x_t = scheduler.step(toy(x_t, (i / 1000).expand(3), None), i, x_t, eta=0.0).prev_sample
+    theirs = {}
+    for clipped in (True, False):
+        x_t = noise
+        for i in scheduler.timesteps:
+            guess = toy(x_t, (i / 1000).expand(3), None)
+            x_t = scheduler.step(guess, i, x_t, use_clipped_model_output=clipped).prev_sample
+        theirs[clipped] = x_t
     ours = Denoising(Betas(), predict, clip=clip).sample(toy, noise, steps=steps)
-    torch.testing.assert_close(ours, x_t, atol=1e-3, rtol=1e-4)  # diffusers' cumulative product is float32
+    torch.testing.assert_close(ours, theirs[True], atol=1e-3, rtol=1e-4)  # diffusers' cumulative product is float32
     # Control: another clip is another image.
     if steps > 1 and predict == "eps":
         other = Denoising(Betas(), predict, clip=0.7 - clip).sample(toy, noise, steps=steps)
         assert float((ours - other).abs().max()) > 1e-2
+    # And so is one whose noise is not that of the clipped estimate, as diffusers has it unless told.
+    if clip and steps > 1 and predict == "eps":
+        assert float((ours - theirs[False]).abs().max()) > 1e-2
 
 
 def test_sampling_sees_diffusers_other_spacing() -> None:

@@ -12,7 +12,7 @@ from immiscible_diffusion.analysis.speedup import Curve, Speedup, speedup
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.runs import read_lines
 
-__all__ = ["Measured", "Summary", "paired_p", "read_summary"]
+__all__ = ["Measured", "Summary", "counted", "paired_p", "read_summary"]
 
 REFERENCE = "independent"
 
@@ -118,6 +118,11 @@ def paired_p(first: dict[int, float], second: dict[int, float]) -> float | None:
     if len(seeds) < 3 or len(set(differences)) == 1:
         return None
     return float(ttest_rel([first[s] for s in seeds], [second[s] for s in seeds]).pvalue)
+
+
+def counted(steps: int) -> str:
+    """Return a number of sampling steps as words."""
+    return f"{steps} sampling step{'s' * (steps > 1)}"
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:

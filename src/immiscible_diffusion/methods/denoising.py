@@ -38,9 +38,10 @@ class Denoising:
             depend on it.
         eta: the share of DDPM's fresh noise in each step of ``ddim``, in [0, 1]; 0 is deterministic.
         clip: the largest absolute value of data in model space, 1 for pixels in [-1, 1]: each step of ``ddim`` clips
-            its estimate of the data to it and keeps that of the noise, as diffusers' ``clip_sample`` does. Where eps is
-            predicted, its errors near pure noise are divided by the small share of data in x_t; the pixel models of
-            DDPM (Ho et al., arXiv:2006.11239) are sampled so. 0 for none, as for latents.
+            its estimate of the data to it and takes the noise to be what is left of x_t, as DDPM's code and that of the
+            paper's DDIM models do (diffusers: ``clip_sample`` with ``use_clipped_model_output``). Where eps is
+            predicted, its errors near pure noise are divided by the small share of data in x_t. 0 for none, as for
+            latents.
 
     Raises:
         ValueError: an unknown prediction or sampler, ``eps`` on a schedule that ends in pure noise, which then says
@@ -135,7 +136,11 @@ class Denoising:
         def estimate(x_t: Tensor, t: float) -> tuple[Tensor, Tensor]:
             each = torch.full((len(x_t),), t, device=x_t.device)
             x, eps = self.split(x_t, each, net(x_t, each, cond).to(x_t.dtype))
-            return (x.clamp(-self.clip, self.clip) if self.clip else x), eps
+            if self.clip:
+                x = x.clamp(-self.clip, self.clip)
+                alpha, sigma = (expand(share, x_t) for share in self.schedule.coefficients(each))
+                eps = (x_t - alpha * x) / sigma
+            return x, eps
 
         return solve(estimate, noise, nodes, sampler=self.sampler, eta=self.eta, generator=generator)
 
