@@ -69,8 +69,11 @@ def test_another_sampler_of_the_same_model() -> None:
     assert other.net is trained.net
     assert not torch.equal(images(trained, 3, 3), images(other, 3, 3))
     assert with_sampler(trained, "ddim", eta=0.5).method == Denoising(Betas(), "v", eta=0.5)
-    clipped = with_sampler(model(Denoising(Betas(), "v", eta=0.5, clip=1.0)), "heun")
+    both = model(Denoising(Betas(), "v", eta=0.5, clip=1.0))
+    with pytest.warns(UserWarning, match=r"by 'heun' drops what the model has for 'ddim': eta = 0\.5, clip = 1\.0$"):
+        clipped = with_sampler(both, "heun")
     assert clipped.method == Denoising(Betas(), "v", "heun")  # eta and clip are ddim's own
+    assert with_sampler(both, "heun", eta=0.0, clip=0.0).method == clipped.method  # said, so not warned of
     assert with_sampler(model(Denoising(Betas(), "v", clip=1.0)), "ddim", eta=0.5).method.clip == 1.0  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=r"'denoising' has no option 'churn'"):
         with_sampler(trained, "ddim", churn=1.0)

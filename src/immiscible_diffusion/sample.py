@@ -59,7 +59,8 @@ class Trained:
 def with_sampler(trained: Trained, sampler: str, **options: Any) -> Trained:
     """Return the same model with another sampler of its method, and options of it such as ``eta``.
 
-    Options that belong to the sampler left, ``eta`` and ``clip`` of ``ddim``, do not pass to another.
+    Options that belong to the sampler left, ``eta`` and ``clip`` of ``ddim``, do not pass to another: a warning names
+    what is dropped.
 
     Raises:
         ValueError: the method has no such sampler or option.
@@ -73,7 +74,12 @@ def with_sampler(trained: Trained, sampler: str, **options: Any) -> Trained:
     if "sampler" not in described:
         raise ValueError(f"the method {described['use']!r} has one way to sample; leave the sampler out")
     if sampler != described["sampler"]:
-        described = {key: value for key, value in described.items() if key not in ("eta", "clip")}
+        left = {key: described.pop(key) for key in ("eta", "clip") if key in described}
+        if dropped := ", ".join(f"{key} = {value}" for key, value in left.items() if value and key not in options):
+            warnings.warn(
+                f"sampling by {sampler!r} drops what the model has for {described['sampler']!r}: {dropped}",
+                stacklevel=2,
+            )
     return replace(trained, method=make("method", {**described, "sampler": sampler, **options}))
 
 
