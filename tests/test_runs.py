@@ -45,6 +45,15 @@ def test_a_run_leaves_what_it_says(whole: Path) -> None:
     assert points == list(itertools.product([4, 8], [2, 5], ["matched", "normal"]))
     assert all(line["frechet"] > 0 and line["samples"] == 40 for line in lines)
     assert json.loads((whole / "environment.json").read_text())[0]["packages"]["torch"] == torch.__version__
+    about, last = json.loads((whole / "export" / "immiscible.json").read_text())["about"], lines[-4:]
+    assert (about["seed"], about["steps"]) == (0, 8)
+    assert about["commit"] == json.loads((whole / "environment.json").read_text())[0]["commit"]
+    assert [line["frechet"] for line in about["metrics"]] == [line["frechet"] for line in last]
+    assert [(line["sampling_steps"], line["start"]) for line in about["metrics"]] == [each[1:] for each in points[-4:]]
+    card = (whole / "export" / "README.md").read_text()
+    assert {f"- {name}: `{json.dumps(about[name])}`" for name in ("seed", "metrics", "commit")} <= set(
+        card.splitlines()
+    )
     with Image.open(whole / "samples" / "steps-5-matched.png") as grid:
         assert grid.size == (8 * 9 - 1, 5 * 9 - 1)
 

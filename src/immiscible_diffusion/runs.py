@@ -56,7 +56,7 @@ def execute(config: Config, folder: Path, device: torch.device) -> Iterator[int]
             return
         net = with_prompts(config.net, config.source)
         state = _start(dataclasses.replace(config, net=net), folder, device)
-        _describe_run(config, folder, state.step)
+        session = _describe_run(config, folder, state.step)
         log = [line for line in read_lines(folder / "log.jsonl") if line["step"] <= state.step]
         evaluations = [line for line in read_lines(folder / "evaluations.jsonl") if line["step"] <= state.step]
         trained = _trained(config, state)
@@ -82,7 +82,15 @@ def execute(config: Config, folder: Path, device: torch.device) -> Iterator[int]
         finally:
             if state.step > saved:
                 _keep(state, folder, log, evaluations)
-        about = {"coupling": config.plain()["coupling"], "source": config.plain()["source"], "steps": state.step}
+        plain, ended = config.plain(), [line for line in evaluations if line["step"] == state.step]
+        about = {
+            "coupling": plain["coupling"],
+            "source": plain["source"],
+            "seed": config.train.seed,
+            "steps": state.step,
+            "metrics": [{k: v for k, v in line.items() if k not in ("step", "wall_seconds")} for line in ended],
+            "commit": session["commit"],
+        }
         checkpoint.export(trained, folder / "export", net=net, classes=config.source.classes, about=about)
 
 
@@ -152,8 +160,8 @@ def _pace(state: State) -> dict[str, float]:
     return {**seconds, "coupling_ms": round(1000 * state.seconds["coupling"] / state.step, 4)}
 
 
-def _describe_run(config: Config, folder: Path, step: int) -> None:
-    """Write the configuration, and add this session's environment to those of the sessions before it."""
+def _describe_run(config: Config, folder: Path, step: int) -> dict[str, Any]:
+    """Write the configuration, add this session's environment to those of the sessions before it, and return it."""
     plain = json.loads(json.dumps(config.plain()))
     path = folder / "config.json"
     if path.exists() and read_json(path) != plain:
@@ -161,7 +169,9 @@ def _describe_run(config: Config, folder: Path, step: int) -> None:
     write_json(path, plain)
     path = folder / "environment.json"
     sessions = read_json(path) if path.exists() else []
-    write_json(path, [*sessions, {"from_step": step, **environment()}])
+    session = {"from_step": step, **environment()}
+    write_json(path, [*sessions, session])
+    return session
 
 
 def environment() -> dict[str, Any]:
