@@ -12,9 +12,9 @@ __all__ = ["Guided", "guided"]
 def guided(net: nn.Module, scale: float) -> nn.Module:
     """Return the net with its condition's effect scaled; scale 1 is the net itself.
 
-    The prediction is f(null) + scale (f(cond) - f(null)), as Stable Diffusion's pipeline counts (1 no guidance, 0 no
-    condition); Ho and Salimans' w is scale - 1. eps, x0, v and velocity are affine in each other at one x_t, so that
-    guidance is the same whichever the net predicts.
+    The prediction is f(null) + scale (f(cond) - f(null)): 1 is no guidance, 0 no condition. Stable Diffusion's and
+    DiT's pipelines count alike from 1 up, and below it leave guidance out; Ho and Salimans' w is scale - 1. eps, x0, v
+    and velocity are affine in each other at one x_t, so that guidance is the same whichever the net predicts.
 
     Args:
         net: a net with ``null(cond)``, the null condition in the form of a condition: ``unet_condition`` or ``dit``.
