@@ -68,13 +68,17 @@ class _MLP(nn.Module):
         """Return the prediction, (b, *dims).
 
         Raises:
-            ValueError: a condition of other width than the net has a place for.
+            ValueError: a condition of other width than the net has a place for, or no labels for a conditional net.
         """
+        if self.label is not None and cond is None:
+            raise ValueError(
+                "this net was built with conditional = true: cond must be labels (b,), and there came none"
+            )
         flat = joined(x_t.flatten(1), cond, self.beside) if self.beside else x_t.flatten(1)
         frequency = torch.arange(1, 17, device=t.device) * (math.pi / 2)
         angle = t.unsqueeze(1) * frequency
         hidden = self.enter(torch.cat([flat, angle.sin(), angle.cos()], 1))
-        if self.label is not None and cond is not None:
+        if self.label is not None:
             hidden = hidden + self.label(cond)
         for block in self.blocks:
             hidden = hidden + block(hidden)

@@ -102,8 +102,13 @@ class _UNet(nn.Module):
         """Return the prediction, (b, c, h, w).
 
         Raises:
-            ValueError: a condition of other channels, height or width than the net has a place for.
+            ValueError: a condition of other channels, height or width than the net has a place for, or no labels for a
+                conditional net.
         """
+        if self.conditional and cond is None:
+            raise ValueError(
+                "this net was built with conditional = true: cond must be labels (b,), and there came none"
+            )
         if self.beside:
             x_t = joined(x_t, cond, self.beside)
         labels = {"class_labels": cond} if self.conditional else {}
