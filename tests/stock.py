@@ -34,6 +34,9 @@ def make(folder: Path) -> list[str]:
     matched = Nearest(8, "dot").prior([torch.randn(64, *latent, generator=torch.Generator().manual_seed(1)) + 1])
     models: dict[str, tuple[Any, ...]] = {
         "ddim": (UNet((8, 16)), None, Denoising(Betas(), "eps"), Pixels(), StandardNormal(), plain, Asked(10)),
+        "ddim-clipped": (
+            UNet((8, 16)), None, Denoising(Betas(), "eps", clip=0.4), Pixels(), StandardNormal(), plain, Asked(10)
+        ),
         "consistency": (
             UNet((8, 16), time="log_sigma"), None, Consistency(), Pixels(), StandardNormal(), plain, Asked(1)
         ),

@@ -201,6 +201,7 @@ def exported(folder: Path, net: UNetCondition | Dit, classes: int | None, method
 
 
 DDPM = Denoising(Betas("scaled_linear", 1000, 0.00085, 0.012), "eps")
+CLIPPED = Denoising(DDPM.schedule, "eps", clip=1.0)
 
 
 @pytest.mark.parametrize("labels", [3, None])
@@ -230,8 +231,12 @@ def test_diffusers_loads_a_dit_and_draws_the_same_latents(base: Path, tmp_path: 
         (Dit(depth=1), DDPM, {"shift": 0.5}, "one scale and no shift"),
         (UNetCondition(channels=(8, 16), conditional=True), DDPM, {}, "has learned class tokens"),
         (UNetCondition(channels=(8, 16)), Denoising(Betas(), "velocity"), {}, "samples none that this method trains"),
+        (Dit(depth=1), CLIPPED, {}, "DiTPipeline cannot tell the scheduler to clip"),
+        (UNetCondition(channels=(8, 16)), CLIPPED, {}, "StableDiffusionPipeline cannot tell the scheduler to clip"),
+        (Dit(depth=1), Denoising(DDPM.schedule, "eps", eta=0.5), {}, "DiTPipeline cannot tell the scheduler of eta"),
+        (Dit(depth=1), Denoising(DDPM.schedule, "eps", "heun"), {}, "this model's sampler is another, 'heun'"),
     ],
-    ids=["flow", "shift", "tokens", "velocity"],
+    ids=["flow", "shift", "tokens", "velocity", "clip", "unet clip", "eta", "heun"],
 )
 def test_no_pipeline_is_promised_that_would_sample_wrongly(
     base: Path, tmp_path: Path, net: UNetCondition | Dit, method: Denoising, codec: dict[str, Any], reason: str
@@ -242,6 +247,32 @@ def test_no_pipeline_is_promised_that_would_sample_wrongly(
     loaded = checkpoint.load_export(tmp_path / "model")
     labels = torch.tensor([2, 0]) if net.conditional else None
     assert torch.equal(*(next(generate(each, 2, steps=2, cond=labels)) for each in (model, loaded)))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own, under NumPy 2
+@pytest.mark.parametrize(
+    "method", [Denoising(DDPM.schedule, "eps", "dpmpp"), Denoising(DDPM.schedule, "eps", eta=0.5)], ids=["dpmpp", "eta"]
+)
+def test_the_readme_draws_by_the_methods_own_sampler(base: Path, tmp_path: Path, method: Denoising) -> None:
+    net = UNetCondition(pretrained=str(base), text=str(base), prompts=NAMES, conditional=True)
+    model = exported(tmp_path / "model", net, 3, method, VAE(str(base), "vae"))
+    text = (tmp_path / "model" / "README.md").read_text().replace("FOLDER", str(tmp_path / "model"))
+    (code,) = re.findall(r"^With diffusers[^\n]*\n\n```python\n(.*?)```", text, re.M | re.S)
+
+    def drawn(lines: str) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(6)
+            scope: dict[str, Any] = {"noise": NOISE[:1]}
+            exec(compile(lines, "README.md", "exec"), scope)  # noqa: S102
+        return torch.from_numpy(np.array(scope["images"][0])).permute(2, 0, 1).int()
+
+    generator = torch.Generator().manual_seed(6)
+    ours = model.method.sample(guided(model.net, 7.5), NOISE[:1], torch.tensor([0]), steps=20, generator=generator)
+    image = model.codec.decode(ours)[0].int()
+    assert int((image - drawn(code)).abs().max()) <= 2
+    # Control: the scheduler of DDIM's steps without fresh noise.
+    exported(tmp_path / "model", net, 3, DDPM, VAE(str(base), "vae"))
+    assert int((image - drawn(code.replace(", eta=0.5", ""))).abs().max()) > 2
 
 
 def test_the_codecs_scale_is_the_pipelines(base: Path, tmp_path: Path) -> None:

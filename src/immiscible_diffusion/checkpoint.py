@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
+from immiscible_diffusion.codecs import VAE, Pixels
 from immiscible_diffusion.files import new_folder, read_json, write_bytes, write_json
 from immiscible_diffusion.methods.consistency import Consistency
 from immiscible_diffusion.methods.layout import FIRST_SEED, Layout, diffusers_layout
 from immiscible_diffusion.nets import Dit, UNetCondition
-from immiscible_diffusion.pipelines import load_pipeline_codec, load_pipeline_net, save_pipeline
+from immiscible_diffusion.pipelines import load_pipeline_codec, load_pipeline_net, save_pipeline, save_vae
 from immiscible_diffusion.priors import Gaussian, StandardNormal
 from immiscible_diffusion.registry import describe, make
 from immiscible_diffusion.sample import Trained
@@ -65,11 +66,12 @@ def load_newest(state: State, folder: Path) -> bool:
 def export(trained: Trained, folder: Path, *, net: Any, classes: int | None, about: dict[str, Any]) -> None:
     """Write a model for others to load.
 
-    A diffusers net is saved in diffusers' own layout: ``unet/``, ``scheduler/`` and, where diffusers has a pipeline for
-    the method (``DDIMPipeline``, ``ConsistencyModelPipeline``), the ``model_index.json`` that its ``from_pretrained``
-    reads. ``unet_condition`` and ``dit`` become whole pipelines (``StableDiffusionPipeline``, ``DiTPipeline``) with
-    text encoder and autoencoder; any other net as ``net.safetensors``. The start of sampling lies beside it in
-    ``prior.safetensors`` unless it is the standard normal. ``README.md`` says what the model is and how to sample.
+    A diffusers net is saved in diffusers' own layout: ``unet/``, ``scheduler/`` and, where a pipeline of diffusers
+    (``DDIMPipeline``, ``ConsistencyModelPipeline``) draws the model's own images, the ``model_index.json`` that its
+    ``from_pretrained`` reads. ``unet_condition`` and ``dit`` become whole pipelines (``StableDiffusionPipeline``,
+    ``DiTPipeline``) with text encoder; any other net is ``net.safetensors``. The codec's autoencoder goes to ``vae/``.
+    The start of sampling lies in ``prior.safetensors`` unless it is the standard normal. ``README.md`` says what the
+    model is and how to sample.
 
     Args:
         trained: the model.
@@ -91,17 +93,26 @@ def export(trained: Trained, folder: Path, *, net: Any, classes: int | None, abo
                 )
             else:
                 time, conditional = getattr(net, "time", "levels"), getattr(net, "conditional", False)
-                layout = diffusers_layout(trained.method, time=time, conditional=conditional)
+                layout = diffusers_layout(
+                    trained.method,
+                    time=time,
+                    conditional=conditional,
+                    shape=trained.shape,
+                    pixels=trained.codec == Pixels(),
+                )
             _save_layout(layout, part)
         else:
             _save_tensors(part / "net.safetensors", trained.net.state_dict())
+        if isinstance(trained.codec, VAE) and not isinstance(net, UNetCondition | Dit):
+            save_vae(trained.codec, part)
         if isinstance(trained.prior, Gaussian):
             _save_tensors(part / "prior.safetensors", trained.prior.tensors())
         parts = {"net": net, "method": trained.method, "codec": trained.codec}
         described = {kind: describe(kind, each) for kind, each in parts.items()}
         rest = {"coupling": trained.coupling, "shape": trained.shape, "classes": classes, "about": about}
         write_json(part / "immiscible.json", described | rest)
-        write_bytes(part / "README.md", _card(trained, layout, described | {"about": about}).encode())
+        card = _card(trained, layout, described | {"about": about}, _cond(trained, net, classes))
+        write_bytes(part / "README.md", card.encode())
 
 
 def load_export(folder: Path) -> Trained:
@@ -163,7 +174,7 @@ def _save_layout(layout: Layout, part: Path) -> None:
         write_json(part / "model_index.json", pipeline | {"unet": ["diffusers", "UNet2DModel"]})
 
 
-def _card(trained: Trained, layout: Layout, described: dict[str, Any]) -> str:
+def _card(trained: Trained, layout: Layout, described: dict[str, Any], cond: str) -> str:
     """Return the export's README: what it is, how to load it, where sampling starts."""
     shape = ", ".join(map(str, trained.shape))
     matched = isinstance(trained.prior, Gaussian)
@@ -176,13 +187,15 @@ def _card(trained: Trained, layout: Layout, described: dict[str, Any]) -> str:
     lines += [f"- {name}: `{json.dumps(value)}`" for name, value in {**described, **described["about"]}.items()]
     lines = [line for line in lines if not line.startswith("- about: ")]
     lines += [f"- sampling starts from: {start}", f"- one image in model space: ({shape})", "", "## Load", ""]
+    steps = 1 if isinstance(trained.method, Consistency) else 10
     own = (
         "from pathlib import Path",
+        *(["import torch"] if cond else []),
         "from immiscible_diffusion import generate",
         "from immiscible_diffusion.checkpoint import load_export",
         "",
         'model = load_export(Path("FOLDER"))',
-        f"images = next(generate(model, 16, steps={1 if isinstance(trained.method, Consistency) else 10}))  # uint8",
+        f"images = next(generate(model, 16, steps={steps}{cond}))  # as the codec decodes: uint8 for images",
     )
     lines += ["With immiscible-diffusion, from the start named above:", "", "```python", *own, "```", ""]
     first = "the first image of `immiscible sample --seed 0`; `samples.npz` holds every image's seed"
@@ -193,6 +206,16 @@ def _card(trained: Trained, layout: Layout, described: dict[str, Any]) -> str:
     if layout.why_not:
         lines += [f"No `model_index.json`: {layout.why_not}.", ""]
     return "\n".join(lines)
+
+
+def _cond(trained: Trained, net: Any, classes: int | None) -> str:
+    """Return what 16 images are to show, as Python's argument for ``generate``: nothing where the net needs nothing."""
+    if beside := getattr(net, "beside", 0):
+        rest = trained.shape[1:] if hasattr(trained.net, "model") else ()
+        return f", cond=torch.zeros{(16, beside, *rest)}"
+    if getattr(net, "conditional", False) and classes is not None:
+        return f", cond=torch.arange(16) % {classes}"
+    return ""
 
 
 def _noise_lines(trained: Trained) -> list[str]:

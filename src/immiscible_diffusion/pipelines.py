@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from immiscible_diffusion.codecs import VAE, _autoencoder
 from immiscible_diffusion.files import read_json, write_json
-from immiscible_diffusion.methods.layout import FIRST_SEED, Layout, diffusers_layout
+from immiscible_diffusion.methods.denoising import Denoising
+from immiscible_diffusion.methods.layout import FIRST_SEED, Layout, scheduler_of, scheduler_options
 from immiscible_diffusion.nets import Dit, UNetCondition
 from immiscible_diffusion.sample import Trained
 from immiscible_diffusion.text import text_encoder
 from immiscible_diffusion.types import Codec
 
-__all__ = ["load_pipeline_codec", "load_pipeline_net", "save_pipeline"]
+__all__ = ["load_pipeline_codec", "load_pipeline_net", "save_pipeline", "save_vae"]
 
 _LEARNED = "class-tokens.safetensors"
 _WEIGHTS = "diffusion_pytorch_model"
@@ -26,14 +27,14 @@ _STABLE_DIFFUSION = """\
 from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained("FOLDER")
-images = pipeline({prompt}, latents=noise, num_inference_steps=20, guidance_scale={guidance}).images
+images = pipeline({prompt}, latents=noise, num_inference_steps=20, guidance_scale={guidance}{options}).images
 """
 _LORA = """\
 from diffusers import StableDiffusionPipeline
 
 pipeline = StableDiffusionPipeline.from_pretrained({base})
 pipeline.load_lora_weights("FOLDER/lora")
-images = pipeline({prompt}, latents=noise, num_inference_steps=20, guidance_scale={guidance}).images
+images = pipeline({prompt}, latents=noise, num_inference_steps=20, guidance_scale={guidance}{options}).images
 """
 _DIT = """\
 import torch
@@ -52,8 +53,7 @@ def save_pipeline(trained: Trained, net: UNetCondition | Dit, folder: Path) -> L
     ``tokenizer/``, ``vae/``, ``scheduler/`` and ``model_index.json``, without a safety checker. DiT: ``transformer/``,
     ``vae/``, ``scheduler/`` and ``model_index.json``. The index is left out where a pipeline would sample wrongly.
     """
-    layout = diffusers_layout(trained.method, time="levels", conditional=net.conditional)
-    scheduler, why_not = layout.scheduler, ""
+    (scheduler, other), why_not = scheduler_of(trained.method, time="levels"), ""
     model = _model(trained.net)
     if isinstance(net, Dit):
         model.save_pretrained(folder / "transformer")
@@ -66,8 +66,8 @@ def save_pipeline(trained: Trained, net: UNetCondition | Dit, folder: Path) -> L
             scheduler.register_to_config(steps_offset=1)  # without effect here, but the pipeline warns of another
         scheduler.save_pretrained(folder / "scheduler")
     if isinstance(trained.codec, VAE):
-        why_not = _save_vae(trained.codec, folder)
-    why_not = _obstacle(trained, net, scheduler) or why_not
+        why_not = save_vae(trained.codec, folder)
+    why_not = _obstacle(trained, net, scheduler, other) or why_not
     if why_not:
         return Layout(scheduler, None, (), why_not)
     autoencoder = read_json(folder / "vae" / "config.json")["_class_name"]
@@ -95,7 +95,11 @@ def save_pipeline(trained: Trained, net: UNetCondition | Dit, folder: Path) -> L
         },
     )
     texts = net.prompts or ("a photograph",)
-    told = {"prompt": json.dumps(texts[0] if net.conditional else ""), "guidance": 7.5 if net.conditional else 1.0}
+    told = {
+        "prompt": json.dumps(texts[0] if net.conditional else ""),
+        "guidance": 7.5 if net.conditional else 1.0,
+        "options": scheduler_options(trained.method),
+    }
     examples = [("from given noise", _STABLE_DIFFUSION.format(**told))]
     if (folder / "lora").exists():
         examples.append(("as LoRA on the model it began with", _LORA.format(base=json.dumps(net.pretrained), **told)))
@@ -125,13 +129,19 @@ def load_pipeline_codec(codec: Codec, folder: Path) -> Codec:
     return codec
 
 
-def _obstacle(trained: Trained, net: UNetCondition | Dit, scheduler: Any) -> str:
+def _obstacle(trained: Trained, net: UNetCondition | Dit, scheduler: Any, other: str) -> str:
     """Return what stands in the way of a pipeline, or nothing."""
     name = "DiTPipeline" if isinstance(net, Dit) else "StableDiffusionPipeline"
     if not isinstance(trained.codec, VAE):
         return f"{name} needs the codec vae"
-    if type(scheduler).__name__ != "DDIMScheduler":
+    if type(scheduler).__name__ not in ("DDIMScheduler", "DPMSolverMultistepScheduler"):
         return f"{name} samples none that this method trains; DDPM's (betas; eps, v or x0) it does"
+    if other:
+        return other
+    if isinstance(trained.method, Denoising) and trained.method.clip:
+        return f"{name} cannot tell the scheduler to clip as this model does"
+    if isinstance(trained.method, Denoising) and trained.method.eta and isinstance(net, Dit):
+        return f"{name} cannot tell the scheduler of eta"
     if isinstance(net, UNetCondition) and not net.text:
         return f"{name} needs a text encoder, and this net has learned class tokens"
     if isinstance(net, Dit) and net.conditional and getattr(trained.net, "classes", 0) > 1000:
@@ -162,7 +172,7 @@ def _save_unet(model: Any, net: nn.Module, folder: Path, *, lora: int) -> None:
         save_file({name: value.detach().contiguous().cpu() for name, value in table.items()}, folder / _LEARNED)
 
 
-def _save_vae(codec: VAE, folder: Path) -> str:
+def save_vae(codec: VAE, folder: Path) -> str:
     """Copy the autoencoder, with the codec's scale in its configuration; return why a pipeline cannot use it."""
     source = _autoencoder.folder(codec.path, codec.subfolder, codec.revision)
     target = folder / "vae"
