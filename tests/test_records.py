@@ -11,11 +11,12 @@ from statistics import mean
 import pytest
 import torch
 
+from immiscible_diffusion.analysis.speedup import Curve, speedup
 from immiscible_diffusion.analysis.summary import read_summary
 from immiscible_diffusion.charts import chart, dots
 from immiscible_diffusion.cli import run
 from immiscible_diffusion.pages import pages
-from immiscible_diffusion.records import findings, pace, record
+from immiscible_diffusion.records import findings, pace, record, speedup_cells, speedup_values
 from immiscible_diffusion.reruns import recorded_config
 
 ROOT = Path(__file__).parent.parent
@@ -69,15 +70,44 @@ def test_a_record_holds_every_evaluation(runs: Path) -> None:
 
 def test_a_finding_says_who_ends_better_where_no_speed_up_can_be_read() -> None:
     """A reference that is best at its first evaluation has no curve to be compared with; its end has."""
-    common = {"sampling_steps": 2, "group": "", "target": 0.7, "reference_steps": 400, "at_first": True, "steps": 400}
-    rows = [{"arm": arm, "ratio": 1.0, "low": None, **common} for arm in ("a", "b", "c")]
+    worse: Curve = [(400, 0.7), (800, 0.7)]
+    values = speedup_values(speedup({0: worse, 1: worse}, {0: worse, 1: worse}))
+    rows = [{"arm": arm, "sampling_steps": 2, "group": "", "target": 0.7, **values} for arm in ("a", "b", "c")]
     ends = [
         {"arm": "a", "sampling_steps": 2, "mean": 0.35, "difference": -0.35, "p": 0.01},
         {"arm": "b", "sampling_steps": 2, "mean": 0.77, "difference": 0.07, "p": 0.01},
         {"arm": "c", "sampling_steps": 2, "mean": 0.35, "difference": -0.35, "p": 0.2},
     ]
     (told,) = findings(rows, ends, "Fréchet")
+    assert told.startswith(
+        "At 2 sampling steps independent noise reaches its final Fréchet distance, 0.7, by its first"
+    )
+    assert speedup_cells(rows[0])[2:] == ["0.7", "≤ 400", "≤ 400", "no bound", "at first evaluation"]
     assert "a ends 50 % better (p = 0.01); b ends 10 % worse (p = 0.01); no speed-up is shown for c." in told
+
+
+def falling(*paces: float, last: int = 1600) -> dict[int, Curve]:
+    """Return curves of these paces, a seed each, up to a step."""
+    steps = range(100, last + 1, 100)
+    return {seed: [(k, 100 * (1 + pace * k / 100) ** -0.5) for k in steps] for seed, pace in enumerate(paces)}
+
+
+@pytest.mark.parametrize(
+    ("last", "paces", "words"),
+    [
+        (1600, (3, 3.1, 2.9), r"a after 53\d, 3.0 times sooner \(2.75 to 3.25\)"),
+        (1600, (2,), r"a after 800, 2.0 times sooner \(one seed\)"),
+        (1600, (40, 50, 60), r"a by its first evaluation, at least 16.0 times sooner"),
+        (400, (0.5, 0.51, 0.49), r"a after 80\d, 0.50 times as soon \(0.48 to 0.53\)"),
+        (400, (0.01, 0.01, 0.01), r"a at most 0.25 times as soon"),
+        (1600, (0.5, 3, 1), r"no speed-up is shown for a"),
+    ],
+)
+def test_a_finding_says_sooner_or_later_and_how_sure(last: int, paces: tuple[float, ...], words: str) -> None:
+    values = speedup_values(speedup(falling(*[1.0] * len(paces), last=last), falling(*paces)))
+    row = {"arm": "a", "sampling_steps": 5, "group": "", "target": 1.0, **values}
+    (told,) = findings([row], [], "Fréchet")
+    assert re.search(f"after {last} training steps: {words}", told)
 
 
 def test_pace_leaves_out_what_other_programs_took(runs: Path, tmp_path: Path) -> None:
@@ -171,6 +201,9 @@ def test_a_recorded_run_is_repeated_bit_for_bit(root: Path, tmp_path: Path, caps
     arguments = ["rerun", str(summary), "--arm", "2-assignment", "--seed", "1", "--out", str(tmp_path / "again")]
     assert run(arguments) == 0
     assert "bit for bit" in capsys.readouterr().out
+    # A finished run is not measured by itself.
+    assert run(arguments) == 2
+    assert "holds a finished run" in capsys.readouterr().err
     config = recorded_config(summary, "2-assignment", 1)
     assert (config.train.seed, config.plain()["codec"]["std"]) == (1, 48.0)
     assert recorded_config(summary, "2-assignment", 1, [("source.held_out_rows", 400)]).source.rows == 1397

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import math
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +17,7 @@ from immiscible_diffusion.figures import NAMES
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.papers import papers, states
 from immiscible_diffusion.published import published, published_note
-from immiscible_diffusion.records import findings, number, speedup_cells
+from immiscible_diffusion.records import findings, number, speedup_cells, speedup_values
 
 __all__ = ["pages"]
 
@@ -129,24 +128,10 @@ def _qualities(numbers: Mapping[str, Any], metric: str) -> list[dict[str, Any]]:
         both = sorted(set(arm) & set(reference))
         if not both or min(len(reference[seed]) for seed in both) < 3:
             continue
-        first = max(arm[seed][0][0] for seed in both)
-        for step, each in thresholds({s: reference[s] for s in both}, {s: arm[s] for s in both}):
-            counts = [count for count in each.steps.values() if count is not None]
-            told = {
-                "arm": row["arm"],
-                "sampling_steps": row["sampling_steps"],
-                "target": mean(each.target.values()),
-                "reference_steps": step,
-                "steps": each.mean_steps,
-                "ratio": each.ratio,
-                "low": each.low,
-                "high": each.high,
-                "bounds": [None if math.isinf(bound) else bound for bound in each.bounds],
-                "at_first": bool(counts) and len(counts) == len(both) and max(counts) <= first,
-                "seeds": len(both),
-                "seeds_reached": len(counts),
-            }
-            found.append({"cells": speedup_cells(told), "arm": row["arm"], "count": row["sampling_steps"]})
+        for _, each in thresholds({s: reference[s] for s in both}, {s: arm[s] for s in both}):
+            about = {"arm": row["arm"], "sampling_steps": row["sampling_steps"], "target": mean(each.target.values())}
+            cells = speedup_cells(about | speedup_values(each))
+            found.append({"cells": cells, "arm": row["arm"], "count": row["sampling_steps"]})
     return found
 
 

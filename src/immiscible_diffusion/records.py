@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from itertools import pairwise
 from statistics import mean, median
 from typing import Any
 
+from immiscible_diffusion.analysis.speedup import Speedup
 from immiscible_diffusion.analysis.summary import Summary, counted, paired_p, spread
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.runs import read_lines
@@ -19,6 +19,7 @@ __all__ = [
     "pace",
     "record",
     "speedup_cells",
+    "speedup_values",
     "speedups",
 ]
 
@@ -101,7 +102,6 @@ def speedups(summary: Summary, metric: str) -> list[dict[str, Any]]:
             found, both = summary.speedup(label, count, metric), summary.against(label, count)
             if found is None or both is None:
                 continue
-            reached = [steps for steps in found.steps.values() if steps is not None]
             own, other = (pace(summary, each.arm) for each in both)
             faster = None if own is None or other is None else other["step_ms"] / own["step_ms"]
             rows.append(
@@ -112,19 +112,31 @@ def speedups(summary: Summary, metric: str) -> list[dict[str, Any]]:
                     "sampling_steps": count,
                     "metric": metric,
                     "target": mean(found.target.values()),
-                    "reference_steps": mean(found.reference_steps.values()),
-                    "steps": found.mean_steps,
-                    "seeds": len(found.steps),
-                    "seeds_reached": len(reached),
-                    "at_first": bool(reached) and max(reached) <= summary.first_step(label, count, metric),
-                    **{key: value for key, value in asdict(found).items() if key in ("ratio", "low", "high")},
-                    "bounds": [None if math.isinf(bound) else bound for bound in found.bounds],
+                    **speedup_values(found),
                     "seconds_ratio": None if found.ratio is None or faster is None else found.ratio * faster,
                     "by_seed": {str(seed): steps for seed, steps in found.steps.items()},
                     "reference_by_seed": {str(seed): steps for seed, steps in found.reference_steps.items()},
                 }
             )
     return rows
+
+
+def speedup_values(found: Speedup) -> dict[str, Any]:
+    """Return a speed-up as flat values; ``bounds`` of the ratio, (0, None) where nothing is known of it."""
+    low, high = found.interval or (None, None)
+    earliest, latest = found.effort.reference
+    return {
+        "reference_steps": mean(found.reference_steps.values()),
+        "reference_at_first": earliest != latest,
+        "steps": found.mean_steps,
+        "at_first": found.mean_steps is not None and found.effort.arm[0] != found.effort.arm[1],
+        "seeds": len(found.steps),
+        "seeds_reached": sum(steps is not None for steps in found.steps.values()),
+        "ratio": found.ratio,
+        "low": low,
+        "high": _finite(high),
+        "bounds": [_finite(bound) for bound in found.effort.ratio],
+    }
 
 
 def finals(summary: Summary, metric: str) -> list[dict[str, Any]]:
@@ -158,20 +170,17 @@ def findings(rows: Sequence[Mapping[str, Any]], ends: Sequence[Mapping[str, Any]
     sentences = []
     for key in dict.fromkeys((row.get("group", ""), row["sampling_steps"]) for row in rows):
         same = [row for row in rows if (row.get("group", ""), row["sampling_steps"]) == key]
-        shown = [row for row in same if row["low"] is not None and row["low"] > 1]
-        parts = [f"{row['arm']} {_times_fewer(row)}" for row in shown]
-        rest = [row["arm"] for row in same if row not in shown]
+        shown = [(row["arm"], _sooner(row)) for row in same if _sooner(row)]
+        rest = [row["arm"] for row in same if not _sooner(row)]
         ended = [arm for arm in rest if _ended(last.get((arm, key[1]), {}))]
+        parts = [f"{arm} {words}" for arm, words in shown]
         parts += [f"{arm} ends {_ended(last[arm, key[1]])}" for arm in ended]
         if missing := [arm for arm in rest if arm not in ended]:
             parts.append(f"no speed-up is shown for {_listed(missing)}")
         count = counted(key[1]) + (f" ({key[0]})" if key[0] else "")
-        target, steps = number(same[0]["target"]), f"{same[0]['reference_steps']:.0f}"
-        sentences.append(
-            f"At {count} independent noise reaches its final {name} distance, {target}, after {steps} training steps: "
-            + "; ".join(parts)
-            + "."
-        )
+        reaches = f"reaches its final {name} distance, {number(same[0]['target'])}, "
+        reaches += "by its first evaluation" if same[0].get("reference_at_first") else f"after {_steps(same[0])}"
+        sentences.append(f"At {count} independent noise {reaches}: {'; '.join(parts)}.")
     return sentences
 
 
@@ -206,10 +215,23 @@ def _ended(row: Mapping[str, Any]) -> str:
     return "" if p is None or p >= _SURE else _percent(row)
 
 
-def _times_fewer(row: Mapping[str, Any]) -> str:
-    if row["at_first"]:
-        return f"by its first evaluation, at least {row['ratio']:.1f} times sooner"
-    return f"after {row['steps']:.0f}, {row['ratio']:.1f} times sooner ({row['low']:.1f} to {row['high']:.1f})"
+def _steps(row: Mapping[str, Any]) -> str:
+    return f"{row['reference_steps']:.0f} training steps"
+
+
+def _sooner(row: Mapping[str, Any]) -> str:
+    """Return how much sooner or later an arm arrives, where its interval says so or there is one seed; else nothing."""
+    low, high = row["low"], row["high"]
+    if row["seeds"] == 1 and row["ratio"] is not None:
+        return f"after {row['steps']:.0f}, {row['ratio']:.1f} times sooner (one seed)"
+    if row["ratio"] is None:
+        if low is not None and low > 1:
+            return f"by its first evaluation, at least {row['bounds'][0]:.1f} times sooner"
+        return f"at most {row['bounds'][1]:.2f} times as soon" if low is not None and (high or 1) < 1 else ""
+    if low is not None and (low > 1 or high < 1):
+        way = f"{row['ratio']:.1f} times sooner" if low > 1 else f"{row['ratio']:.2f} times as soon"
+        return f"after {row['steps']:.0f}, {way} ({low:.2f} to {high:.2f})"
+    return ""
 
 
 def number(value: float) -> str:
@@ -224,17 +246,24 @@ def number(value: float) -> str:
 def speedup_cells(row: Mapping[str, Any]) -> list[str]:
     """Return a row of ``speedups`` as text: arm, sampling steps, target, reference's steps, steps, ratio, interval.
 
-    Where a seed did not arrive, or was there at its first evaluation, the ratio is a bound.
+    Where a seed did not arrive, or one of either arm was there at its first evaluation, the ratio is a bound.
     """
-    name = [row["arm"], str(row["sampling_steps"]), number(row["target"]), f"{row['reference_steps']:.0f}"]
-    if row["ratio"] is None:
-        high = (row.get("bounds") or [0, None])[1]
-        told = "not reached" if high is None else f"< {high:.2f} x"
-        return [*name, "-", told, f"{row['seeds_reached']} of {row['seeds']} arrive"]
-    if row["at_first"]:
-        return [*name, f"≤ {row['steps']:.0f}", f"≥ {row['ratio']:.2f} x", "first eval."]
-    interval = "one seed" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
-    return [*name, f"{row['steps']:.0f}", f"{row['ratio']:.2f} x", interval]
+    low, high = row["bounds"]
+    reference = f"{'≤ ' * row['reference_at_first']}{row['reference_steps']:.0f}"
+    steps = "-" if row["steps"] is None else f"{'≤ ' * row['at_first']}{row['steps']:.0f}"
+    cells = [row["arm"], str(row["sampling_steps"]), number(row["target"]), reference, steps]
+    if row["ratio"] is not None:
+        interval = "one seed" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
+        return [*cells, f"{row['ratio']:.2f} x", interval]
+    late = row["seeds_reached"] < row["seeds"]
+    why = f"{row['seeds_reached']} of {row['seeds']} arrive" if late else "at first evaluation"
+    if low > 0:
+        return [*cells, f"≥ {low:.2f} x", why if row["low"] is None else f"from {row['low']:.2f}"]
+    return [*cells, "no bound" if high is None else f"< {high:.2f} x", why]
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or math.isinf(value) else value
 
 
 def _difference(values: Mapping[int, float], base: Mapping[int, float]) -> dict[str, float | None]:

@@ -14,16 +14,15 @@ def falling(pace: float, noise: float = 0.0) -> Curve:
 def test_a_known_speedup_is_found() -> None:
     found = speedup({s: falling(1 + s / 10) for s in range(3)}, {s: falling(3 * (1 + s / 10)) for s in range(3)})
     assert found.ratio == pytest.approx(3.0, rel=0.01)  # linear in log between evaluations
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low <= 3.02
-    assert found.high >= 2.98
+    assert found.interval is not None
+    assert found.interval[0] <= 3.02
+    assert found.interval[1] >= 2.98
     assert found.mean_steps == pytest.approx(1600 / 3, rel=0.01)
 
 
 def test_equal_arms_have_ratio_one() -> None:
     found = speedup({0: falling(1), 1: falling(2)}, {0: falling(1), 1: falling(2)})
-    assert (found.ratio, found.low, found.high) == (1.0, 1.0, 1.0)
+    assert (found.ratio, found.interval) == (1.0, (1.0, 1.0))
 
 
 def test_an_arm_that_does_not_arrive_has_no_ratio() -> None:
@@ -42,6 +41,26 @@ def test_the_reference_is_counted_by_the_same_rule() -> None:
     assert found.ratio == 1.0
 
 
+def test_an_arrival_before_the_first_evaluation_is_a_bound_for_either_arm() -> None:
+    """A reference that only gets worse was there at its start: no ratio is known, and none is told."""
+    worse: Curve = [(100, 5.0), (200, 6.0), (300, 7.0)]
+    both = speedup({0: worse, 1: worse}, {0: worse, 1: worse})
+    assert (both.ratio, both.interval, both.effort.ratio) == (None, None, (0.0, math.inf))
+    later = speedup({0: worse, 1: worse}, {0: falling(1), 1: falling(1)})
+    assert later.ratio is None
+    assert later.effort.ratio[1] < 1
+    # One seed of the arm that was there at once makes a bound of the mean, and its interval has no upper end.
+    some = speedup({s: falling(1) for s in range(3)}, {0: falling(40), 1: falling(3), 2: falling(4)})
+    assert some.ratio is None
+    assert some.effort.ratio[0] == pytest.approx((16 * 3 * 4) ** (1 / 3), rel=0.01)
+    assert some.effort.ratio[1] == math.inf
+    assert some.interval is not None
+    assert some.interval[0] < some.effort.ratio[0]
+    assert some.interval[1] == math.inf
+    # Control: where every arrival is enclosed there is a ratio.
+    assert speedup({0: falling(1)}, {0: falling(3)}).ratio is not None
+
+
 def test_interpolation_is_linear_in_the_logarithm() -> None:
     assert reached([(0, 100.0), (100, 1.0)], 10.0) == pytest.approx(50)
     assert reached([(10, 5.0), (20, 1.0)], 7.0) == 10
@@ -51,7 +70,7 @@ def test_interpolation_is_linear_in_the_logarithm() -> None:
 
 def test_one_seed_has_no_interval() -> None:
     found = speedup({0: falling(1)}, {0: falling(2)})
-    assert found.low is None
+    assert found.interval is None
     assert found.ratio == pytest.approx(2, rel=0.01)
 
 

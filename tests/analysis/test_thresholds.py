@@ -20,6 +20,11 @@ def test_each_quality_is_the_references_own_and_the_last_is_the_final_one() -> N
     assert [each.ratio for _, each in thresholds(SLOW, SLOW)] == [1.0, 1.0]
 
 
+def test_a_quality_that_was_there_before_is_left_out() -> None:
+    bump: dict[int, Curve] = {0: [(100, 9.0), (200, 5.0), (300, 6.0), (400, 4.0)]}
+    assert [step for step, _ in thresholds(bump, bump)] == [200, 400]
+
+
 def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="the same seeds"):
         thresholds(SLOW, {0: FAST[0]})

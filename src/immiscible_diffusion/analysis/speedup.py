@@ -21,21 +21,34 @@ Pair: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True)
 class Speedup:
-    """Steps to the reference's final distance, by seed, and the ratio of steps.
-
-    ``ratio`` is the geometric mean over the seeds that reached the target, with its 95 % interval ``low`` to ``high``
-    from a t distribution of the logarithms; they are None where a seed did not reach it, which is then a lower bound
-    nobody measured. ``bounds`` are then what is known of the ratio; otherwise (ratio, ratio), or (ratio, inf) where a
-    seed was there at its first evaluation.
-    """
+    """Steps to the reference's final distance, by seed, and what is known of the ratio of steps."""
 
     target: Mapping[int, float]
     steps: Mapping[int, float | None]
     reference_steps: Mapping[int, float]
-    ratio: float | None
-    low: float | None
-    high: float | None
-    bounds: Interval
+    effort: "Effort"
+
+    @property
+    def ratio(self) -> float | None:
+        """The geometric mean over seeds, None where a seed of either arm makes it a bound (``effort.ratio``)."""
+        low, high = self.effort.ratio
+        return low if low == high else None
+
+    @property
+    def interval(self) -> Interval | None:
+        """The 95 % interval of ``ratio`` from a t distribution of the logarithms, None of one seed.
+
+        Where every seed has a lower bound it is (that of the bounds, inf), and (0, that of the bounds) where each has
+        an upper one: what is not known can only widen it.
+        """
+        if self.effort.t is not None or self.ratio is not None:
+            return self.effort.t
+        lows, highs = (np.array(each) for each in zip(*self.effort.by_pair.values(), strict=True))
+        if lows.min() > 0 and (found := t_interval(np.log(lows))) is not None:
+            return _exp(found[0]), math.inf
+        if highs.max() < math.inf and (found := t_interval(np.log(highs))) is not None:
+            return 0.0, _exp(found[1])
+        return None
 
     @property
     def mean_steps(self) -> float | None:
@@ -68,7 +81,8 @@ def speedup(reference: Mapping[int, Curve], arm: Mapping[int, Curve]) -> Speedup
     """Return how much sooner an arm reaches the reference's final distance, seed by seed.
 
     The rule is the same for both: the reference's own count is the first step at which it reaches its final distance,
-    which is earlier than its last step where its curve is flat or noisy.
+    which is earlier than its last step where its curve is flat or noisy. Where either was there at its first
+    evaluation, nothing is known but that.
 
     Args:
         reference: seed -> curve, of independent noise say.
@@ -82,17 +96,8 @@ def speedup(reference: Mapping[int, Curve], arm: Mapping[int, Curve]) -> Speedup
     target = {seed: curve[-1][1] for seed, curve in reference.items()}
     own = {seed: reached(curve, target[seed]) or float(curve[-1][0]) for seed, curve in reference.items()}
     steps = {seed: reached(curve, target[seed]) for seed, curve in arm.items()}
-    arrivals = {(seed, seed): arrival(curve, target[seed]) for seed, curve in arm.items()}
-    bounds = effort({(seed, seed): (count, count) for seed, count in own.items()}, arrivals).ratio
-    logs = [math.log(own[seed] / count) for seed, count in steps.items() if count is not None]
-    if len(logs) < len(steps):
-        return Speedup(target, steps, own, None, None, None, bounds)
-    middle = mean(logs)
-    interval = t_interval(np.array(logs))
-    if interval is None:
-        return Speedup(target, steps, own, math.exp(middle), None, None, bounds)
-    low, high = map(math.exp, interval)
-    return Speedup(target, steps, own, math.exp(middle), low, high, bounds)
+    bounds = ({(seed, seed): arrival(curve, target[seed]) for seed, curve in each.items()} for each in (reference, arm))
+    return Speedup(target, steps, own, effort(*bounds))
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ def effort(reference: Mapping[Pair, Interval], arm: Mapping[Pair, Interval]) -> 
     """Return two arms' efforts and their ratio. A seed that did not arrive makes it a bound; it is never left out.
 
     Args:
-        reference: pair -> bounds of what the reference needed; it always arrives.
+        reference: pair -> bounds of what the reference needed.
         arm: the same pairs -> bounds of what the arm needed.
 
     >>> effort({(0, 0): (90.0, 90.0)}, {(0, 0): (30.0, 30.0)}).ratio

@@ -79,11 +79,6 @@ class Summary:
         found = [m for m in self.measured if m.label == label and m.sampling_steps == sampling_steps]
         return found[0] if found else None
 
-    def first_step(self, label: str, sampling_steps: int, metric: str) -> int:
-        """Return the first evaluated training step of an arm: nothing is known of earlier ones."""
-        measured = self.find(label, sampling_steps)
-        return 0 if measured is None else max(curve[0][0] for curve in measured.curves[metric].values())
-
     def against(self, label: str, sampling_steps: int) -> tuple[Measured, Measured] | None:
         """Return an arm and its reference; None where either is missing, and for the reference itself."""
         arm = self.find(label, sampling_steps)

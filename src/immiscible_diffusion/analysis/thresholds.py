@@ -10,7 +10,8 @@ __all__ = ["thresholds"]
 def thresholds(reference: Mapping[int, Curve], arm: Mapping[int, Curve]) -> list[tuple[int, Speedup]]:
     """Return the speed-up for the quality that the reference has after each of its evaluations but the first.
 
-    Nothing is known of training before the first evaluation, so that no speed-up can be read off it.
+    Nothing is known of training before the first evaluation, so that no speed-up can be read off it. A quality that
+    every seed had before is no new one and is left out.
 
     Args:
         reference: seed -> curve, of independent noise say; all seeds are measured at the same training steps.
@@ -29,5 +30,7 @@ def thresholds(reference: Mapping[int, Curve], arm: Mapping[int, Curve]) -> list
     found = []
     for step in sorted(*steps)[1:] if steps else ():
         until = {seed: [point for point in curve if point[0] <= step] for seed, curve in reference.items()}
-        found.append((step, speedup(until, arm)))
+        each = speedup(until, arm)
+        if max(each.reference_steps.values()) == step:
+            found.append((step, each))
     return found

@@ -19,7 +19,7 @@ from immiscible_diffusion.registry import names
 from immiscible_diffusion.report import inspect_table, terminal_tables
 from immiscible_diffusion.report import report as write_report
 from immiscible_diffusion.reruns import recorded_config, recorded_threads, unlike_record
-from immiscible_diffusion.runs import execute
+from immiscible_diffusion.runs import execute, is_finished
 from immiscible_diffusion.text import with_states
 
 __all__ = ["inspect", "print_report", "report", "rerun"]
@@ -110,17 +110,23 @@ def rerun(
     """Train one recorded run again, and say whether every number is the recorded one, bit for bit.
 
     It is on the same kind of machine with the same versions, on as many threads as recorded; the exit code is 1 where a
-    number differs. Data that lie elsewhere now: --set source.path=...
+    number differs. An interrupted one goes on; a finished one is not taken for a new one. Data that lie elsewhere now:
+    --set source.path=...
     """
+    place = out_folder / f"{arm}-seed{seed}"
+    if is_finished(place):
+        raise ValueError(
+            f"{place} holds a finished run, which says nothing of this code; remove it, or give another --out"
+        )
     config = recorded_config(summary, arm, seed, [parse_override(text) for text in sets or []])
     before = torch.get_num_threads()
     torch.set_num_threads(recorded_threads(summary))
     try:
-        for step in execute(config, out_folder / f"{arm}-seed{seed}", torch.device("cpu")):
+        for step in execute(config, place, torch.device("cpu")):
             err.print(f"step {step} of {config.train.steps}", end="\r", highlight=False)
     finally:
         torch.set_num_threads(before)
-    differing, count = unlike_record(summary, arm, seed, out_folder / f"{arm}-seed{seed}")
+    differing, count = unlike_record(summary, arm, seed, place)
     if differing:
         raise ArithmeticError("the run is not the recorded one:\n  " + "\n  ".join(differing))
     out.print(f"{count} numbers of {escape(arm)}, seed {seed}, are the recorded ones, bit for bit")
