@@ -10,7 +10,8 @@ from immiscible_diffusion.files import write_json
 from immiscible_diffusion.pages import pages
 
 ROOT = Path(__file__).parent.parent
-RUN = {"times": [0.2, 0.6, 1.0], "coupled": [0.01, 0.2, 0.9], "independent": [0.02, 0.3, 1.1]}
+RUN = {"times": [1.0, 0.6, 0.2], "coupled": [0.9, 0.2, 0.01], "independent": [1.1, 0.3, 0.02]}
+"""As the command writes it: from pure noise down."""
 
 
 @pytest.fixture
@@ -41,6 +42,8 @@ def test_every_record_is_shown_beside_what_was_published(root: Path) -> None:
         ["a", "0.5", "0.9", "0.2", "0.01", "1.1", "2"],
         ["b", "0.125", "0.9", "0.2", "0.01", "1.1", "1"],
     ]
+    assert "independently, at t = 1: b 1.1, a 1.1." in noise["note"]
+    assert [row[3] for row in table["rows"] if row[0] == "unit variance, nearest of 8"] == ["1.58"] * 4
     assert all(len(row) == len(each["head"]) for each in (table, clusters, noise) for row in each["rows"])
 
 

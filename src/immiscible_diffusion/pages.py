@@ -16,7 +16,7 @@ from immiscible_diffusion.exhibits import exhibits
 from immiscible_diffusion.figures import NAMES
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.papers import papers, states
-from immiscible_diffusion.published import published, published_note
+from immiscible_diffusion.published import published, published_note, published_thresholds
 from immiscible_diffusion.records import findings, number, speedup_cells, speedup_values
 
 __all__ = ["pages"]
@@ -86,6 +86,7 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "environment": numbers["environment"][-1],
         "published": published(numbers, metrics[0]),
         "note": published_note(numbers["experiment"]),
+        "thresholds": published_thresholds(numbers["experiment"]),
         "repeatable": "configurations" in numbers,
         "figures": [name for name in drawn if (path.parent / name).is_file()],
         "has_samples": (path.parent / "samples.png").is_file(),
