@@ -113,7 +113,8 @@ def _denoising(numbers: Mapping[str, Any]) -> dict[str, Any]:
         "note": f"Runs of {numbers['runs']}. Spread: how much the predicted clean images of pure noise differ, in "
         "units of the data's variance; 0 is one image for all. Errors of the predicted clean image, 1 is that of the "
         "data's mean and what is above it is worse than that; on held-out data noised by the arm's own coupling. "
-        f"In the last column but one they are noised independently, at t = {times[shown[0]]:.2g}: {'; '.join(compared)}.",
+        f"In the last column but one they are noised independently, at t = {times[shown[0]]:.2g}: "
+        f"{'; '.join(compared)}.",
         "head": ["coupling", "spread", *levels, "independently noised", "seeds"],
         "rows": rows,
     }
