@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from immiscible_diffusion.cli import run
-from immiscible_diffusion.records import number
+from immiscible_diffusion.findings import number
 
 
 @pytest.fixture(scope="module")

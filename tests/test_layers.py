@@ -23,7 +23,7 @@ LAYERS = [
 BENCHES = {"contenders", "bench", "bench_images", "bench_papers", "bench_step", "precision"}
 LAYERS += [
     {"launch", "figures", "study_figures", "papers", "samples", "charts"} | BENCHES,
-    {"records"},
+    {"records", "findings"},
     {"published", "exhibits"},
     {"report", "pages", "reruns", "reuse"},
     {"cli"},

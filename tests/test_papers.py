@@ -79,7 +79,7 @@ def test_a_record_changes_the_state_and_makes_the_page_out_of_date(
 
 def test_states_of_a_result(tmp_path: Path) -> None:
     summary(tmp_path / "some", seeds=1, unfinished=2)
-    assert state(tmp_path / "some", True) == "in part: 2 runs, 1 seed, 2 to come"
+    assert state(tmp_path / "some", {}) == "in part: 2 runs, 1 seed, 2 to come"
     drawn = Item("1", "Figure 3", "x", "fig5-table4-ddim", "y", "results/fig5-table4-ddim/SCALE/denoising.json")
     summary(tmp_path / "results" / "fig5-table4-ddim" / "gpu", seeds=3)
     assert states(drawn, tmp_path) == {"cpu": "ready", "gpu": "ready", "paper": "ready"}
@@ -90,6 +90,17 @@ def test_states_of_a_result(tmp_path: Path) -> None:
     assert states(program, tmp_path)["cpu"] == "ready"
     (tmp_path / "there.json").write_text("{}")
     assert states(program, tmp_path) == {"cpu": "recorded", "gpu": "-", "paper": "-"}
+
+
+def test_a_record_of_other_numbers_than_the_file_has_is_said_to_be_older(tmp_path: Path) -> None:
+    summary(tmp_path / "some", seeds=3)
+    path = tmp_path / "some" / "summary.json"
+    made = {"train": {"steps": 1200, "seed": 0}, "evaluate": {"steps": [5, 20]}, "source": {"path": "/here"}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "configurations": {"a": made}}))
+    same = {"train.steps": 1200, "train.seed": [0, 1, 2], "evaluate.steps": [5, 20], "preset": "cifar10", "source": {}}
+    assert state(tmp_path / "some", same) == "recorded: 6 runs, 3 seeds"
+    for other in ({"train.steps": 4000}, {"evaluate.steps": [20]}):
+        assert state(tmp_path / "some", same | other) == "recorded of an earlier set-up: 6 runs, 3 seeds"
 
 
 def test_show_without_a_name_and_papers_print_the_same(capsys: pytest.CaptureFixture[str]) -> None:

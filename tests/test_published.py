@@ -5,7 +5,14 @@ from immiscible_diffusion.published import published, published_thresholds
 
 def numbers(experiment: str, *arms: str) -> dict[str, object]:
     """Return a record in which every arm ends at 2 and independent noise at 4."""
-    final = {"metric": "frechet", "sampling_steps": 1, "mean": 2.0, "sd": 0.1, "difference": -2.0}
+    final = {
+        "metric": "frechet",
+        "sampling_steps": 1,
+        "mean": 2.0,
+        "sd": 0.1,
+        "difference": -2.0,
+        "reference_mean": 4.0,
+    }
     return {"experiment": experiment, "finals": [{"arm": arm, **final} for arm in arms]}
 
 

@@ -15,8 +15,9 @@ from immiscible_diffusion.analysis.speedup import Curve, speedup
 from immiscible_diffusion.analysis.summary import read_summary
 from immiscible_diffusion.charts import chart, dots
 from immiscible_diffusion.cli import run
+from immiscible_diffusion.findings import findings, speedup_cells
 from immiscible_diffusion.pages import pages
-from immiscible_diffusion.records import findings, pace, record, speedup_cells, speedup_values
+from immiscible_diffusion.records import pace, record, speedup_values
 from immiscible_diffusion.reruns import recorded_config
 
 ROOT = Path(__file__).parent.parent
@@ -74,8 +75,8 @@ def test_a_finding_says_who_ends_better_where_no_speed_up_can_be_read() -> None:
     values = speedup_values(speedup({0: worse, 1: worse}, {0: worse, 1: worse}))
     rows = [{"arm": arm, "sampling_steps": 2, "group": "", "target": 0.7, **values} for arm in ("a", "b", "c")]
     ends = [
-        {"arm": "a", "sampling_steps": 2, "mean": 0.35, "difference": -0.35, "p": 0.01},
-        {"arm": "b", "sampling_steps": 2, "mean": 0.77, "difference": 0.07, "p": 0.01},
+        {"arm": "a", "sampling_steps": 2, "mean": 0.35, "difference": -0.35, "reference_mean": 0.7, "p": 0.01},
+        {"arm": "b", "sampling_steps": 2, "mean": 0.77, "difference": 0.07, "reference_mean": 0.7, "p": 0.01},
         {"arm": "c", "sampling_steps": 2, "mean": 0.35, "difference": -0.35, "p": 0.2},
     ]
     (told,) = findings(rows, ends, "Fréchet")
@@ -147,6 +148,28 @@ def test_pages_say_what_is_recorded(root: Path, capsys: pytest.CaptureFixture[st
     assert run(["report", "--root", str(root)]) == 0
     (root / "docs" / "results" / "old.md").write_text("")
     assert run(["report", "--root", str(root), "--check"]) == 1
+
+
+def test_runs_that_two_records_hold_are_told(root: Path) -> None:
+    again = root / "results" / "other" / "cpu"
+    shutil.copytree(root / "results" / "image-scale" / "cpu", again)
+    numbers = json.loads((again / "summary.json").read_text()) | {"title": "Another"}
+    for row in numbers["curves"]:
+        if row["arm"] != "1-assignment":  # one is shared, the others are not
+            row["by_seed"]["0"][-1][1] += 1e-9
+    (again / "summary.json").write_text(json.dumps(numbers))
+    found = pages(root)
+    assert (
+        f"The same runs, not a repetition: 1-assignment: {numbers_title(root)}."
+        in found["docs/results/other-cpu.md"].decode()
+    )
+    assert "not a repetition" not in found["docs/results/image-scale-cpu.md"].decode()
+    assert found["docs/results/index.html"].decode().count("not a repetition") == 1
+
+
+def numbers_title(root: Path) -> str:
+    """Return the title of the recorded experiment."""
+    return str(json.loads((root / "results" / "image-scale" / "cpu" / "summary.json").read_text())["title"])
 
 
 def test_runs_measured_once_are_compared_by_their_ends(runs: Path, tmp_path: Path) -> None:

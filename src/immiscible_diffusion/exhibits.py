@@ -7,7 +7,7 @@ from typing import Any
 
 from immiscible_diffusion.analysis.summary import paired_p
 from immiscible_diffusion.files import read_json
-from immiscible_diffusion.records import number
+from immiscible_diffusion.findings import number
 
 __all__ = ["exhibits"]
 

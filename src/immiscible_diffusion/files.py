@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["locked", "new_folder", "read_json", "write_bytes", "write_json"]
+__all__ = ["locked", "new_folder", "read_index", "read_json", "write_bytes", "write_json"]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -41,6 +41,21 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Return the index of an experiment, whose runs lie in folders beside it.
+
+    Raises:
+        ValueError: there is none, or it names a run that is not one folder there but a path to elsewhere.
+    """
+    path = folder / "index.json"
+    found: dict[str, Any] = read_json(path)
+    for run in found["runs"]:
+        name = str(run["folder"])
+        if name in ("", ".", "..") or Path(name).name != name:
+            raise ValueError(f"{path} names {name!r}, which is not a folder beside it")
+    return found
 
 
 @contextmanager

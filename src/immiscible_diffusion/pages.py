@@ -14,10 +14,10 @@ from immiscible_diffusion.analysis.thresholds import thresholds
 from immiscible_diffusion.charts import chart, dots
 from immiscible_diffusion.exhibits import exhibits
 from immiscible_diffusion.figures import NAMES
-from immiscible_diffusion.files import read_json
+from immiscible_diffusion.findings import findings, number, speedup_cells
 from immiscible_diffusion.papers import papers, states
 from immiscible_diffusion.published import published, published_note, published_thresholds
-from immiscible_diffusion.records import findings, number, speedup_cells, speedup_values
+from immiscible_diffusion.records import read_record, speedup_values
 
 __all__ = ["pages"]
 
@@ -37,6 +37,7 @@ def pages(root: Path) -> dict[str, bytes]:
         ImportError: jinja2 or Pillow is not installed.
     """
     shown = [_view(path, root) for path in sorted((root / "results").rglob("summary.json"))]
+    _tell_shared(shown)
     waiting, others = _waiting(root), exhibits(root)
     found = {f"{_FOLDER}/{view['page']}.md": _render("record.md", view=view) for view in shown}
     found[f"{_FOLDER}/README.md"] = _render("results.md", views=shown, waiting=waiting, exhibits=others)
@@ -50,7 +51,7 @@ def pages(root: Path) -> dict[str, bytes]:
 
 def _view(path: Path, root: Path) -> dict[str, Any]:
     """Return what the templates say of one record."""
-    numbers = read_json(path)
+    numbers = read_record(path)
     folder = path.parent.relative_to(root)
     scale = folder.parts[2] if len(folder.parts) > 2 else ""
     curves = numbers.get("curves", [])
@@ -69,6 +70,7 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "label": {metric: _label(first, metric) for metric in metrics},
         "seeds": len({run["seed"] for run in numbers["runs"]}),
         "arms": list(dict.fromkeys(run["arm"] for run in numbers["runs"])),
+        "ends": _ends(curves),
         "findings": findings(
             _of(numbers["speedups"], metrics[0]), _of(numbers["finals"], metrics[0]), NAMES.get(metrics[0], metrics[0])
         ),
@@ -91,6 +93,27 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "figures": [name for name in drawn if (path.parent / name).is_file()],
         "has_samples": (path.parent / "samples.png").is_file(),
     }
+
+
+def _tell_shared(views: Sequence[dict[str, Any]]) -> None:
+    """Add to each view the arms whose runs an earlier page shows, too: they are one result, not two."""
+    first: dict[str, tuple[str, str]] = {}
+    for view in views:
+        found = [(arm, *first.setdefault(values, (view["page"], view["title"]))) for arm, values in view.pop("ends")]
+        view["shared"] = list(dict.fromkeys(f"{arm}: {title}" for arm, page, title in found if page != view["page"]))
+
+
+def _ends(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return (arm, its last measurements as text) for every metric and number of sampling steps.
+
+    Seventeen digits of three seeds are equal in the same runs alone.
+    """
+    found = []
+    for row in curves:
+        ends = {seed: curve[-1] for seed, curve in row["by_seed"].items()}
+        about = [row["start"], row["metric"], row["sampling_steps"], ends]
+        found.append((row["arm"], json.dumps(about, sort_keys=True)))
+    return found
 
 
 def _headline(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,6 +1,6 @@
 """The tables and figures of the papers, each with what reproduces it, and how far that has been carried out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,8 @@ def states(item: Item, root: Path) -> dict[str, str]:
     Raises:
         ValueError: a record that cannot be read.
     """
-    there = read_experiment(item.experiment).scale if item.experiment else ["cpu"] if item.command else []
+    scales = read_experiment(item.experiment).scale if item.experiment else {}
+    there = list(scales) if item.experiment else ["cpu"] if item.command else []
     found = {}
     for scale in SCALES:
         if item.record and scale in there and (root / _record(item, scale)).is_file():
@@ -92,30 +93,46 @@ def states(item: Item, root: Path) -> dict[str, str]:
         elif item.record or not item.experiment:
             found[scale] = "ready" if scale in there else "-"
         else:
-            found[scale] = state((root / _record(item, scale)).parent, scale in there)
+            found[scale] = state((root / _record(item, scale)).parent, scales.get(scale))
     return found
 
 
-def state(folder: Path, there: bool) -> str:
+def state(folder: Path, asked: Mapping[str, Any] | None) -> str:
     """Return what a folder of results says: ``recorded``, ``in part``, ``ready`` to be run, or ``-`` if it cannot be.
 
     Args:
         folder: holds ``summary.json``, if anything was recorded.
-        there: whether the experiment has this scale.
+        asked: what the experiment's file sets at this scale, None where it has none. A record that was made with
+            another number (steps, images and the like) is said to be of an earlier set-up.
 
     Raises:
         ValueError: ``summary.json`` cannot be read.
 
-    >>> state(Path("nowhere"), True), state(Path("nowhere"), False)
+    >>> state(Path("nowhere"), {}), state(Path("nowhere"), None)
     ('ready', '-')
     """
     if not (folder / "summary.json").is_file():
-        return "ready" if there else "-"
+        return "-" if asked is None else "ready"
     found = read_json(folder / "summary.json")
     runs, left = len(found.get("runs", [])), len(found.get("unfinished", []))
     seeds = len({run["seed"] for run in found.get("runs", [])})
     told = f"{runs} runs, {seeds} seed{'s' * (seeds != 1)}"
-    return f"recorded: {told}" if not left else f"in part: {told}, {left} to come"
+    if left:
+        return f"in part: {told}, {left} to come"
+    made: Mapping[str, Any] = next(iter(found.get("configurations", {}).values()), {})
+    return f"recorded of an earlier set-up: {told}" if _is_other(made, asked or {}) else f"recorded: {told}"
+
+
+def _is_other(made: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Return whether a recorded configuration has another number than a scale sets; what is varied is left out."""
+    for key, value in asked.items():
+        kind, _, name = key.partition(".")
+        there = made.get(kind, {})
+        values = value if isinstance(value, list) else [value]
+        number = key != "train.seed" and all(isinstance(each, int | float) for each in values)
+        if number and isinstance(there, Mapping) and name in there and there[name] != value:
+            return True
+    return False
 
 
 def papers_table(items: Sequence[Item], root: Path) -> list[list[str]]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from immiscible_diffusion.experiment import built_in, read_experiment
-from immiscible_diffusion.records import number
+from immiscible_diffusion.findings import number
 
 __all__ = ["published", "published_note", "published_thresholds"]
 
@@ -69,6 +69,5 @@ def _measured(numbers: Mapping[str, Any], metric: str, row: Mapping[str, Any]) -
         return ["-", "-", "-"]
     wanted = row.get("sampling_steps")
     best = next((r for r in same if r["sampling_steps"] == wanted), max(same, key=lambda r: r["sampling_steps"]))
-    base = best["mean"] - best["difference"] if best.get("difference") is not None else None
-    ratio = "-" if base is None else f"{best['mean'] / base:.2f}"
+    ratio = f"{1 + best['difference'] / best['reference_mean']:.2f}" if "difference" in best else "-"
     return [f"{number(best['mean'])} ± {number(best['sd'])}", ratio, str(best["sampling_steps"])]

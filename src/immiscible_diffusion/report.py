@@ -11,7 +11,8 @@ from rich.table import Table
 from immiscible_diffusion.analysis.summary import Summary, read_summary
 from immiscible_diffusion.figures import NAMES, curves_figure, ends_figure, samples_figure
 from immiscible_diffusion.files import write_bytes, write_json
-from immiscible_diffusion.records import finals, findings, number, pace, record, speedup_cells, speedups
+from immiscible_diffusion.findings import findings, number, speedup_cells
+from immiscible_diffusion.records import finals, pace, record, speedups
 
 __all__ = ["inspect_table", "report", "terminal_tables"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from immiscible_diffusion.analysis.speedup import Curve
-from immiscible_diffusion.files import read_json
+from immiscible_diffusion.files import read_index, read_json
 from immiscible_diffusion.runs import is_finished, read_lines
 
 __all__ = ["Arm", "Run", "differences", "read_arms", "refuse_unlike"]
@@ -162,10 +162,8 @@ def _listed(path: Path, notes: list[str]) -> Iterator[tuple[Path, str]]:
             raise ValueError(f"{path} holds neither a run (config.json) nor an experiment (index.json)")
         yield from ((folder, "") for folder in inside)
         return
-    listed = [(str(run["folder"]), str(run["arm"])) for run in read_json(path / "index.json")["runs"]]
+    listed = [(str(run["folder"]), str(run["arm"])) for run in read_index(path)["runs"]]
     for folder, label in listed:
-        if folder in ("", ".", "..") or Path(folder).name != folder:
-            raise ValueError(f"{path / 'index.json'} names {folder!r}, which is not a folder beside it")
         yield path / folder, label
     if others := {each.name for each in inside} - {folder for folder, _ in listed}:
         notes.append(f"left out, not in {path / 'index.json'}: {', '.join(sorted(others))}; name them to include them")

@@ -9,7 +9,7 @@ from typing import Any
 from scipy.stats import ttest_rel
 
 from immiscible_diffusion.analysis.speedup import Curve, Speedup, speedup
-from immiscible_diffusion.files import read_json
+from immiscible_diffusion.files import read_index, read_json
 from immiscible_diffusion.runs import read_lines
 
 __all__ = ["Measured", "Summary", "counted", "paired_p", "read_summary"]
@@ -131,7 +131,7 @@ def read_summary(folder: Path) -> Summary:
     Raises:
         ValueError: there is no index, no finished run, or a file that cannot be read.
     """
-    index, pairs = read_json(folder / "index.json"), read_json(folder / "pairs.json")
+    index, pairs = read_index(folder), read_json(folder / "pairs.json")
     curves: dict[tuple[str, int, str], dict[str, dict[int, list[tuple[int, float]]]]] = {}
     unfinished, metrics = [], list[str]()
     for run in index["runs"]:

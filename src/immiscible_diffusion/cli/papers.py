@@ -14,7 +14,7 @@ from torch import Tensor
 from immiscible_diffusion.analysis.denoising import Denoised, denoise, read_run
 from immiscible_diffusion.analysis.miscibility import flower, miscibility
 from immiscible_diffusion.cli.options import choice, out
-from immiscible_diffusion.files import read_json, write_bytes, write_json
+from immiscible_diffusion.files import read_index, write_bytes, write_json
 from immiscible_diffusion.papers import SCALES, papers_page, papers_table
 from immiscible_diffusion.papers import papers as listed
 from immiscible_diffusion.runs import environment, is_finished
@@ -124,10 +124,8 @@ def _pairs(couplings: dict[str, Any], x: Tensor, cluster: Tensor) -> Pairs:
 def _denoising(folder: Path, steps: int) -> tuple[bytes, list[dict[str, Any]]]:
     arms: dict[str, list[Denoised]] = {}
     rows = []
-    for run in read_json(folder / "index.json")["runs"]:
+    for run in read_index(folder)["runs"]:
         name = str(run["folder"])
-        if Path(name).name != name or name in ("", ".", ".."):
-            raise ValueError(f"{folder / 'index.json'} names {name!r}, which is not a folder beside it")
         if not is_finished(folder / name):
             continue
         found = denoise(*read_run(folder / name), steps=steps)

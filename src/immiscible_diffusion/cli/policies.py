@@ -13,7 +13,7 @@ from immiscible_diffusion.analysis.rollout import rollout as carry_out
 from immiscible_diffusion.checkpoint import load_export
 from immiscible_diffusion.cli.options import err, out
 from immiscible_diffusion.config import read_config
-from immiscible_diffusion.files import read_json, write_json
+from immiscible_diffusion.files import read_index, read_json, write_json
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.runs import is_finished
 from immiscible_diffusion.sample import Start
@@ -30,7 +30,7 @@ def rollout(
     seed: Annotated[int, typer.Option(help="Names the episodes; equal for all policies.")] = 0,
 ) -> None:
     """Carry out the finished policies of an experiment, and keep the shares of success in FOLDER/rollout.json."""
-    index = read_json(folder / "index.json")
+    index = read_index(folder)
     runs = [run for run in index["runs"] if is_finished(folder / run["folder"])]
     if not runs:
         raise ValueError(f"{folder} holds no finished run; run `immiscible train {index['experiment']}` first")
