@@ -81,6 +81,8 @@ def _miscibility(numbers: Mapping[str, Any]) -> dict[str, Any]:
         "title": "Figure 2 of arXiv:2406.12303 and Section 4.2 of arXiv:2505.18521: miscibility",
         "note": f"Distance between the mean noises of {first['images']} images, {first['points']:,} noises each, "
         f"paired in batches of {numbers['batch']}. Means lie apart by chance, too, but in the third column. "
+        "Lines are the ways from data (squares) to noise (points); images are drawn smaller than they are, to be seen "
+        "beside it. "
         "Published values are secondary, from a digest, and the k of nearest is not given.",
         "head": ["coupling", "distance between clusters", "but for chance", "published"],
         "rows": rows,

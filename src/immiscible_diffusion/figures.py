@@ -28,6 +28,7 @@ def curves_figure(summary: Summary, metric: str) -> bytes:
     plt = _pyplot()
     figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.5 * rows), squeeze=False, sharex="row")
     colours, handles = _colours(summary), dict[str, Any]()
+    lowest = min(value for m in summary.measured for curve in m.curves[metric].values() for _, value in curve)
     for axis, (group, count) in zip(axes.flat, panels, strict=False):
         for label in summary.labels:
             measured = summary.find(label, count)
@@ -38,9 +39,10 @@ def curves_figure(summary: Summary, metric: str) -> bytes:
                     final, _ = spread(list(measured.final(metric).values()))
                     axis.axhline(final, color=_COLOURS[0], linewidth=0.8, linestyle=":")
         axis.set_title(counted(count) + (f", {group}" if group else ""), fontsize=11)
-        axis.set_yscale("log" if metric.startswith("frechet") else "symlog")
-        axis.yaxis.set_major_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
-        axis.yaxis.set_minor_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
+        if lowest > 0:
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
+            axis.yaxis.set_minor_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
         axis.tick_params(which="both", labelsize=8)
         axis.grid(which="both", alpha=0.2)
     for axis in axes[-1]:

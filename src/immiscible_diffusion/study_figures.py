@@ -21,8 +21,9 @@ def miscibility_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Tensor, Te
     """Return the ways of data to their noise as PNG, a row a data set, a column a coupling (arXiv:2406.12303, Fig. 2).
 
     A line is the path of one datum; squares are data, points are noise, colours are clusters or classes. All are seen
-    in the plane in which the data vary most, the same for all couplings. Images vary far more than noise there, which
-    would be one dot: data are drawn with a deviation of sqrt(2) along either axis, and noise as it is.
+    in the plane in which the data vary most, the same for all couplings. A line is the way that flow matching trains
+    on, from datum to noise. Images vary far more than noise in their plane, where it would be one dot: data of more
+    than two dimensions are drawn with a deviation of sqrt(2) along either axis, and noise as it is.
 
     Args:
         panels: the data set's title, and coupling -> (data in model space, their noise, their cluster (b,)).
@@ -116,4 +117,5 @@ def _seen(x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Return data and noise in the plane in which the data vary most, (b, 2) each; see ``miscibility_figure``."""
     mean, plane = leading_plane(x)
     data = (x.flatten(1).float().cpu() - mean) @ plane.T
-    return data * (2**0.5 / data.std(0)), noise.flatten(1).float().cpu() @ plane.T
+    scale = 2**0.5 / data.std(0) if mean.numel() > 2 else 1.0
+    return data * scale, noise.flatten(1).float().cpu() @ plane.T
