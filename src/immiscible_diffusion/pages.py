@@ -126,7 +126,7 @@ def _headline(views: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         ends = {(row["arm"], row["count"]): row["cells"] for row in view["finals"][metric]}
         for row in view["speedups"][metric] if view["scale"] == "cpu" else []:
             if row["arm"].removesuffix(", plain start") not in told:
-                name, end = f"[{view['title']}]({view['page']}.md)", ends[row["arm"], row["count"]]
+                name, end = f"[{view['title'].partition(':')[0]}]({view['page']}.md)", ends[row["arm"], row["count"]]
                 rows.append([name, *row["cells"][:-1], end[3], end[4]])
     return rows
 
