@@ -83,7 +83,7 @@ def test_a_finding_says_who_ends_better_where_no_speed_up_can_be_read() -> None:
     assert told.startswith(
         "At 2 sampling steps independent noise reaches its final Fréchet distance, 0.7, by its first"
     )
-    assert speedup_cells(rows[0])[2:] == ["0.7", "≤ 400", "≤ 400", "no bound", "at first evaluation"]
+    assert speedup_cells(rows[0])[2:] == ["0.7", "≤ 400", "≤ 400", "no bound", "first eval."]
     assert "a ends 50 % better (p = 0.01); b ends 10 % worse (p = 0.01); no speed-up is shown for c." in told
 
 

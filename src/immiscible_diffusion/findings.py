@@ -110,7 +110,7 @@ def speedup_cells(row: Mapping[str, Any]) -> list[str]:
         interval = "one seed" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
         return [*cells, f"{row['ratio']:.2f} x", interval]
     late = row["seeds_reached"] < row["seeds"]
-    why = f"{row['seeds_reached']} of {row['seeds']} arrive" if late else "at first evaluation"
+    why = f"{row['seeds_reached']} of {row['seeds']} arrive" if late else "first eval."
     if low > 0:
         return [*cells, f"≥ {low:.2f} x", why if row["low"] is None else f"from {row['low']:.2f}"]
     return [*cells, "no bound" if high is None else f"< {high:.2f} x", why]
