@@ -175,6 +175,27 @@ def test_the_loss_is_its_definition(method: Consistency) -> None:
     assert teacher.weight.grad is None
 
 
+def test_bfloat16_data_keep_their_levels_apart() -> None:
+    """One in twenty of the 1,281 levels has a neighbour that is the same number in bf16."""
+    method = improved()
+    told: list[tuple[torch.dtype, Tensor]] = []
+
+    def net(x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        told.append((x_t.dtype, t))
+        return torch.tanh(x_t)
+
+    x, noise = torch.randn(2, 512, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert float((method.levels(0.99).bfloat16().diff() == 0).double().mean()) > 0.02  # control
+    loss, _ = (
+        method.loss(net, x.to(dtype), noise.to(dtype), progress=0.99, generator=torch.Generator().manual_seed(1))
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert bool(loss.isfinite().all())
+    assert [dtype for dtype, _ in told] == [torch.bfloat16] * 2 + [torch.float32] * 2
+    assert torch.equal(told[0][1], told[2][1])
+    assert torch.equal(told[1][1], told[3][1])
+
+
 def test_both_nets_drop_the_same_units_and_the_next_step_others() -> None:
     let_through: list[Tensor] = []
     drop = nn.Dropout(0.5)
@@ -337,6 +358,9 @@ def test_lpips_equals_an_independent_network(tmp_path: Path, unchecked: None) ->
         ours = distance("lpips", first, second, str(path))
         torch.testing.assert_close(ours, plain_lpips(tensors, first, second), rtol=1e-4, atol=1e-6)
         assert float(distance("lpips", first, first, str(path)).abs().max()) == 0
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(distance("lpips", first, second, str(path)), ours)
+            assert torch.ones(1, 1).mm(torch.ones(1, 1)).dtype == torch.bfloat16  # control: it is on
     assert float(ours.min()) > 1e-3
     with pytest.raises(ValueError, match="lpips compares RGB images"):
         distance("lpips", first[:, :1], second[:, :1], str(path))

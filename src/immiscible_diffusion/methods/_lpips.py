@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from immiscible_diffusion.tensors import full_precision
 from immiscible_diffusion.types import Float
 
 __all__ = ["lpips"]
@@ -27,8 +28,11 @@ _SIDE = 224
 """Images below 256 pixels are enlarged to this side, as in the code of arXiv:2303.01469."""
 
 
+@full_precision
 def lpips(first: Float[Tensor, "b 3 h w"], second: Float[Tensor, "b 3 h w"], weights: str) -> Float[Tensor, " b"]:
-    """Return the LPIPS distance of images in [-1, 1], (b,), in VGG-16's features.
+    """Return the LPIPS distance of images in [-1, 1], (b,), in VGG-16's features, under autocast as without.
+
+    Departs: openai/consistency_models takes piq's ``LPIPS(replace_pooling=True)``: averages for VGG-16's maximum pools.
 
     Args:
         first: RGB images.

@@ -50,7 +50,10 @@ def denoised(
     sigma_data: float,
     floor: float = 0.0,
 ) -> Float[Tensor, "b *dims"]:
-    """Return c_skip x_t + c_out net(c_in x_t, t), (b, *dims); the net is told of sigma by t = log_time(sigma)."""
+    """Return c_skip x_t + c_out net(c_in x_t, t), (b, *dims); the net is told of sigma by t = log_time(sigma).
+
+    A sigma of a wider dtype than x_t keeps it in the factors, and the net sees x_t's.
+    """
     skip, out, scale = (expand(each, x_t) for each in scalings(sigma, sigma_data=sigma_data, floor=floor))
-    raw = net(scale * x_t, log_time(sigma).to(torch.float32), cond)
-    return skip * x_t + out * raw.to(x_t.dtype)
+    raw = net((scale * x_t).to(x_t.dtype), log_time(sigma).to(torch.float32), cond)
+    return (skip * x_t + out * raw.to(x_t.dtype)).to(x_t.dtype)

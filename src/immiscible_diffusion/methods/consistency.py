@@ -137,13 +137,15 @@ class Consistency:
         reached = chances(sigmas, self.draw).cumsum(0).to(x.device)
         drawn = torch.searchsorted(reached, uniform(len(x), generator, x.device).double(), right=True)
         drawn = drawn.clamp(max=len(sigmas) - 2)  # the sum may round to less than 1
-        before, after = (sigmas.to(x.device)[each].to(x.dtype) for each in (drawn, drawn + 1))
+        precise = torch.promote_types(x.dtype, torch.float32)  # adjacent levels may be one number in bf16
+        before, after = (sigmas.to(x.device)[each].to(precise) for each in (drawn, drawn + 1))
         before_net = _dropout_state(x.device)
-        ours = self._f(net, x + expand(after, x) * noise, after, cond)
+        ours = self._f(net, x + (expand(after, x) * noise).to(x.dtype), after, cond)
         after_net = _dropout_state(x.device)
         _set_dropout_state(before_net, x.device)
         with torch.no_grad():
-            theirs = self._f(net if teacher is None else teacher, x + expand(before, x) * noise, before, cond)
+            x_t = x + (expand(before, x) * noise).to(x.dtype)
+            theirs = self._f(net if teacher is None else teacher, x_t, before, cond)
         _set_dropout_state(after_net, x.device)
         apart = distance(self.distance, ours, theirs, self.lpips_weights)
         return apart if self.weight == "none" else apart / (after - before)
