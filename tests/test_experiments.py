@@ -78,6 +78,12 @@ def test_the_published_set_ups_are_those_of_the_papers() -> None:
     batches = {"fig4a-table3-consistency": 512, "fig4b-consistency": 1024, "fig4c-consistency": 2048}
     batches |= {"fig5-table4-ddim": 256, "flow-matching": 256}
     assert {name: first(name).train.batch for name in batches} == batches
+    recipes = {"fig4a-table3-consistency": (2e-4, 0.9, 150), "fig4b-consistency": (1e-4, 0.95, 200)}
+    recipes["fig4c-consistency"] = recipes["fig4b-consistency"]
+    for name, recipe in recipes.items():  # openai's commands for CIFAR-10 and ImageNet-64
+        config = first(name)
+        assert (config.train.lr, config.method.teacher, config.method.last) == recipe
+        assert (config.train.warmup, config.train.clip) == (0, 0)
     every, steps = first("table5-norm").evaluate.every, first("table5-norm").train.steps
     assert list(range(3 * every, steps + 1, every)) == [70_200, 93_600, 117_000, 140_400, 163_800]
     assert first("fig5-table4-ddim").evaluate.steps == (20, 50, 100, 500, 1000)

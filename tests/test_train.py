@@ -143,6 +143,16 @@ def test_warmup_and_clipping() -> None:
     assert state.grad_norm > 1e-3  # reported before clipping
 
 
+def test_a_clip_of_0_clips_nothing() -> None:
+    free, wide, narrow = (fresh(Train(steps=1, clip=clip)) for clip in (0.0, 1e30, 1e-3))
+    for state, clip in ((free, 0.0), (wide, 1e30), (narrow, 1e-3)):
+        train(state, Train(steps=1, clip=clip))
+    gradients = [[weight.grad for weight in state.net.parameters()] for state in (free, wide, narrow)]
+    assert all(torch.equal(*pair) for pair in zip(gradients[0], gradients[1], strict=True))  # type: ignore[arg-type]
+    assert not any(torch.equal(*pair) for pair in zip(gradients[0], gradients[2], strict=True))  # type: ignore[arg-type]
+    assert free.grad_norm == narrow.grad_norm > 1e-3
+
+
 def test_the_global_generator_is_left_alone() -> None:
     state = fresh()
     torch.manual_seed(5)
@@ -162,7 +172,17 @@ def test_bfloat16_trains() -> None:
 
 @pytest.mark.parametrize(
     "option",
-    [{"steps": 0}, {"accumulate": 0}, {"accumulate": 129}, {"lr": 0.0}, {"ema": 1.0}, {"clip": 0.0}, {"lr": math.nan}],
+    [
+        {"steps": 0},
+        {"accumulate": 0},
+        {"accumulate": 129},
+        {"lr": 0.0},
+        {"ema": 1.0},
+        {"clip": -1.0},
+        {"clip": math.inf},
+        {"clip": math.nan},
+        {"lr": math.nan},
+    ],
 )
 def test_values_out_of_range_are_refused(option: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(option))} = .* is out of range"):

@@ -43,7 +43,7 @@ class Train:
         lr: AdamW's learning rate after the warm-up.
         warmup: steps over which the learning rate rises linearly from 0.
         weight_decay: AdamW's weight decay.
-        clip: the largest norm of the gradient.
+        clip: the largest norm of the gradient; 0 clips none.
         ema: decay of the averaged weights, in [0, 1); early steps decay by at most (1 + i) / (10 + i).
         precision: ``bf16`` computes the net's forward pass under autocast.
         seed: names every random stream of the run.
@@ -78,7 +78,7 @@ class Train:
             "lr": 0 < self.lr < math.inf,
             "warmup": self.warmup >= 0,
             "weight_decay": 0 <= self.weight_decay < math.inf,
-            "clip": self.clip > 0,
+            "clip": 0 <= self.clip < math.inf,
             "ema": 0 <= self.ema < 1,
             "checkpoint": self.checkpoint >= 0,
         }
@@ -227,7 +227,7 @@ def _step(state: State, pair: _Pair, method: Method, config: Train) -> None:
             loss = loss * (len(x) / rows)
             loss.backward()  # type: ignore[no-untyped-call]
             total = total + loss.detach()
-    norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip)
+    norm = torch.nn.utils.clip_grad_norm_(state.net.parameters(), config.clip or math.inf)
     state.loss, state.grad_norm = float(total), norm.item()
     if not (math.isfinite(state.loss) and math.isfinite(state.grad_norm)):
         raise NotFiniteError(
