@@ -1,12 +1,15 @@
 """Holes and known parts: what the net is told, and that it is told the truth."""
 
 import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from immiscible_diffusion import Digits, Pixels, make
 from immiscible_diffusion.config import overridden
@@ -36,6 +39,60 @@ def test_the_condition_is_the_known_part_and_where_it_is(hole: str) -> None:
         rows, columns = box.amax(1).sum(), box.amax(0).sum()
         assert float(box.sum()) == float(rows * columns)  # one box, whole
         assert {float(rows), float(columns)} <= {3.0, 4.0, 5.0, 6.0}
+
+
+@dataclass(frozen=True)
+class Blur:
+    """A codec whose every value is of many pixels, as an autoencoder's is: half the sides, means of 6 x 6."""
+
+    def encode(self, raw: Tensor) -> Tensor:
+        if raw.dtype != torch.uint8:
+            return raw
+        return torch.nn.functional.avg_pool2d(raw.float(), 6, 2, 2, count_include_pad=False) / 127.5 - 1
+
+    def decode(self, x: Tensor) -> Tensor:
+        raise AssertionError("not asked for")
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """One picture to hold out, and what training sees of one."""
+
+    held: Tensor
+    trained: Tensor
+    classes: int | None = None
+    rows: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.trained.shape[1:])
+
+    def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+        yield Batch(self.trained, None, torch.arange(1))
+
+    def held_out(self) -> Batch:
+        return Batch(self.held, None, torch.arange(1))
+
+
+def test_an_encoder_sees_nothing_of_the_hole() -> None:
+    """Whatever was in the hole, the condition is the same; where latents are stored, it is not."""
+    picture = torch.randint(256, (1, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def conditions(image: Tensor, stored: bool) -> list[Tensor]:
+        source = Painting(Fixed(image, Blur().encode(image) if stored else image), Blur())
+        found = [next(source.batches(1, 0)).cond, source.held_out().cond]
+        return [each for each in found if each is not None]
+
+    for part in range(2):
+        plain = conditions(picture, False)[part]
+        hole = torch.nn.functional.interpolate(plain[:, :1], (16, 16), mode="nearest") > 0
+        inside, outside = picture.where(~hole, 255 - picture), picture.where(hole, 255 - picture)
+        assert torch.equal(conditions(inside, False)[part], plain)
+        assert not torch.equal(conditions(outside, False)[part], plain)  # control
+        stored = conditions(picture, True)[part]
+        assert torch.equal(stored[:, :1], plain[:, :1])
+        assert torch.equal(stored[:, 1:], Blur().encode(picture) * (1 - stored[:, :1]))
+        assert not torch.equal(conditions(inside, True)[part], stored)
 
 
 def test_holes_are_named_by_seed_epoch_and_row_alone() -> None:

@@ -21,10 +21,14 @@ _GREY = 127
 class Painting:
     """Another source's data, each with a hole that a net is to fill; for nets with ``beside`` = 1 + channels.
 
-    ``cond`` is (b, 1 + c, h, w), float32, in model space: 1 where the hole is, then the known part of x, 0 in the hole.
+    ``cond`` is (b, 1 + c, h, w), float32, in model space: 1 where the hole is, then the known part, 0 in the hole. The
+    known part is encoded from the picture with a grey hole: an autoencoder sees nothing of what is to be filled.
     The hole is a box for in-painting (``inside``), and all but a box for out-painting (``outside``); the box's sides
     and place are uniform, and a function of (seed, epoch, row). The whole picture is trained on and generated, known
     part included, as Stable Diffusion's in-painting models do.
+
+    Departs: of stored latents the picture is gone, and the hole is cut out of x; the latents around it, made of the
+    whole picture, tell something of what was in it, in training and in held-out pictures alike.
 
     Args:
         source: whose data; its labels and captions are left aside.
@@ -85,17 +89,17 @@ class Painting:
     def pictures(self, n: int) -> list[UInt8[Tensor, "n c h w"]]:
         """Return the first n held-out images with a grey hole, and as they are."""
         images = self.source.held_out().raw[:n]
-        hole = self._condition(images, 0, torch.arange(len(images)))[:, :1]
-        hole = torch.nn.functional.interpolate(hole, images.shape[2:], mode="nearest")
-        return [torch.where(hole > 0, torch.full_like(images, _GREY), images), images]
+        return [_grey(images, self._condition(images, 0, torch.arange(len(images)))[:, :1]), images]
 
     def _condition(self, raw: Tensor, seed: int, rows: Tensor) -> Float[Tensor, "b c h w"]:
-        x = self.codec.encode(raw)
-        if x.ndim != 4:
-            raise ValueError(f"painting is for pictures, (b, c, h, w) in model space; there came {tuple(x.shape)}")
-        holes = torch.stack([self._hole(stream(seed, row, "hole"), *x.shape[2:]) for row in rows.tolist()])
-        holes = holes.unsqueeze(1).to(x)
-        return torch.cat([holes, x * (1 - holes)], 1)
+        _, *shape = self.codec.encode(raw[:1]).shape
+        if len(shape) != 3:
+            raise ValueError(f"painting is for pictures, (c, h, w) in model space; there came {tuple(shape)}")
+        holes = torch.stack([self._hole(stream(seed, row, "hole"), *shape[1:]) for row in rows.tolist()]).unsqueeze(1)
+        # A source of stored latents holds out pictures, whose known part is to be as it was in training.
+        known = _grey(raw, holes) if raw.dtype == torch.uint8 and raw.shape[1:] == self.shape else raw
+        x = self.codec.encode(known)
+        return torch.cat([holes.to(x), x * (1 - holes.to(x))], 1)
 
     def _hole(self, generator: torch.Generator, h: int, w: int) -> Float[Tensor, "h w"]:
         """Return the mask of one hole: 1 in it, 0 in the known part."""
@@ -107,3 +111,9 @@ class Painting:
         box = torch.zeros(h, w)
         box[corner[0] : corner[0] + sides[0], corner[1] : corner[1] + sides[1]] = 1
         return box if self.hole == "inside" else 1 - box
+
+
+def _grey(images: UInt8[Tensor, "b c h w"], holes: Float[Tensor, "b 1 y x"]) -> UInt8[Tensor, "b c h w"]:
+    """Return images with a grey hole, (b, c, h, w), where the mask, which may be coarser, is 1."""
+    holes = torch.nn.functional.interpolate(holes.to(images.device), images.shape[2:], mode="nearest")
+    return torch.where(holes > 0, torch.full_like(images, _GREY), images)
