@@ -12,9 +12,9 @@ from immiscible_diffusion.nets.guided import guided
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import describe, make
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Codec, Method, Net, Prior
+from immiscible_diffusion.types import Codec, Float, Method, Net, Prior
 
-__all__ = ["Start", "Stochastic", "Trained", "generate", "with_guidance", "with_sampler"]
+__all__ = ["Start", "Stochastic", "Trained", "draw", "generate", "warn_if_fresh", "with_guidance", "with_sampler"]
 
 Start = Literal["matched", "normal"]
 
@@ -128,20 +128,36 @@ def generate(
         raise ValueError(f"labels have shape {tuple(cond.shape)}; there must be one for each of {n} images")
     prior = trained.prior if start == "matched" else StandardNormal()
     device = next(trained.net.parameters()).device
-    method = trained.method
-    stochastic = isinstance(method, Stochastic) and method.stochastic(steps)
-    if stochastic and trained.coupling != "independent":
-        warnings.warn(
-            f"{type(method).__name__} in {steps} steps adds fresh noise, independent of the data, but this model was "
-            f"trained on noise paired with it by {trained.coupling!r}: only deterministic sampling is derived for that",
-            stacklevel=2,
-        )
+    warn_if_fresh(trained, steps)
     for begin in range(0, n, batch):
         streams = [stream(seed, first + i, "sample") for i in range(begin, min(begin + batch, n))]
         noise = torch.cat([prior.sample((1, *trained.shape), each) for each in streams]).to(device)
         labels = None if cond is None else cond[begin : begin + batch].to(device)
-        if stochastic and isinstance(method, Stochastic):
-            x = method.sample(trained.net, noise, labels, steps=steps, generator=streams)
-        else:
-            x = method.sample(trained.net, noise, labels, steps=steps)
-        yield trained.codec.decode(x).cpu()
+        yield trained.codec.decode(draw(trained, noise, labels, steps=steps, streams=streams)).cpu()
+
+
+def draw(
+    trained: Trained,
+    noise: Float[Tensor, "n *dims"],
+    cond: Tensor | None,
+    *,
+    steps: int,
+    streams: Sequence[torch.Generator],
+) -> Float[Tensor, "n *dims"]:
+    """Return data in model space, (n, *dims), generated from the noise; fresh noise is drawn from one stream each."""
+    method = trained.method
+    if isinstance(method, Stochastic) and method.stochastic(steps):
+        return method.sample(trained.net, noise, cond, steps=steps, generator=streams)
+    return method.sample(trained.net, noise, cond, steps=steps)
+
+
+def warn_if_fresh(trained: Trained, steps: int) -> None:
+    """Warn where sampling adds fresh noise, and the model was trained with coupled noise."""
+    method = trained.method
+    if trained.coupling == "independent" or not (isinstance(method, Stochastic) and method.stochastic(steps)):
+        return
+    warnings.warn(
+        f"{type(method).__name__} in {steps} steps adds fresh noise, independent of the data, but this model was "
+        f"trained on noise paired with it by {trained.coupling!r}: only deterministic sampling is derived for that",
+        stacklevel=3,
+    )

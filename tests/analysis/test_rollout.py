@@ -14,6 +14,7 @@ from immiscible_diffusion.cli import run
 from immiscible_diffusion.codecs import Bounds
 from immiscible_diffusion.config import Config
 from immiscible_diffusion.experiment import read_experiment
+from immiscible_diffusion.methods._solvers import fresh_like
 from immiscible_diffusion.priors import StandardNormal
 
 
@@ -55,6 +56,37 @@ def test_a_policy_that_knows_the_way_succeeds_and_one_that_does_not_fails() -> N
     through = rollout(policy(0.0), CONFIG, episodes=30, steps=1)
     assert (through["success"], through["touched"]) == (0, 1)
     assert rollout(policy(1.0, wrong=2.0), CONFIG, episodes=30, steps=1)["success"] < 0.2
+
+
+class Wander:
+    """A method that goes wherever its fresh noise says, and keeps that."""
+
+    def __init__(self) -> None:
+        self.drawn: list[Tensor] = []
+
+    def stochastic(self, steps: int) -> bool:
+        return steps > 1
+
+    def sample(self, net: Any, noise: Tensor, cond: Tensor, *, steps: int, generator: Any = None) -> Tensor:
+        self.drawn.append(fresh_like(noise, generator))
+        return self.drawn[-1]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_fresh_noise_is_each_episodes_own() -> None:
+    def drawn(episodes: int, steps: int = 2, seed: int = 0, coupling: str = "independent") -> Tensor:
+        method = Wander()
+        model = Trained(Scripted(), method, CONFIG.codec, StandardNormal(), (16, 2), coupling)  # type: ignore[arg-type]
+        rollout(model, CONFIG, episodes=episodes, steps=steps, seed=seed)
+        return torch.stack(method.drawn)
+
+    four = drawn(4)
+    assert torch.equal(four, drawn(4))
+    assert torch.equal(four[:, :2], drawn(2))
+    assert not torch.equal(four, drawn(4, seed=1))
+    assert not torch.equal(drawn(4, steps=1), drawn(4, steps=1))  # control: torch's own generator
+    with pytest.warns(UserWarning, match=r"Wander in 2 steps adds fresh noise.*by 'assignment'"):
+        drawn(1, coupling="assignment")
 
 
 @pytest.mark.usefixtures("unchecked")

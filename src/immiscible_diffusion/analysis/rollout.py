@@ -6,7 +6,7 @@ from torch import Tensor
 from immiscible_diffusion.config import Config
 from immiscible_diffusion.data import Detour
 from immiscible_diffusion.priors import StandardNormal
-from immiscible_diffusion.sample import Start, Trained
+from immiscible_diffusion.sample import Start, Trained, draw, warn_if_fresh
 from immiscible_diffusion.streams import stream
 
 __all__ = ["rollout"]
@@ -23,8 +23,9 @@ def rollout(
     It observes, draws ``horizon`` actions, carries out 8 from the present one on, and observes again, for 64 steps at
     most (Diffusion Policy's receding horizon, arXiv:2303.04137). ``success``: the goal was reached and the obstacle
     never touched; ``touched``: it was; ``minority``: of the successes, those that passed below the obstacle, to be
-    compared with the demonstrations' share. Episode i's beginning and noise are named by (seed, i): two policies meet
-    the same.
+    compared with the demonstrations' share. Episode i's beginning and noise, a stochastic sampler's own too, are
+    named by (seed, i): two policies meet the same. A sampler that adds noise after coupled training warns, as
+    ``generate`` does.
 
     Args:
         trained: the model.
@@ -40,6 +41,7 @@ def rollout(
     source = config.source
     if not isinstance(source, Detour):
         raise ValueError(f"the run's source is {type(source).__name__}; `detour` alone can be carried out here")
+    warn_if_fresh(trained, steps)
     prior = trained.prior if start == "matched" else StandardNormal()
     streams = [stream(seed, i, "sample") for i in range(episodes)]
     place = torch.stack([source.begin(each) for each in streams])
@@ -50,7 +52,7 @@ def rollout(
     for _ in range(LIMIT // EXECUTED):
         noise = torch.cat([prior.sample((1, *trained.shape), each) for each in streams]).to(device)
         cond = source.windowed().scaled(seen).to(device)
-        actions = trained.codec.decode(trained.method.sample(trained.net, noise, cond, steps=steps)).cpu()
+        actions = trained.codec.decode(draw(trained, noise, cond, steps=steps, streams=streams)).cpu()
         first = source.observed - 1
         for action in actions[:, first : first + EXECUTED].unbind(1):
             before = place
