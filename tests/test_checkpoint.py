@@ -1,5 +1,7 @@
+import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from immiscible_diffusion import (
     checkpoint,
     fit,
     generate,
+    make,
     new_state,
 )
 from immiscible_diffusion.methods import Consistency, Edm
@@ -157,6 +160,28 @@ def test_a_file_cannot_name_code_to_run(tmp_path: Path) -> None:
     index.write_text(index.read_text().replace('"use": "unet"', '"use": "subprocess:Popen"'))
     with pytest.raises(ValueError, match="is not registered"):
         checkpoint.load_export(tmp_path / "model")
+
+
+def test_a_module_is_imported_by_its_user_not_by_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control is the same name made as a user's own: then the module's code does run."""
+    exported(tmp_path / "model", Denoising(), prior=StandardNormal())
+    (tmp_path / "payload.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    index = tmp_path / "model" / "immiscible.json"
+    whole = index.read_text()
+    outer = json.loads(whole)
+    for kind in ("net", "method", "codec"):
+        index.write_text(json.dumps(outer | {kind: {"use": "payload:Thing"}}))
+        with pytest.raises(ValueError, match=r"'payload:Thing' names a module .*: import it first"):
+            checkpoint.load_export(tmp_path / "model")
+    index.write_text(json.dumps(outer | {"method": outer["method"] | {"schedule": {"use": "payload:Thing"}}}))
+    with pytest.raises(ValueError, match="schedule 'payload:Thing' names a module"):
+        checkpoint.load_export(tmp_path / "model")
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(ValueError, match="cannot import net 'payload:Thing'"):
+        make("net", "payload:Thing")
+    assert (tmp_path / "ran").exists()
+    monkeypatch.delitem(sys.modules, "payload")
 
 
 def rgb(

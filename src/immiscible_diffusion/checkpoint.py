@@ -123,8 +123,8 @@ def load_export(folder: Path) -> Trained:
     """
     index = read_json(folder / "immiscible.json")
     try:
-        described, method, shape = make("net", index["net"]), make("method", index["method"]), tuple(index["shape"])
-        codec = load_pipeline_codec(make("codec", index["codec"]), folder)
+        described, method, codec = (make(kind, index[kind], imports=False) for kind in ("net", "method", "codec"))
+        shape, codec = tuple(index["shape"]), load_pipeline_codec(codec, folder)
         if isinstance(described, UNetCondition | Dit):
             net = load_pipeline_net(described, folder, shape, index["classes"])
         else:

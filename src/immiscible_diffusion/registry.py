@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -51,17 +52,26 @@ def names(kind: str) -> list[str]:
     return sorted(_registered[kind])
 
 
-def lookup(kind: str, name: str) -> type[Any]:
+def lookup(kind: str, name: str, *, imports: bool = True) -> type[Any]:
     """Return the class behind a name, or behind ``"my_package.module:Thing"``.
 
     A class of one's own must carry ``@register``: a name that comes out of a file never reaches anything else.
 
+    Args:
+        kind: one of ``KINDS``.
+        name: of the class.
+        imports: import the module that the name holds, which runs its code; False where the name is a stranger's.
+
     Raises:
-        ValueError: nothing is registered under that name.
+        ValueError: nothing is registered under that name, or its module is not imported and may not be.
     """
     known = names(kind)
     if ":" in name:
         module, _, attribute = name.partition(":")
+        if not imports and module not in sys.modules:
+            raise ValueError(
+                f"{kind} {name!r} names a module that is not imported, and may be anyone's: import it first"
+            )
         try:
             found = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
@@ -74,8 +84,13 @@ def lookup(kind: str, name: str) -> type[Any]:
     return _registered[kind][name]
 
 
-def make(kind: str, choice: str | Mapping[str, Any]) -> Any:
+def make(kind: str, choice: str | Mapping[str, Any], *, imports: bool = True) -> Any:
     """Return the object that ``{"use": name, **options}`` or a bare name describes.
+
+    Args:
+        kind: one of ``KINDS``.
+        choice: what to make.
+        imports: as in ``lookup``.
 
     Raises:
         ValueError: an unknown name or option, or a value that the object refuses.
@@ -87,13 +102,13 @@ def make(kind: str, choice: str | Mapping[str, Any]) -> Any:
     name = options.pop("use", None)
     if not isinstance(name, str):
         raise ValueError(f"a {kind} needs use = NAME; there are {names(kind)}")
-    cls = lookup(kind, name)
+    cls = lookup(kind, name, imports=imports)
     allowed = [field.name for field in dataclasses.fields(cls) if field.init]
     if unknown := sorted(set(options) - set(allowed)):
         raise ValueError(f"{kind} {name!r} has no option {unknown[0]!r}; there are {allowed}")
     for key, value in options.items():
         if key in KINDS and isinstance(value, (str, Mapping)):
-            options[key] = make(key, value)
+            options[key] = make(key, value, imports=imports)
         elif isinstance(value, list):  # files have no tuples
             options[key] = tuple(value)
     return cls(**options)

@@ -52,7 +52,8 @@ def read_run(folder: Path) -> tuple[Trained, Config]:
     """
     if not is_finished(folder):
         raise ValueError(f"{folder} is not the folder of a finished run; train it to the end first")
-    return load_export(folder / "export"), read_config(read_json(folder / "config.json"))
+    config = read_config(read_json(folder / "config.json"))  # imports modules of the user's own
+    return load_export(folder / "export"), config
 
 
 def denoise(

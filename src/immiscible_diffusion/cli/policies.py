@@ -36,8 +36,8 @@ def rollout(
         raise ValueError(f"{folder} holds no finished run; run `immiscible train {index['experiment']}` first")
     lines: list[dict[str, Any]] = []
     for run in track(runs, "carrying out", console=err, transient=True):
+        config = read_config(read_json(folder / run["folder"] / "config.json"))  # imports modules of the user's own
         trained = load_export(folder / run["folder"] / "export")
-        config = read_config(read_json(folder / run["folder"] / "config.json"))
         starts: list[Start] = ["matched"] if isinstance(trained.prior, StandardNormal) else ["matched", "normal"]
         for count in steps or config.evaluate.steps:
             for start in starts:
