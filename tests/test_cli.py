@@ -84,6 +84,9 @@ def test_sample_and_evaluate(runs_folder: Path, tmp_path: Path, capsys: pytest.C
     (folder, *_) = sorted(runs_folder.glob("nearest-seed0-*"))
     assert run(["sample", str(folder), "--n", "5", "--steps", "2", "--out", str(tmp_path / "images")]) == 0
     assert len(list((tmp_path / "images").glob("0*.png"))) == 5
+    assert run(["sample", str(folder), "--n", "1", "--out", str(tmp_path / "own")]) == 0
+    own = json.loads((folder / "config.json").read_text())["evaluate"]["steps"]
+    assert json.loads((tmp_path / "own" / "samples.json").read_text())["asked"]["steps"] == max(own)
     assert run(["evaluate", str(folder), "--steps", "2", "--n", "30", "--seed", "4"]) == 0
     lines = json.loads((folder / "evaluated.json").read_text())
     assert [(line["samples"], line["sample_seed"], line["start"]) for line in lines] == [

@@ -1,13 +1,17 @@
 """Images generated into a folder: the same whatever cut the work or how many processes shared it."""
 
+import importlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
-from immiscible_diffusion import MLP, Denoising, Pixels, Trained, generate, samples
+from immiscible_diffusion import MLP, Denoising, Pixels, Trained, generate, registry, samples
 from immiscible_diffusion.checkpoint import export, load_export
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.samples import Asked, write_samples
@@ -60,16 +64,84 @@ def test_what_was_cut_goes_on_and_ends_with_the_same_bytes(model: Path, tmp_path
     cut.close()  # type: ignore[attr-defined]
     (tmp_path / "cut" / "000001.png").unlink()
     kept = (tmp_path / "cut" / "000003.png").stat().st_mtime_ns
-    assert written(model, tmp_path / "cut", 10) == [0, 4, 8, 10]
-    assert (tmp_path / "cut" / "000003.png").stat().st_mtime_ns > kept  # a part is made as a whole
+    assert written(model, tmp_path / "cut", 10) == [3, 4, 8, 10]
+    assert (tmp_path / "cut" / "000003.png").stat().st_mtime_ns == kept
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
     assert written(model, tmp_path / "cut", 10) == [10]
 
 
+class Watched:
+    """Generates as it should, and notes batch sizes and threads."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    def generate(self, trained: Trained, n: int, **options: Any) -> Iterator[Tensor]:
+        self.seen.append((n, torch.get_num_threads()))
+        return generate(trained, n, **options)
+
+
+def test_a_larger_n_adds_images_and_changes_none(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched()
+    monkeypatch.setattr(samples, "generate", watched.generate)
+    written(model, tmp_path / "out", 6)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("0*.png")}
+    assert len(before) == 6
+    assert written(model, tmp_path / "out", 9) == [6, 8, 9]
+    assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in before} == before
+    assert [n for n, _ in watched.seen] == [4, 4, 4, 4]  # whole parts, whatever is asked for or there
+    written(model, tmp_path / "at once", 9)
+    assert files(tmp_path / "out") == files(tmp_path / "at once")
+
+
+def test_this_process_generates_on_one_thread_as_others_do(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, threads = Watched(), torch.get_num_threads()
+    monkeypatch.setattr(samples, "generate", watched.generate)
+    torch.set_num_threads(2)
+    try:
+        written(model, tmp_path / "out", 4)
+        assert watched.seen == [(4, 1)]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+OWN = """
+from dataclasses import dataclass
+from immiscible_diffusion import MLP
+from immiscible_diffusion.registry import register
+
+@register("net")
+@dataclass(frozen=True)
+class NetOfOnesOwn:
+    width: int = 8
+    def build(self, shape, classes):
+        return MLP(width=self.width).build(shape, classes)
+"""
+
+
 def test_two_processes_write_the_same_bytes(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written(model, tmp_path / "one", 10)
-    assert written(model, tmp_path / "two", 10, workers=2)[-1] == 10
-    assert files(tmp_path / "one") == files(tmp_path / "two")
+    """Also of a net whose module has to be imported in each."""
+    (tmp_path / "own_module.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(registry._registered, "net", dict(registry._registered["net"]))
+    described = importlib.import_module("own_module").NetOfOnesOwn()
+    trained = Trained(described.build((1, 4, 4), None).eval(), Denoising(), Pixels(), StandardNormal(), (1, 4, 4))
+    export(trained, tmp_path / "own", net=described, classes=None, about={})
+    for name, folder, asked in (("a", model, ASKED), ("b", tmp_path / "own", Asked(steps=2))):
+        written(folder, tmp_path / f"{name} one", 10, asked)
+        assert written(folder, tmp_path / f"{name} two", 10, asked, workers=2)[-1] == 10
+        assert files(tmp_path / f"{name} one") == files(tmp_path / f"{name} two")
+
+
+def test_a_process_loads_the_model_once(model: Path, tmp_path: Path) -> None:
+    samples._loaded.cache_clear()
+    for first in (0, 4):
+        samples._work(model, tmp_path, samples._Part(first, 4, [first]), ASKED, "cpu")
+    assert (samples._loaded.cache_info().misses, samples._loaded.cache_info().hits) == (1, 1)
+    samples._loaded.cache_clear()
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -79,6 +151,21 @@ def test_another_choice_or_model_is_refused(model: Path, tmp_path: Path) -> None
         written(model, tmp_path / "out", 4, Asked(steps=3, seed=3, labels=(1, 2, 0)))
     with pytest.raises(ValueError, match="no sampler"):
         written(model, tmp_path / "new", 4, Asked(steps=2, sampler="magic"))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_other_weights_under_the_same_index_are_another_model(model: Path, tmp_path: Path) -> None:
+    index = (model / "immiscible.json").read_bytes()
+    written(model, tmp_path / "out", 4)
+    trained = load_export(model)
+    with torch.no_grad():
+        next(trained.net.parameters()).add_(1.0)
+    other = MLP(width=16, conditional=True)
+    export(trained, model, net=other, classes=3, about={"coupling": "independent"})
+    assert (model / "immiscible.json").read_bytes() == index
+    with pytest.raises(ValueError, match="another model or another choice"):
+        written(model, tmp_path / "out", 8)
+    assert written(model, tmp_path / "new", 4) == [0, 4]  # control: another folder
 
 
 def test_the_sampler_is_the_one_asked_for(model: Path, tmp_path: Path) -> None:

@@ -1,21 +1,25 @@
 """Images generated into a folder: resumable, by several processes, the same whatever their number."""
 
+import hashlib
 import json
 import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from immiscible_diffusion.checkpoint import load_export
 from immiscible_diffusion.config import read_config
+from immiscible_diffusion.encode.processes import one_thread
 from immiscible_diffusion.evaluation import labels_for, save_grid
 from immiscible_diffusion.files import read_json, write_bytes, write_json
+from immiscible_diffusion.registry import make
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance, with_sampler
 from immiscible_diffusion.streams import stream_seed
 
@@ -23,7 +27,8 @@ __all__ = ["Asked", "write_samples"]
 
 _INDEX = "samples.json"
 _PART = 50
-"""Images that a process generates at a time, and the most that an interrupt costs it."""
+"""Images that a process generates at a time, and the most that an interrupt costs it. No part is smaller, even where
+fewer images are asked for: a net's last digits depend on how many it sees at once."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ class Asked:
 def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: int, device: str) -> Iterator[int]:
     """Write images 0 .. n - 1 as PNG files, a grid and ``samples.npz``, and yield how many are there after each part.
 
-    Images that lie there already are kept, so the same call goes on where one was cut, and a larger n adds to it.
+    Images that lie there already are kept, so the same call goes on where one was cut, and a larger n adds to it. They
+    are generated 50 at a time, on one CPU thread a process: image i is the same whatever n and workers are.
     ``samples.npz`` holds them as ``arr_0``, (n, h, w, c), uint8, the form that evaluation programs read; ``seeds``,
     (n,), int64, are what a torch generator is seeded with to draw each image's noise, for use with a stock pipeline.
 
@@ -88,10 +94,9 @@ def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: 
             f"this model draws rows of shape {tuple(shape)}, no images; `immiscible rollout` tries a policy"
         )
     _claim(export, folder, asked)
-    # Always the same parts: a net's last digits depend on how many images it sees at once.
-    parts = [range(i, min(i + _PART, n)) for i in range(0, n, _PART)]
-    parts = [part for part in parts if not all(_path(folder, i).is_file() for i in part)]
-    done = n - sum(map(len, parts))
+    parts = [_Part(i, _PART, _lacking(folder, range(i, min(i + _PART, n)))) for i in range(0, n, _PART)]
+    parts = [part for part in parts if part.lacking]
+    done = n - sum(len(part.lacking) for part in parts)
     yield done
     for count in _made(export, folder, asked, parts, min(workers, len(parts)), device):
         done += count
@@ -104,45 +109,80 @@ def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: 
     write_bytes(folder / "samples.npz", buffer.getvalue())
 
 
-def _made(export: Path, folder: Path, asked: Asked, parts: list[range], workers: int, device: str) -> Iterator[int]:
+class _Part(NamedTuple):
+    """Images that are generated at once: the first, how many, and those of them that are to be written."""
+
+    first: int
+    size: int
+    lacking: list[int]
+
+
+def _lacking(folder: Path, numbers: range) -> list[int]:
+    return [i for i in numbers if not _path(folder, i).is_file()]
+
+
+def _made(export: Path, folder: Path, asked: Asked, parts: list[_Part], workers: int, device: str) -> Iterator[int]:
     if workers <= 1:
-        trained = asked.applied(load_export(export))
-        trained.net.to(device)
-        yield from (_write(trained, folder, part, asked) for part in parts)
+        trained = load_export(export)
+        yield from (_write(trained, folder, part, asked, device) for part in parts)
         return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(_work, str(export), str(folder), part, asked, device) for part in parts]
+    # To hand these over imports the modules of their classes in the process, which load_export does not.
+    index = read_json(export / "immiscible.json")
+    pieces = [make(kind, index[kind], imports=False) for kind in ("net", "method", "codec")]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (pieces,)) as pool:
+        futures = [pool.submit(_work, export, folder, part, asked, device) for part in parts]
         try:
             yield from (future.result() for future in as_completed(futures))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _work(export: str, folder: str, part: range, asked: Asked, device: str) -> int:
-    torch.set_num_threads(1)
-    trained = asked.applied(load_export(Path(export)))
-    trained.net.to(device)
-    return _write(trained, Path(folder), part, asked)
+def _begin(pieces: list[Any]) -> None:
+    """Take the pieces of a model."""
 
 
-def _write(trained: Trained, folder: Path, part: range, asked: Asked) -> int:
-    labels = torch.tensor([asked.labels[i % len(asked.labels)] for i in part]) if asked.labels else None
+_loaded = lru_cache(1)(load_export)
+"""The model of a process that writes part after part of it."""
+
+
+def _work(export: Path, folder: Path, part: _Part, asked: Asked, device: str) -> int:
+    return _write(_loaded(export), folder, part, asked, device)
+
+
+def _write(trained: Trained, folder: Path, part: _Part, asked: Asked, device: str) -> int:
+    first, n, lacking = part
+    labels = None
+    if asked.labels:
+        labels = torch.tensor([asked.labels[i % len(asked.labels)] for i in range(first, first + n)])
     if asked.run:
-        labels = labels_for(read_config(asked.run), len(part), part.start)
-    made = generate(
-        trained, len(part), steps=asked.steps, seed=asked.seed, start=asked.start, cond=labels, first=part.start
-    )
-    for i, image in zip(part, torch.cat(list(made)), strict=True):
-        save_grid(image.unsqueeze(0), _path(folder, i), columns=1)
-    return len(part)
+        labels = labels_for(read_config(asked.run), n, first)
+    trained.net.to(device)
+    model = asked.applied(trained)
+    with one_thread():
+        made = generate(model, n, steps=asked.steps, seed=asked.seed, start=asked.start, cond=labels, first=first)
+        images = torch.cat(list(made))
+    for i in lacking:
+        save_grid(images[i - first].unsqueeze(0), _path(folder, i), columns=1)
+    return len(lacking)
 
 
 def _claim(export: Path, folder: Path, asked: Asked) -> None:
-    plain = json.loads(json.dumps({"model": read_json(export / "immiscible.json"), "asked": asdict(asked)}))
+    model = {"model": read_json(export / "immiscible.json"), "weights_sha256": _digest(export)}
+    plain = json.loads(json.dumps(model | {"asked": asdict(asked)}))
     path = folder / _INDEX
     if path.exists() and read_json(path) != plain:
         raise ValueError(f"{folder} holds images of another model or another choice; give another --out, or remove it")
     write_json(path, plain)
+
+
+def _digest(export: Path) -> str:
+    """Return a SHA-256 of the names and contents of a model's weights."""
+    digest = hashlib.sha256()
+    for path in sorted(export.rglob("*.safetensors")):
+        with path.open("rb") as opened:
+            each = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(export).as_posix()} {each}\n".encode())
+    return digest.hexdigest()
 
 
 def _path(folder: Path, i: int) -> Path:

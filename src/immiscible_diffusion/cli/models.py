@@ -24,7 +24,9 @@ __all__ = ["evaluate", "sample"]
 def sample(
     run_folder: Folder,
     n: Annotated[int, typer.Option(min=1, help="How many images.")] = 64,
-    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 10,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Sampling steps; by default the most of the run's evaluate.steps.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Names the images' noise; image i is the same whatever n is.")] = 0,
     start: Annotated[str, typer.Option(help="matched: the coupling's own start; normal: N(0, I).")] = "matched",
     sampler: Annotated[str, typer.Option(help="Another sampler of the method, as heun or dpmpp for denoising.")] = "",
@@ -32,14 +34,14 @@ def sample(
     labels: Annotated[str, typer.Option(help="Classes that the images run through, as 0,3,7; by default all.")] = "",
     guidance: Annotated[float, typer.Option(min=0, help="Scale of classifier-free guidance; 1 is none.")] = 1.0,
     out_folder: Annotated[Path | None, typer.Option("--out", help="Where images go; by default RUN/generated.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, of one thread each.")] = 1,
     device: Device = None,
 ) -> None:
     """Generate images from a finished run: PNG files, one grid and an .npz; the same command again goes on."""
     config, trained = _run(run_folder, device)
     target = out_folder or run_folder / "generated"
     asked = Asked(
-        steps=steps,
+        steps=steps or max(config.evaluate.steps),
         seed=seed,
         start=_start(start),
         sampler=sampler,
@@ -93,9 +95,10 @@ def _run(folder: Path, device: str | None) -> tuple[Config, Trained]:
         raise ValueError(f"{folder} is not a run folder: it has no config.json")
     if not (folder / "export").is_dir():
         raise ValueError(f"{folder} is not finished: it has no export/; train it to the end first")
+    config = read_config(read_json(folder / "config.json"))  # imports modules of the user's own
     trained = load_export(folder / "export")
     trained.net.to(checked_device(device))
-    return read_config(read_json(folder / "config.json")), trained
+    return config, trained
 
 
 def _labels(text: str, config: Config) -> tuple[int, ...]:
