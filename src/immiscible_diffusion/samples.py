@@ -27,8 +27,8 @@ __all__ = ["Asked", "write_samples"]
 
 _INDEX = "samples.json"
 _PART = 50
-"""Images that a process generates at a time, and the most that an interrupt costs it. No part is smaller, even where
-fewer images are asked for: a net's last digits depend on how many it sees at once."""
+"""Images that a process generates at a time, and the most that an interrupt costs it. A part that was cut is generated
+whole again, and what it lacked is written: a net's last digits depend on how many it sees at once."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: 
     """Write images 0 .. n - 1 as PNG files, a grid and ``samples.npz``, and yield how many are there after each part.
 
     Images that lie there already are kept, so the same call goes on where one was cut, and a larger n adds to it. They
-    are generated 50 at a time, on one CPU thread a process: image i is the same whatever n and workers are.
+    are generated 50 at a time. Image i is the same whatever n and workers are, but for the last digit of a pixel:
+    several workers have a CPU thread each, one has torch's, and a last part smaller than 50 is computed as such.
     ``samples.npz`` holds them as ``arr_0``, (n, h, w, c), uint8, the form that evaluation programs read; ``seeds``,
     (n,), int64, are what a torch generator is seeded with to draw each image's noise, for use with a stock pipeline.
 
@@ -94,7 +95,7 @@ def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: 
             f"this model draws rows of shape {tuple(shape)}, no images; `immiscible rollout` tries a policy"
         )
     _claim(export, folder, asked)
-    parts = [_Part(i, _PART, _lacking(folder, range(i, min(i + _PART, n)))) for i in range(0, n, _PART)]
+    parts = [_Part(i, min(_PART, n - i), _lacking(folder, range(i, min(i + _PART, n)))) for i in range(0, n, _PART)]
     parts = [part for part in parts if part.lacking]
     done = n - sum(len(part.lacking) for part in parts)
     yield done
@@ -146,7 +147,8 @@ _loaded = lru_cache(1)(load_export)
 
 
 def _work(export: Path, folder: Path, part: _Part, asked: Asked, device: str) -> int:
-    return _write(_loaded(export), folder, part, asked, device)
+    with one_thread():
+        return _write(_loaded(export), folder, part, asked, device)
 
 
 def _write(trained: Trained, folder: Path, part: _Part, asked: Asked, device: str) -> int:
@@ -158,9 +160,8 @@ def _write(trained: Trained, folder: Path, part: _Part, asked: Asked, device: st
         labels = labels_for(read_config(asked.run), n, first)
     trained.net.to(device)
     model = asked.applied(trained)
-    with one_thread():
-        made = generate(model, n, steps=asked.steps, seed=asked.seed, start=asked.start, cond=labels, first=first)
-        images = torch.cat(list(made))
+    made = generate(model, n, steps=asked.steps, seed=asked.seed, start=asked.start, cond=labels, first=first)
+    images = torch.cat(list(made))
     for i in lacking:
         save_grid(images[i - first].unsqueeze(0), _path(folder, i), columns=1)
     return len(lacking)
