@@ -80,3 +80,13 @@ def test_the_readme_says_what_was_recorded_of_flow_matching() -> None:
             better = row.get("p") is not None and row["p"] < 0.02 and row["difference"] < 0
             value = f"{row['mean']:.3f} ± {row['sd']:.3f}"
             assert cell == (f"**{value}**" if better else value)
+
+
+def test_the_headline_of_the_readme_is_that_of_the_results() -> None:
+    recorded = (ROOT / "docs" / "results" / "README.md").read_text(encoding="utf-8").splitlines()
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## On real images")[2].partition("\n## ")[0]
+    told = [line for line in text.splitlines() if line.startswith("| [")]
+    assert len(told) >= 4
+    assert all(line.replace("](docs/results/", "](", 1) in recorded for line in told)
+    every = [line for line in recorded if line.startswith("| [") and "| assignment |" in line]
+    assert len(told) == len(every), "a row of assignment is missing: none is left out for what it says"

@@ -172,7 +172,9 @@ def numbers_title(root: Path) -> str:
     return str(json.loads((root / "results" / "image-scale" / "cpu" / "summary.json").read_text())["title"])
 
 
-def test_runs_measured_once_are_compared_by_their_ends(runs: Path, tmp_path: Path) -> None:
+def test_runs_measured_once_are_compared_by_their_ends(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     once = tmp_path / "runs"
     shutil.copytree(runs, once)
     for path in once.glob("*/evaluations.jsonl"):
@@ -184,6 +186,7 @@ def test_runs_measured_once_are_compared_by_their_ends(runs: Path, tmp_path: Pat
     assert run(["report", "--root", str(tmp_path)]) == 0
     numbers = json.loads((tmp_path / "results" / "image-scale" / "cpu" / "summary.json").read_text())
     assert numbers["speedups"] == []
+    assert "Final Fréchet distance" in capsys.readouterr().out
     text = (tmp_path / "docs" / "results" / "image-scale-cpu.md").read_text()
     told = [line for line in text.splitlines() if line.startswith("- At 2 sampling steps")]
     assert len(told) == 3

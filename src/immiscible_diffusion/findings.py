@@ -5,7 +5,7 @@ from typing import Any
 
 from immiscible_diffusion.analysis.summary import counted
 
-__all__ = ["findings", "number", "speedup_cells"]
+__all__ = ["final_cells", "findings", "number", "speedup_cells"]
 
 _SURE = 0.05
 
@@ -114,3 +114,11 @@ def speedup_cells(row: Mapping[str, Any]) -> list[str]:
     if low > 0:
         return [*cells, f"≥ {low:.2f} x", why if row["low"] is None else f"from {row['low']:.2f}"]
     return [*cells, "no bound" if high is None else f"< {high:.2f} x", why]
+
+
+def final_cells(row: Mapping[str, Any]) -> list[str]:
+    """Return a row of ``finals`` as text: arm, sampling steps, mean and deviation, difference from its reference, p."""
+    difference, p = row.get("difference"), row.get("p")
+    cells = [row["arm"], str(row["sampling_steps"]), f"{number(row['mean'])} ± {number(row['sd'])}"]
+    cells += ["-" if difference is None else f"{'+' if difference > 0 else ''}{number(difference)}"]
+    return [*cells, "-" if p is None else f"{p:.2g}"]

@@ -14,7 +14,7 @@ from immiscible_diffusion.analysis.thresholds import thresholds
 from immiscible_diffusion.charts import chart, dots
 from immiscible_diffusion.exhibits import exhibits
 from immiscible_diffusion.figures import NAMES
-from immiscible_diffusion.findings import findings, number, speedup_cells
+from immiscible_diffusion.findings import final_cells, findings, speedup_cells
 from immiscible_diffusion.papers import papers, states
 from immiscible_diffusion.published import published, published_note, published_thresholds
 from immiscible_diffusion.records import read_record, speedup_values
@@ -170,11 +170,7 @@ def _by_seed(row: Mapping[str, Any]) -> dict[int, Curve]:
 
 
 def _final(row: Mapping[str, Any]) -> dict[str, Any]:
-    difference, p = row.get("difference"), row.get("p")
-    cells = [row["arm"], str(row["sampling_steps"]), f"{number(row['mean'])} ± {number(row['sd'])}"]
-    cells += ["-" if difference is None else f"{'+' if difference > 0 else ''}{number(difference)}"]
-    cells += ["-" if p is None else f"{p:.2g}"]
-    return {"cells": cells, "arm": row["arm"], "count": row["sampling_steps"]}
+    return {"cells": final_cells(row), "arm": row["arm"], "count": row["sampling_steps"]}
 
 
 def _panels(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], title: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from immiscible_diffusion.analysis.summary import Summary, read_summary
 from immiscible_diffusion.figures import NAMES, curves_figure, ends_figure, samples_figure
 from immiscible_diffusion.files import write_bytes, write_json
-from immiscible_diffusion.findings import findings, number, speedup_cells
+from immiscible_diffusion.findings import final_cells, findings, number, speedup_cells
 from immiscible_diffusion.records import finals, pace, record, speedups
 
 __all__ = ["inspect_table", "report", "terminal_tables"]
@@ -38,19 +38,28 @@ def report(folder: Path) -> Path:
 
 
 def terminal_tables(summary: Summary, metric: str) -> list[Table]:
-    """Return the speed-ups and the couplings' own figures as tables for a terminal."""
-    title = f"Training steps to the independent arm's final {NAMES.get(metric, metric)} distance"
-    first = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for column in ("coupling", "sampling", "target", "indep.", "steps", "speed-up", "95 % interval"):
-        first.add_column(column, justify="left" if column == "coupling" else "right")
-    for row in speedups(summary, metric):
-        first.add_row(*speedup_cells(row))
-    second = Table(title="What each coupling does to its pairs", title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for column in ("coupling", "distance", "mean noise²", "ms a batch", "share of a step"):
-        second.add_column(column, justify="left" if column == "coupling" else "right")
-    for pair in _pair_rows(summary):
-        second.add_row(*pair["cells"])
-    return [first, second]
+    """Return the speed-ups, or the ends where there are no curves, and the couplings' own figures for a terminal."""
+    name = NAMES.get(metric, metric)
+    if summary.measured_once:
+        columns: Sequence[str] = ("coupling", "sampling", "mean ± s.d.", "difference", "p")
+        cells = [final_cells(row) for row in finals(summary, metric)]
+        first = _table(f"Final {name} distance", columns, cells)
+    else:
+        columns = ("coupling", "sampling", "target", "indep.", "steps", "speed-up", "95 % interval")
+        cells = [speedup_cells(row) for row in speedups(summary, metric)]
+        first = _table(f"Training steps to the independent arm's final {name} distance", columns, cells)
+    pairs = [pair["cells"] for pair in _pair_rows(summary)]
+    columns = ("coupling", "distance", "mean noise²", "ms a batch", "share of a step")
+    return [first, _table("What each coupling does to its pairs", columns, pairs)]
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="left" if column == "coupling" else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def inspect_table(rows: Sequence[dict[str, Any]]) -> Table:
