@@ -193,11 +193,12 @@ def environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Return the commit of the source tree, with a plus sign where it has changes; None outside one."""
+    """Return the commit of the source tree, with a plus sign where the package has changes; None outside one."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)  # noqa: S603
-        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)  # noqa: S603
+        changed = [*git, "status", "--porcelain", "."]  # of the package alone: records do not change what it computes
+        dirty = subprocess.run(changed, capture_output=True, text=True, check=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
