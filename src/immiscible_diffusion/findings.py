@@ -24,16 +24,17 @@ def findings(rows: Sequence[Mapping[str, Any]], ends: Sequence[Mapping[str, Any]
     sentences = []
     for key in dict.fromkeys((row.get("group", ""), row["sampling_steps"]) for row in rows):
         same = [row for row in rows if (row.get("group", ""), row["sampling_steps"]) == key]
-        shown = [(row["arm"], _sooner(row)) for row in same if _sooner(row)]
-        rest = [row["arm"] for row in same if not _sooner(row)]
+        sooner = {row["arm"]: _sooner(row) for row in same}
+        rest = [arm for arm, words in sooner.items() if not words]
         ended = [arm for arm in rest if _ended(last.get((arm, key[1]), {}))]
-        parts = [f"{arm} {words}" for arm, words in shown]
+        parts = [f"{arm} {words}" for arm, words in sooner.items() if words]
         parts += [f"{arm} ends {_ended(last[arm, key[1]])}" for arm in ended]
         if missing := [arm for arm in rest if arm not in ended]:
             parts.append(f"no speed-up is shown for {_listed(missing)}")
         count = counted(key[1]) + (f" ({key[0]})" if key[0] else "")
         reaches = f"reaches its final {name} distance, {number(same[0]['target'])}, "
-        reaches += "by its first evaluation" if same[0].get("reference_at_first") else f"after {_steps(same[0])}"
+        steps = f"after {same[0]['reference_steps']:.0f} training steps"
+        reaches += "by its first evaluation" if same[0]["reference_at_first"] else steps
         sentences.append(f"At {count} independent noise {reaches}: {'; '.join(parts)}.")
     return sentences
 
@@ -67,10 +68,6 @@ def _ended(row: Mapping[str, Any]) -> str:
     """Return how much better or worse an arm ends than its reference, where a paired t-test says so; else nothing."""
     p = row.get("p")
     return "" if p is None or p >= _SURE else _percent(row)
-
-
-def _steps(row: Mapping[str, Any]) -> str:
-    return f"{row['reference_steps']:.0f} training steps"
 
 
 def _sooner(row: Mapping[str, Any]) -> str:
