@@ -38,7 +38,7 @@ format: $(READY)
 results: $(READY)
 	$(BIN)/immiscible demo
 	$(BIN)/immiscible report runs/demo --record results/demo
-	$(BIN)/immiscible report
+	$(BIN)/python -m studies pages
 
 # The papers' tables and figures at the scale cpu, on CIFAR-10 and Inception weights of one's own; it goes on where it was cut.
 CIFAR10 := data/cifar10
@@ -52,11 +52,11 @@ evidence: $(READY)
 	    --set source.path=$(CIFAR10) --set evaluate.features.weights=$(INCEPTION) || exit; \
 	  $(BIN)/immiscible report runs/cpu/$$name --record results/$$name/cpu || exit; \
 	done
-	$(BIN)/immiscible draw denoising runs/cpu/fig5-table4-ddim --out results/fig5-table4-ddim/cpu
-	$(BIN)/immiscible draw miscibility --source '{use="images", path="$(CIFAR10)"}' --codec '{use="pixels", mean=120.7, std=64.2}' \
+	$(BIN)/python -m studies draw denoising runs/cpu/fig5-table4-ddim --out results/fig5-table4-ddim/cpu
+	$(BIN)/python -m studies draw miscibility --source '{use="images", path="$(CIFAR10)"}' --codec '{use="pixels", mean=120.7, std=64.2}' \
 	  --points 10000 --out results/figures
-	$(BIN)/immiscible papers --page docs/papers.md
-	$(BIN)/immiscible report
+	$(BIN)/python -m studies papers --page docs/papers.md
+	$(BIN)/python -m studies pages
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; try make PYTHON=python3.12")'

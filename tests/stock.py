@@ -19,14 +19,14 @@ def make(folder: Path) -> list[str]:
     """Export a model for every stock pipeline, each with the first image of seed 0; return their names."""
     import torch
 
-    from immiscible_diffusion.checkpoint import export
     from immiscible_diffusion.codecs import VAE, Pixels
     from immiscible_diffusion.couplings import Nearest
+    from immiscible_diffusion.export.model import export
     from immiscible_diffusion.methods import Consistency, Denoising
     from immiscible_diffusion.nets import Dit, UNet, UNetCondition
     from immiscible_diffusion.priors import StandardNormal
+    from immiscible_diffusion.runs.write_samples import Asked, write_samples
     from immiscible_diffusion.sample import Trained
-    from immiscible_diffusion.samples import Asked, write_samples
     from immiscible_diffusion.schedules import Betas
 
     plain, latent = (3, 8, 8), (4, 8, 8)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from encodable import Blur, Pictures
 from immiscible_diffusion import types
-from immiscible_diffusion.encode import encode
+from immiscible_diffusion.data.latent_files import encode
 from immiscible_diffusion.registry import KINDS, describe, lookup, make, names
 from immiscible_diffusion.schedules import Schedule
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from immiscible_diffusion.cli import app
-from immiscible_diffusion.experiment import built_in
+from immiscible_diffusion.experiments.experiment import built_in
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

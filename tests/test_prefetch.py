@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from immiscible_diffusion.couplings import Assignment
-from immiscible_diffusion.couplings.prefetch import ahead
+from immiscible_diffusion.prefetch import ahead
 from immiscible_diffusion.streams import stream
 
 SOON = 10.0
@@ -204,7 +204,7 @@ def test_the_garbage_collector_may_close_it_from_its_own_thread() -> None:
 
 
 def test_a_program_may_end_with_one_half_read() -> None:
-    program = "from immiscible_diffusion.couplings.prefetch import ahead\nitems = ahead(iter(int, 1))\nnext(items)"
+    program = "from immiscible_diffusion.prefetch import ahead\nitems = ahead(iter(int, 1))\nnext(items)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 

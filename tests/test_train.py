@@ -20,12 +20,12 @@ from immiscible_diffusion import (
     Nearest,
     Pixels,
     Train,
-    checkpoint,
     fit,
     new_state,
 )
 from immiscible_diffusion.methods import Consistency, improved
 from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.runs import checkpoint
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.train import NotFiniteError, State
 

@@ -1,5 +1,6 @@
-"""Files that are either whole or not there."""
+"""Files and folders that are either whole or absent."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,7 +10,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["locked", "new_folder", "read_index", "read_json", "write_bytes", "write_json"]
+from torch import Tensor
+
+__all__ = [
+    "cache_folder",
+    "digest_of",
+    "locked",
+    "new_folder",
+    "read_index",
+    "read_json",
+    "read_lines",
+    "read_tensors",
+    "write_bytes",
+    "write_json",
+    "write_lines",
+    "write_tensors",
+]
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -56,6 +72,58 @@ def read_index(folder: Path) -> dict[str, Any]:
         if name in ("", ".", "..") or Path(name).name != name:
             raise ValueError(f"{path} names {name!r}, which is not a folder beside it")
     return found
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a JSON-lines file, none if it is not there.
+
+    Raises:
+        ValueError: a line is not JSON.
+    """
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Write objects as a JSON-lines file, atomically."""
+    write_bytes(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode())
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write named tensors as a safetensors file; not atomic: write into a ``new_folder``."""
+    from safetensors.torch import save_file
+
+    save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the named tensors of a safetensors file, on the CPU.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def cache_folder() -> Path:
+    """Return the cache of this library: ``$XDG_CACHE_HOME/immiscible-diffusion``, ``~/.cache`` where unset."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "immiscible-diffusion"
+
+
+def digest_of(content: bytes) -> str:
+    """Return the SHA-256 of bytes in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
 
 
 @contextmanager

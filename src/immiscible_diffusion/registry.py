@@ -15,7 +15,7 @@ KINDS = {
     "net": "nets",
     "codec": "codecs",
     "source": "data",
-    "features": "metrics",
+    "features": "features",
     "metric": "metrics",
     "schedule": "schedules",
 }

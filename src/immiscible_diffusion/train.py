@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from immiscible_diffusion.couplings.prefetch import ahead
+from immiscible_diffusion.prefetch import ahead
 from immiscible_diffusion.streams import stream, stream_seed
 from immiscible_diffusion.types import Batch, Codec, Coupling, Method, Remembering, Source
 

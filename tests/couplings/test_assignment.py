@@ -13,7 +13,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from immiscible_diffusion.couplings import Assignment, assign, assign_index
-from immiscible_diffusion.couplings._solve import solve
+from immiscible_diffusion.couplings.solvers.solve import solve
 from immiscible_diffusion.data import Images
 from immiscible_diffusion.streams import stream
 

@@ -10,7 +10,7 @@ from scipy.stats import kstest, norm
 from torch import Tensor
 
 from immiscible_diffusion.couplings import Assignment, assign
-from immiscible_diffusion.couplings._counter import normal_rows
+from immiscible_diffusion.couplings._seeded_noise import normal_rows
 from immiscible_diffusion.couplings.cached import Cached, rematch
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.streams import stream

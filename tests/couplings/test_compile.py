@@ -85,7 +85,7 @@ def test_a_solver_on_the_host_breaks_the_graph() -> None:
 
 
 def test_the_solver_is_one_break(monkeypatch: pytest.MonkeyPatch) -> None:
-    from immiscible_diffusion.couplings._solve import solve
+    from immiscible_diffusion.couplings.solvers.solve import solve
 
     def step(x: Tensor) -> Tensor:
         return x[solve(2 * x)] + 1

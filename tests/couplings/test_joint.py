@@ -23,8 +23,8 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from immiscible_diffusion.couplings import assign
-from immiscible_diffusion.couplings._counter import normal_rows, row_seeds
-from immiscible_diffusion.couplings._exact import _whole, cost_rows
+from immiscible_diffusion.couplings._joint_costs import _whole, cost_rows
+from immiscible_diffusion.couplings._seeded_noise import normal_rows, row_seeds
 from immiscible_diffusion.couplings.joint import Joint, assign_across, assign_window
 from immiscible_diffusion.registry import describe, make
 from immiscible_diffusion.streams import stream

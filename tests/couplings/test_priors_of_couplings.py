@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from immiscible_diffusion.couplings import Assignment, Nearest
-from immiscible_diffusion.couplings import _kept as kept
-from immiscible_diffusion.couplings._kept import kept_moments, kept_prior, max_normal_moments
+from immiscible_diffusion.couplings import _nearest_start as kept
+from immiscible_diffusion.couplings._nearest_start import kept_moments, kept_prior, max_normal_moments
 from immiscible_diffusion.priors import Gaussian, StandardNormal
 
 

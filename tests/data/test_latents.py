@@ -12,9 +12,9 @@ from torch import Tensor
 
 from encodable import Blur, CaptionedPictures, Pictures
 from immiscible_diffusion.data import latents as latents_module
+from immiscible_diffusion.data.latent_files import Takeable, encode
+from immiscible_diffusion.data.latent_files.stored import FORMAT
 from immiscible_diffusion.data.latents import Latents
-from immiscible_diffusion.data.stored import FORMAT
-from immiscible_diffusion.encode import Takeable, encode
 from immiscible_diffusion.registry import describe, make
 from immiscible_diffusion.types import Batch, Source
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from immiscible_diffusion import make, names
 from immiscible_diffusion.methods import Consistency, Edm, improved
-from immiscible_diffusion.methods._distance import distance
-from immiscible_diffusion.methods._levels import chances, level_count
-from immiscible_diffusion.methods._scaling import scalings
+from immiscible_diffusion.methods._consistency_levels import chances, level_count
+from immiscible_diffusion.methods._distances import distance
+from immiscible_diffusion.methods._preconditioning import scalings
 from immiscible_diffusion.schedules import karras, log_time
 from immiscible_diffusion.types import Net
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from immiscible_diffusion.metrics import Moments, PooledPixels, features_of, frechet_distance, frechet_from_moments
+from immiscible_diffusion.features import PooledPixels
+from immiscible_diffusion.metrics import Moments, features_of, frechet_distance, frechet_from_moments
 from immiscible_diffusion.metrics.moments import moments_of
 
 

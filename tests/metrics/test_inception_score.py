@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from benchmarks.precision import _independent
 from immiscible_diffusion.metrics import InceptionScore, inception_score
-from immiscible_diffusion.precision import _independent
 
 
 def logits(n: int = 400, f: int = 12) -> torch.Tensor:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.precision import _independent
 from immiscible_diffusion.metrics import Cmmd, Kernel, _rows, gaussian_distance, kernel_distance, kernel_subsets
-from immiscible_diffusion.precision import _independent
 
 
 def draws(seed: int, n: int, f: int, shift: float = 0.0) -> torch.Tensor:

@@ -6,7 +6,9 @@ import scipy.linalg
 import torch
 
 from immiscible_diffusion import Digits
-from immiscible_diffusion.metrics import DigitsClassifier, PooledPixels, _features, frechet_distance, kernel_distance
+from immiscible_diffusion.features import DigitsClassifier, PooledPixels
+from immiscible_diffusion.features import classifier as classifier_module
+from immiscible_diffusion.metrics import frechet_distance, kernel_distance
 from shapes import unchecked
 
 
@@ -61,7 +63,7 @@ def test_features_that_do_not_fit_are_refused(metric: object) -> None:
 
 
 def test_the_digits_classifier_knows_digits() -> None:
-    assert _features.test_accuracy() > 0.95
+    assert classifier_module.test_accuracy() > 0.95
     raw = Digits().held_out().raw
     features = DigitsClassifier()(raw)
     assert features.shape == (500, 64)
@@ -74,17 +76,17 @@ def test_the_classifier_is_cached_whole_and_mended_when_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    _features.classifier.cache_clear()
+    classifier_module.classifier.cache_clear()
     DigitsClassifier()(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))  # trains it, though features need no gradient
-    weights = _features.classifier().state_dict()
+    weights = classifier_module.classifier().state_dict()
     (file,) = (tmp_path / "immiscible-diffusion").iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[:1000])
-    _features.classifier.cache_clear()
-    again = _features.classifier().state_dict()
+    classifier_module.classifier.cache_clear()
+    again = classifier_module.classifier().state_dict()
     assert file.read_bytes() == whole
     assert all(torch.equal(weights[name], again[name]) for name in weights)
-    _features.classifier.cache_clear()
+    classifier_module.classifier.cache_clear()
 
 
 def test_distances_order_digits_by_damage() -> None:

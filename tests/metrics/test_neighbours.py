@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.precision import _independent
 from immiscible_diffusion.metrics import Coverage, Density, Precision, Recall, neighbourhoods
 from immiscible_diffusion.metrics import neighbours as module
-from immiscible_diffusion.precision import _independent
 
 
 def draws(seed: int, n: int, f: int, shift: float = 0.0, scale: float = 1.0) -> torch.Tensor:

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.features import PooledPixels
 from immiscible_diffusion.metrics import (
     Moments,
-    PooledPixels,
     Reference,
     cached_features,
     cached_moments,

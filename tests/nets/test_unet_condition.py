@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import tiny_pipeline
 from immiscible_diffusion import Denoising, Digits, Independent, Pixels, Train, fit, new_state
 from immiscible_diffusion.nets import UNetCondition
-from immiscible_diffusion.text import Captioned, conditioned, text_encoder, with_prompts
+from immiscible_diffusion.nets.text_encoder import text_encoder
+from immiscible_diffusion.runs.conditions import Captioned, conditioned, with_prompts
 from immiscible_diffusion.types import Batch
 
 X_T = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -3,16 +3,13 @@
 from collections.abc import Sequence
 
 import typer
-from rich.markup import escape
 
-from immiscible_diffusion.cli.benches import bench
 from immiscible_diffusion.cli.comparing import compare
 from immiscible_diffusion.cli.encoding import encode
 from immiscible_diffusion.cli.models import evaluate, sample
-from immiscible_diffusion.cli.options import err
-from immiscible_diffusion.cli.papers import draw, papers
+from immiscible_diffusion.cli.options import run_app
 from immiscible_diffusion.cli.policies import rollout
-from immiscible_diffusion.cli.studies import inspect, report, rerun
+from immiscible_diffusion.cli.studies import inspect, report
 from immiscible_diffusion.cli.training import demo, list_experiments, show, train
 
 __all__ = ["app", "run"]
@@ -33,12 +30,8 @@ for command in (
     evaluate,
     compare,
     report,
-    rerun,
     inspect,
     encode,
-    bench,
-    papers,
-    draw,
     rollout,
 ):
     app.command()(command)
@@ -46,15 +39,4 @@ for command in (
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code: 2 for a mistake of the user's, 1 for a run that failed."""
-    try:
-        app(args=list(arguments))
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except (ValueError, ImportError) as error:
-        code, line = 2, str(error)
-    except (OSError, ArithmeticError) as error:
-        code, line = 1, str(error)
-    else:
-        return 0
-    err.print(f"immiscible: {escape(line)}", soft_wrap=True, highlight=False)
-    return code
+    return run_app(app, arguments)

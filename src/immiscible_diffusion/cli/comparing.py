@@ -11,14 +11,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from immiscible_diffusion.analysis.arms import Arm, read_arms
-from immiscible_diffusion.analysis.compare import Comparison, Reach, Target
-from immiscible_diffusion.analysis.compare import compare as compare_arms
-from immiscible_diffusion.analysis.speedup import Effort
-from immiscible_diffusion.analysis.uncertainty import Interval
 from immiscible_diffusion.cli.options import out
-from immiscible_diffusion.figures import NAMES, bounds_text, compare_figure
 from immiscible_diffusion.files import write_bytes
+from immiscible_diffusion.report.compare import Comparison, Reach, Target
+from immiscible_diffusion.report.compare import compare as compare_arms
+from immiscible_diffusion.report.figures import NAMES, bounds_text, compare_figure
+from immiscible_diffusion.report.read_runs import Arm, read_arms
+from immiscible_diffusion.report.speedup import Effort
+from immiscible_diffusion.report.uncertainty import Interval
 
 __all__ = ["compare", "comparison_tables"]
 

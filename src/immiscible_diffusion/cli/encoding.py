@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from immiscible_diffusion.cli.options import Device, checked_device, choice, err, out
 from immiscible_diffusion.data import Images, Latents
-from immiscible_diffusion.encode import encode as encode_source
+from immiscible_diffusion.data.latent_files import encode as encode_source
 
 __all__ = ["encode"]
 

@@ -9,14 +9,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from immiscible_diffusion.checkpoint import load_export
 from immiscible_diffusion.cli.options import Device, Folder, checked_device, err, out
-from immiscible_diffusion.config import Config, read_config
-from immiscible_diffusion.evaluation import evaluate as measure
-from immiscible_diffusion.evaluation import labels_for
+from immiscible_diffusion.experiments.config import Config, read_config
+from immiscible_diffusion.export.model import load_export
 from immiscible_diffusion.files import read_json, write_json
+from immiscible_diffusion.runs.evaluation import evaluate as measure
+from immiscible_diffusion.runs.evaluation import labels_for
+from immiscible_diffusion.runs.write_samples import Asked, write_samples
 from immiscible_diffusion.sample import Start, Trained
-from immiscible_diffusion.samples import Asked, write_samples
 
 __all__ = ["evaluate", "sample"]
 

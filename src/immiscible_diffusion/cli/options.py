@@ -1,15 +1,30 @@
 """What commands share: where they print, and the options that mean the same in each."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from immiscible_diffusion.config import build, parse_override
+from immiscible_diffusion.experiments.config import build, parse_override
 
-__all__ = ["Device", "Folder", "Name", "Out", "Scale", "Sets", "Workers", "checked_device", "choice", "err", "out"]
+__all__ = [
+    "Device",
+    "Folder",
+    "Name",
+    "Out",
+    "Scale",
+    "Sets",
+    "Workers",
+    "checked_device",
+    "choice",
+    "err",
+    "out",
+    "run_app",
+]
 
 out = Console()
 err = Console(stderr=True)
@@ -46,3 +61,19 @@ def choice(kind: str, text: str) -> Any:
         ValueError: an unknown name or option, or a value that the object refuses.
     """
     return build(kind, parse_override(f"{kind}={text}")[1], kind)
+
+
+def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit code: 2 for a mistake of the user's, 1 for a run that failed."""
+    try:
+        app(args=list(arguments))
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except (ValueError, ImportError) as error:
+        code, line = 2, str(error)
+    except (OSError, ArithmeticError) as error:
+        code, line = 1, str(error)
+    else:
+        return 0
+    err.print(f"{app.info.name}: {escape(line)}", soft_wrap=True, highlight=False)
+    return code

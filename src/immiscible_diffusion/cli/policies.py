@@ -9,13 +9,13 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from immiscible_diffusion.analysis.rollout import rollout as carry_out
-from immiscible_diffusion.checkpoint import load_export
 from immiscible_diffusion.cli.options import err, out
-from immiscible_diffusion.config import read_config
+from immiscible_diffusion.experiments.config import read_config
+from immiscible_diffusion.export.model import load_export
 from immiscible_diffusion.files import read_index, read_json, write_json
 from immiscible_diffusion.priors import StandardNormal
-from immiscible_diffusion.runs import is_finished
+from immiscible_diffusion.runs.folder import is_finished
+from immiscible_diffusion.runs.rollout import rollout as carry_out
 from immiscible_diffusion.sample import Start
 
 __all__ = ["rollout"]

@@ -9,14 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from immiscible_diffusion.cli.options import Device, Name, Out, Scale, Sets, Workers, checked_device, err, out
-from immiscible_diffusion.cli.papers import print_papers
 from immiscible_diffusion.cli.studies import print_report
-from immiscible_diffusion.config import parse_override
-from immiscible_diffusion.experiment import Cell, Experiment, built_in, presets, read_experiment
-from immiscible_diffusion.launch import launch
+from immiscible_diffusion.experiments.config import parse_override
+from immiscible_diffusion.experiments.experiment import Cell, Experiment, built_in, presets, read_experiment
 from immiscible_diffusion.registry import KINDS, names
-from immiscible_diffusion.reuse import reuse
-from immiscible_diffusion.trackers import tracker_names
+from immiscible_diffusion.runs.launch import launch
+from immiscible_diffusion.runs.reuse import reuse
+from immiscible_diffusion.runs.trackers import tracker_names
 
 __all__ = ["demo", "list_experiments", "show", "train"]
 
@@ -47,19 +46,11 @@ def list_experiments() -> None:
 
 
 def show(
-    name: Annotated[
-        str | None, typer.Argument(help="An experiment's name or TOML file; without it, the papers.")
-    ] = None,
+    name: Name,
     scale: Scale = None,
     sets: Sets = None,
 ) -> None:
-    """Show an experiment: what it asks, its runs, and the resolved configuration of the first.
-
-    Without a name: every table and figure of the papers with the state of its result.
-    """
-    if name is None:
-        print_papers()
-        return
+    """Show an experiment: what it asks, its runs, and the resolved configuration of the first."""
     experiment, cells = _cells(name, scale, sets)
     out.print(f"[bold]{escape(experiment.title)}[/bold]\n{escape(experiment.source)}\n{escape(experiment.question)}\n")
     for cell in cells:

@@ -1,6 +1,6 @@
 """Couplings: data in, noise paired with it out. x is never reordered."""
 
-from immiscible_diffusion.couplings._moments import measured_prior
+from immiscible_diffusion.couplings._measured_start import measured_prior
 from immiscible_diffusion.couplings.assignment import Assignment, assign, assign_index
 from immiscible_diffusion.couplings.cached import Cached
 from immiscible_diffusion.couplings.conditional import Conditional, assign_conditional
@@ -10,11 +10,11 @@ from immiscible_diffusion.couplings.independent import Independent
 from immiscible_diffusion.couplings.joint import Joint, assign_across, assign_window
 from immiscible_diffusion.couplings.nearest import Nearest, nearest
 from immiscible_diffusion.couplings.oversampled import Oversampled, oversample
-from immiscible_diffusion.couplings.prefetch import ahead
 from immiscible_diffusion.couplings.scheduled import Mixed, Warmup
 from immiscible_diffusion.couplings.semidiscrete import Semidiscrete, assign_data, fit_dual
 from immiscible_diffusion.couplings.sinkhorn import Sinkhorn, sinkhorn_index
 from immiscible_diffusion.couplings.viewed import Viewed
+from immiscible_diffusion.prefetch import ahead
 
 __all__ = [
     "Assignment",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.couplings._cost import Cost, Precision, check_choice
-from immiscible_diffusion.couplings._counter import normal_rows
+from immiscible_diffusion.couplings._seeded_noise import normal_rows
 from immiscible_diffusion.couplings.assignment import assign, assign_index
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import register

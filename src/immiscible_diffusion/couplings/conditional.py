@@ -14,8 +14,8 @@ from immiscible_diffusion.couplings._cost import (
     check_rows,
     pairwise,
 )
-from immiscible_diffusion.couplings._solve import solve
 from immiscible_diffusion.couplings.assignment import assign_index
+from immiscible_diffusion.couplings.solvers.solve import solve
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal_like

@@ -17,11 +17,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from immiscible_diffusion.couplings._cost import Cost, Precision, check_choice, check_finite
-from immiscible_diffusion.couplings._counter import normal_rows, row_seeds, signed
-from immiscible_diffusion.couplings._exact import Wire, cost_rows
-from immiscible_diffusion.couplings._ranks import Ranks
-from immiscible_diffusion.couplings._solve import solve
+from immiscible_diffusion.couplings._joint_costs import Wire, cost_rows
+from immiscible_diffusion.couplings._joint_ranks import Ranks
+from immiscible_diffusion.couplings._seeded_noise import normal_rows, row_seeds, signed
 from immiscible_diffusion.couplings.assignment import assign
+from immiscible_diffusion.couplings.solvers.solve import solve
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal_like

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.couplings._cost import Cost, check_choice, check_finite
-from immiscible_diffusion.couplings._kept import kept_prior, max_normal_moments
-from immiscible_diffusion.couplings._moments import measured_prior
+from immiscible_diffusion.couplings._measured_start import measured_prior
+from immiscible_diffusion.couplings._nearest_start import kept_prior, max_normal_moments
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal, normal_like
 from immiscible_diffusion.types import Float, Prior

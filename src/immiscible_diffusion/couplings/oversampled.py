@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.couplings._cost import check_choice, check_finite
-from immiscible_diffusion.couplings._moments import measured_prior
-from immiscible_diffusion.couplings._solve import solve
+from immiscible_diffusion.couplings._measured_start import measured_prior
 from immiscible_diffusion.couplings.assignment import assign
+from immiscible_diffusion.couplings.solvers.solve import solve
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, full_precision, normal, normal_like

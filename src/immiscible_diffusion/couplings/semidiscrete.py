@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.couplings._cost import check_finite
-from immiscible_diffusion.couplings._counter import normal_rows
+from immiscible_diffusion.couplings._seeded_noise import normal_rows
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.tensors import batch_rows, full_precision, normal
 from immiscible_diffusion.types import Float, Int, Prior

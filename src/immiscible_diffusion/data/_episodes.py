@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.data._order import orders
+from immiscible_diffusion.data._batch_order import orders
 from immiscible_diffusion.types import Batch, Float, Int
 
 __all__ = ["Episodes", "Windowed"]

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.data._order import orders
+from immiscible_diffusion.data._batch_order import orders
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Batch, Int

@@ -9,10 +9,10 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.data._batch_order import flipped_orders
 from immiscible_diffusion.data._decode import PILLOW_LIMIT, Decoder, Resize
 from immiscible_diffusion.data._listing import Bad, split_of
 from immiscible_diffusion.data._open import Columns, OnBad, Opened, open_rows
-from immiscible_diffusion.data._order import flipped_orders
 from immiscible_diffusion.data._workers import CHUNK, chunks, decoded, loaded
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Batch, Int

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.data._order import orders
-from immiscible_diffusion.data.stored import MANIFEST, Manifest, Shard, check_file, read_manifest
+from immiscible_diffusion.data._batch_order import orders
+from immiscible_diffusion.data.latent_files.stored import MANIFEST, Manifest, Shard, check_file, read_manifest
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.streams import stream, stream_seed
 from immiscible_diffusion.types import Batch, Int

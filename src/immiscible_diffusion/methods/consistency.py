@@ -7,10 +7,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.methods._distance import Distance, distance
-from immiscible_diffusion.methods._levels import Draw, Growth, chances, level_count
-from immiscible_diffusion.methods._scaling import check_sigmas, denoised
-from immiscible_diffusion.methods._solvers import Generators, fresh_like
+from immiscible_diffusion.methods._consistency_levels import Draw, Growth, chances, level_count
+from immiscible_diffusion.methods._distances import Distance, distance
+from immiscible_diffusion.methods._preconditioning import check_sigmas, denoised
+from immiscible_diffusion.methods.samplers import Generators, fresh_like
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.schedules import check_steps, karras, uniform
 from immiscible_diffusion.tensors import expand

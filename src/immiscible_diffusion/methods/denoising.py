@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.methods._distance import distance
-from immiscible_diffusion.methods._solvers import Generators, Node, Sampler, check_sampler, solve
+from immiscible_diffusion.methods._distances import distance
+from immiscible_diffusion.methods.samplers import Generators, Node, Sampler, check_sampler, solve
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.schedules import Schedule, Straight
 from immiscible_diffusion.tensors import expand

@@ -6,9 +6,9 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.methods._distance import distance
-from immiscible_diffusion.methods._scaling import check_sigmas, denoised, scalings
-from immiscible_diffusion.methods._solvers import Generators, Node, Sampler, check_sampler, solve
+from immiscible_diffusion.methods._distances import distance
+from immiscible_diffusion.methods._preconditioning import check_sigmas, denoised, scalings
+from immiscible_diffusion.methods.samplers import Generators, Node, Sampler, check_sampler, solve
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.schedules import karras, log_time
 from immiscible_diffusion.tensors import expand, normal

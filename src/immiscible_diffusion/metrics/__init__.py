@@ -1,11 +1,8 @@
 """Metrics: how far generated data are from real data, in the features of a network."""
 
-from immiscible_diffusion.metrics._features import DigitsClassifier, PooledPixels, Values
 from immiscible_diffusion.metrics._rows import Estimate
 from immiscible_diffusion.metrics.cmmd import Cmmd, gaussian_distance
-from immiscible_diffusion.metrics.efficientnet import EfficientnetLite
 from immiscible_diffusion.metrics.frechet import Frechet, frechet_distance, frechet_from_moments
-from immiscible_diffusion.metrics.inception import Inception
 from immiscible_diffusion.metrics.inception_score import InceptionScore, inception_score
 from immiscible_diffusion.metrics.kernel import Kernel, kernel_distance, kernel_subsets
 from immiscible_diffusion.metrics.moments import Moments, features_of, moments_of
@@ -18,28 +15,20 @@ from immiscible_diffusion.metrics.neighbours import (
     neighbourhoods,
 )
 from immiscible_diffusion.metrics.reference import Reference, cached_features, cached_moments, read_npz, write_npz
-from immiscible_diffusion.metrics.transformer import Clip, Dinov2
 
 __all__ = [
-    "Clip",
     "Cmmd",
     "Coverage",
     "Density",
-    "DigitsClassifier",
-    "Dinov2",
-    "EfficientnetLite",
     "Estimate",
     "Frechet",
-    "Inception",
     "InceptionScore",
     "Kernel",
     "Moments",
     "Neighbourhoods",
-    "PooledPixels",
     "Precision",
     "Recall",
     "Reference",
-    "Values",
     "cached_features",
     "cached_moments",
     "features_of",

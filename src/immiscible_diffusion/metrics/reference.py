@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.files import write_bytes
-from immiscible_diffusion.metrics._weights import cache_folder, digest_of
+from immiscible_diffusion.files import cache_folder, digest_of, write_bytes
 from immiscible_diffusion.metrics.moments import Moments
 from immiscible_diffusion.types import Features, Float
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from immiscible_diffusion.nets._beside import joined
+from immiscible_diffusion.nets._dense_condition import joined
 from immiscible_diffusion.registry import register
 
 __all__ = ["MLP"]

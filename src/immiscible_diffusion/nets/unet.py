@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from immiscible_diffusion.nets._beside import joined
+from immiscible_diffusion.nets._dense_condition import joined
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.schedules import log_sigma
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from immiscible_diffusion.files import read_json
+from immiscible_diffusion.nets.text_encoder import pipeline_folder, text_encoder
 from immiscible_diffusion.registry import register
-from immiscible_diffusion.text import pipeline_folder, text_encoder
 
 __all__ = ["UNetCondition"]
 

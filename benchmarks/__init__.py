@@ -1,0 +1,1 @@
+"""Timings against the strongest public alternatives: `python -m benchmarks`."""

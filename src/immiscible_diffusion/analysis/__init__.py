@@ -1,1 +1,0 @@
-"""What a coupling does: to pairs, to training, to samples."""

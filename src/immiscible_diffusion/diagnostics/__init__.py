@@ -1,0 +1,1 @@
+"""What a coupling does to your data and noise, before any training."""

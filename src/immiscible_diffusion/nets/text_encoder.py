@@ -1,0 +1,142 @@
+"""The frozen text encoder of a Stable Diffusion pipeline, from a local folder or the hub."""
+
+import re
+import threading
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.types import Float
+
+__all__ = ["TextEncoder", "pipeline_folder", "text_encoder"]
+
+_WEIGHTS = "diffusion_pytorch_model"
+_FILES = {
+    "unet": [
+        "config.json",
+        f"{_WEIGHTS}.safetensors",
+        f"{_WEIGHTS}.safetensors.index.json",
+        f"{_WEIGHTS}-*.safetensors",
+    ],
+    "text_encoder": ["config.json", "model.safetensors", "model.safetensors.index.json", "model-*.safetensors"],
+    "tokenizer": ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json"],
+}
+"""What is fetched of a pipeline on the hub: safetensors and JSON alone."""
+
+_TEXTS_AT_ONCE = 64
+_loading = threading.Lock()
+
+
+class TextEncoder:
+    """A frozen CLIP text encoder with its tokenizer, as Stable Diffusion uses them.
+
+    ``length`` is the number of tokens that every text is padded or cut to, ``width`` that of a hidden state.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.length = min(int(tokenizer.model_max_length), int(model.config.max_position_embeddings))
+        self.width = int(model.config.hidden_size)
+        self._model, self._tokenizer = model, tokenizer
+        tokenizer.model_max_length = self.length
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str]) -> Float[Tensor, "b l f"]:
+        """Return the last hidden states of texts, (b, length, width), float32; the empty text is the null condition."""
+        device = next(self._model.parameters()).device
+        parts = [torch.empty(0, self.length, self.width, device=device)]
+        with torch.autocast(device.type, enabled=False):
+            for i in range(0, len(texts), _TEXTS_AT_ONCE):
+                tokens = self._tokenizer(
+                    list(texts[i : i + _TEXTS_AT_ONCE]),
+                    padding="max_length",
+                    max_length=self.length,
+                    truncation=True,
+                    return_tensors="pt",
+                )
+                parts.append(self._model(tokens.input_ids.to(device))[0].float())
+        return torch.cat(parts)
+
+    def save(self, folder: Path) -> None:
+        """Write ``text_encoder/`` and ``tokenizer/`` into a pipeline's folder."""
+        self._model.save_pretrained(folder / "text_encoder")
+        self._tokenizer.save_pretrained(folder / "tokenizer")
+
+
+def pipeline_folder(path: str, revision: str, *parts: str) -> Path:
+    """Return the local folder of a pipeline with these sub-folders, fetched from the hub if need be.
+
+    Args:
+        path: a folder, or a name on the hub.
+        revision: the hub's branch, tag or commit; its main branch if empty.
+        parts: of ``unet``, ``text_encoder`` and ``tokenizer``.
+
+    Raises:
+        ValueError: there is none, or one of its parts is missing.
+    """
+    found = Path(path)
+    if not found.is_dir():
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
+            raise ValueError(f"no folder {path}, and it is no name on the hub, OWNER/NAME")
+        found = _fetched(path, revision, parts)
+    for part in parts:
+        if not (found / part).is_dir():
+            raise ValueError(f"{found} has no {part}/; it must be a folder as Stable Diffusion's pipeline has it")
+    return found
+
+
+def text_encoder(path: str, revision: str = "", device: str = "cpu") -> TextEncoder:
+    """Return the text encoder of a pipeline, read once for each device.
+
+    Args:
+        path: a folder with ``text_encoder/`` and ``tokenizer/``, or a name on the hub.
+        revision: the hub's branch, tag or commit; its main branch if empty.
+        device: where to compute.
+
+    Raises:
+        ValueError: there is none, or its files are damaged or do not fit each other.
+    """
+    folder = pipeline_folder(path, revision, "text_encoder", "tokenizer")
+    with _loading:  # a background thread may prepare batches
+        return _load(folder, device)
+
+
+def _fetched(name: str, revision: str, parts: tuple[str, ...]) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise ImportError("a pipeline on the hub needs diffusers: pip install 'immiscible-diffusion[nets]'") from error
+    wanted = [f"{part}/{file}" for part in parts for file in _FILES[part]]
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise ValueError(f"there is no folder {name}, and the hub does not give it: {error}") from error
+
+
+@cache
+def _load(folder: Path, device: str) -> TextEncoder:
+    try:
+        from transformers import CLIPTextModel, CLIPTokenizer
+    except ImportError as error:
+        raise ImportError("a text encoder needs transformers: pip install 'immiscible-diffusion[text]'") from error
+    try:
+        with torch.random.fork_rng(devices=[]):  # weights may be initialised before they are loaded
+            loader: Any = CLIPTextModel
+            model, about = loader.from_pretrained(
+                folder / "text_encoder",
+                use_safetensors=True,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except Exception as error:  # damage meets transformers wherever it happens to be
+        raise ValueError(f"cannot load the text encoder in {folder}: {error}") from error
+    if about["missing_keys"]:  # which would stay at random values
+        missing = sorted(about["missing_keys"])
+        raise ValueError(f"the text encoder in {folder} lacks {len(missing)} tensors: {missing[:3]}")
+    return TextEncoder(model.eval().requires_grad_(False).to(device), tokenizer)

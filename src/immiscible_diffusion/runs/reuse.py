@@ -1,0 +1,71 @@
+"""Runs that another experiment has finished already: the same training, and every measurement that is asked for."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from immiscible_diffusion.experiments.config import Config
+from immiscible_diffusion.experiments.experiment import Cell
+from immiscible_diffusion.files import new_folder, read_json, write_bytes, write_json
+from immiscible_diffusion.runs.folder import is_finished
+from immiscible_diffusion.files import read_lines
+
+__all__ = ["reuse"]
+
+_WHEN = ("every", "steps")
+
+
+def reuse(cells: Sequence[Cell], folder: Path, others: Sequence[Path]) -> list[str]:
+    """Copy finished runs of other experiments that are the same, and return the names of the folders filled.
+
+    A run is the same if its configuration is, but for when and at how many sampling steps it was measured, and if all
+    that is asked for was. Images and training depend on nothing else, so that the numbers are those of a new run.
+
+    Args:
+        cells: the runs that are wanted.
+        folder: where their run folders are; those that exist are left alone.
+        others: folders of run folders, such as ``runs/fig5-table4-ddim``.
+
+    Raises:
+        ValueError: one of the other folders has no finished run, or a file of a run cannot be read.
+    """
+    found = []
+    for other in others:
+        runs = [path.parent for path in sorted(other.glob("*/config.json")) if is_finished(path.parent)]
+        if not runs:
+            raise ValueError(f"{other} has no finished run to reuse; it must hold run folders, such as runs/demo")
+        found += [(path, read_json(path / "config.json")) for path in runs]
+    filled = []
+    for cell in cells:
+        place, plain = folder / cell.folder, json.loads(json.dumps(cell.config.plain()))
+        for path, theirs in found:
+            if place.exists() or _but_when(plain) != _but_when(theirs):
+                continue
+            lines = _asked(read_lines(path / "evaluations.jsonl"), cell.config)
+            if lines:
+                _copy(path, place, plain, lines)
+                filled.append(cell.folder)
+    return filled
+
+
+def _but_when(plain: dict[str, Any]) -> dict[str, Any]:
+    return plain | {"evaluate": {key: value for key, value in plain["evaluate"].items() if key not in _WHEN}}
+
+
+def _asked(lines: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
+    """Return the measurements that a run of this configuration makes, in its order; none if one is missing."""
+    last, asked = config.train.steps, config.evaluate
+    due = {(step, count) for step in [*range(asked.every, last, asked.every), last] for count in asked.steps}
+    kept = [line for line in lines if (line["step"], line["sampling_steps"]) in due]
+    if {(line["step"], line["sampling_steps"]) for line in kept} != due:
+        return []
+    return sorted(kept, key=lambda line: (line["step"], asked.steps.index(line["sampling_steps"])))
+
+
+def _copy(path: Path, place: Path, plain: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+    with new_folder(place) as part:
+        shutil.copytree(path, part, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".lock"))
+        write_json(part / "config.json", plain)
+        write_bytes(part / "evaluations.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())

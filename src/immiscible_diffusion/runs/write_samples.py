@@ -1,0 +1,199 @@
+"""Images generated into a folder: resumable, by several processes, the same whatever their number."""
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from immiscible_diffusion.export.model import load_export
+from immiscible_diffusion.experiments.config import read_config
+from immiscible_diffusion.processes import one_thread
+from immiscible_diffusion.runs.evaluation import labels_for
+from immiscible_diffusion.runs.pictures import save_grid
+from immiscible_diffusion.files import read_json, write_bytes, write_json
+from immiscible_diffusion.registry import make
+from immiscible_diffusion.sample import Start, Trained, generate, with_guidance, with_sampler
+from immiscible_diffusion.streams import stream_seed
+
+__all__ = ["Asked", "write_samples"]
+
+_INDEX = "samples.json"
+_PART = 50
+"""Images that a process generates at a time, and the most that an interrupt costs it. A part that was cut is generated
+whole again, and what it lacked is written: a net's last digits depend on how many it sees at once."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to generate; a folder holds images of one such choice, however many.
+
+    Args:
+        steps: sampling steps.
+        seed: names the images' streams.
+        start: ``matched`` or ``normal``.
+        sampler: one of the method's, or its own if empty.
+        options: of the sampler, such as ``eta``.
+        labels: the classes that the images run through, for a conditional net; none if empty.
+        guidance: the scale of classifier-free guidance; 1 is none.
+        run: the run's configuration as plain values, where held-out rows' captions, or what enters beside the image,
+            are the condition; empty otherwise.
+    """
+
+    steps: int
+    seed: int = 0
+    start: Start = "matched"
+    sampler: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    labels: tuple[int, ...] = ()
+    guidance: float = 1.0
+    run: dict[str, Any] = field(default_factory=dict)
+
+    def applied(self, trained: Trained) -> Trained:
+        """Return the model with the sampler and the guidance that were asked for.
+
+        Raises:
+            ValueError: the method has no such sampler or option, or the net no guidance.
+        """
+        trained = with_guidance(trained, self.guidance)
+        if not self.sampler and not self.options:
+            return trained
+        sampler = self.sampler or getattr(trained.method, "sampler", "")
+        return with_sampler(trained, sampler, **self.options)
+
+
+def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: int, device: str) -> Iterator[int]:
+    """Write images 0 .. n - 1 as PNG files, a grid and ``samples.npz``, and yield how many are there after each part.
+
+    Images that lie there already are kept, so the same call goes on where one was cut, and a larger n adds to it. They
+    are generated 50 at a time. Image i is the same whatever n and workers are, but for the last digit of a pixel:
+    several workers have a CPU thread each, one has torch's, and a last part smaller than 50 is computed as such.
+    ``samples.npz`` holds them as ``arr_0``, (n, h, w, c), uint8, the form that evaluation programs read; ``seeds``,
+    (n,), int64, are what a torch generator is seeded with to draw each image's noise, for use with a stock pipeline.
+
+    Args:
+        export: the folder of an exported model.
+        folder: empty, not there yet, or of an earlier call.
+        n: how many images.
+        asked: which ones.
+        workers: processes; 1 generates in this one.
+        device: where to compute.
+
+    Raises:
+        ValueError: the folder holds images of another choice or model, or the model draws none.
+    """
+    shape = read_json(export / "immiscible.json")["shape"]
+    if len(shape) != 3:
+        raise ValueError(
+            f"this model draws rows of shape {tuple(shape)}, no images; `immiscible rollout` tries a policy"
+        )
+    _claim(export, folder, asked)
+    parts = [_Part(i, min(_PART, n - i), _lacking(folder, range(i, min(i + _PART, n)))) for i in range(0, n, _PART)]
+    parts = [part for part in parts if part.lacking]
+    done = n - sum(len(part.lacking) for part in parts)
+    yield done
+    for count in _made(export, folder, asked, parts, min(workers, len(parts)), device):
+        done += count
+        yield done
+    images = torch.from_numpy(np.stack([_read(_path(folder, i)) for i in range(n)])).permute(0, 3, 1, 2)
+    save_grid(images[:256], folder / "grid.png", columns=16 if n > 64 else 8)
+    buffer = BytesIO()
+    seeds = np.array([stream_seed(asked.seed, i, "sample") for i in range(n)], dtype=np.int64)
+    np.savez_compressed(buffer, arr_0=images.permute(0, 2, 3, 1).numpy(), seeds=seeds)
+    write_bytes(folder / "samples.npz", buffer.getvalue())
+
+
+class _Part(NamedTuple):
+    """Images that are generated at once: the first, how many, and those of them that are to be written."""
+
+    first: int
+    size: int
+    lacking: list[int]
+
+
+def _lacking(folder: Path, numbers: range) -> list[int]:
+    return [i for i in numbers if not _path(folder, i).is_file()]
+
+
+def _made(export: Path, folder: Path, asked: Asked, parts: list[_Part], workers: int, device: str) -> Iterator[int]:
+    if workers <= 1:
+        trained = load_export(export)
+        yield from (_write(trained, folder, part, asked, device) for part in parts)
+        return
+    # To hand these over imports the modules of their classes in the process, which load_export does not.
+    index = read_json(export / "immiscible.json")
+    pieces = [make(kind, index[kind], imports=False) for kind in ("net", "method", "codec")]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (pieces,)) as pool:
+        futures = [pool.submit(_work, export, folder, part, asked, device) for part in parts]
+        try:
+            yield from (future.result() for future in as_completed(futures))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin(pieces: list[Any]) -> None:
+    """Take the pieces of a model."""
+
+
+_loaded = lru_cache(1)(load_export)
+"""The model of a process that writes part after part of it."""
+
+
+def _work(export: Path, folder: Path, part: _Part, asked: Asked, device: str) -> int:
+    with one_thread():
+        return _write(_loaded(export), folder, part, asked, device)
+
+
+def _write(trained: Trained, folder: Path, part: _Part, asked: Asked, device: str) -> int:
+    first, n, lacking = part
+    labels = None
+    if asked.labels:
+        labels = torch.tensor([asked.labels[i % len(asked.labels)] for i in range(first, first + n)])
+    if asked.run:
+        labels = labels_for(read_config(asked.run), n, first)
+    trained.net.to(device)
+    model = asked.applied(trained)
+    made = generate(model, n, steps=asked.steps, seed=asked.seed, start=asked.start, cond=labels, first=first)
+    images = torch.cat(list(made))
+    for i in lacking:
+        save_grid(images[i - first].unsqueeze(0), _path(folder, i), columns=1)
+    return len(lacking)
+
+
+def _claim(export: Path, folder: Path, asked: Asked) -> None:
+    model = {"model": read_json(export / "immiscible.json"), "weights_sha256": _digest(export)}
+    plain = json.loads(json.dumps(model | {"asked": asdict(asked)}))
+    path = folder / _INDEX
+    if path.exists() and read_json(path) != plain:
+        raise ValueError(f"{folder} holds images of another model or another choice; give another --out, or remove it")
+    write_json(path, plain)
+
+
+def _digest(export: Path) -> str:
+    """Return a SHA-256 of the names and contents of a model's weights."""
+    digest = hashlib.sha256()
+    for path in sorted(export.rglob("*.safetensors")):
+        with path.open("rb") as opened:
+            each = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(export).as_posix()} {each}\n".encode())
+    return digest.hexdigest()
+
+
+def _path(folder: Path, i: int) -> Path:
+    return folder / f"{i:06d}.png"
+
+
+def _read(path: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    from PIL import Image
+
+    with Image.open(path) as opened:
+        pixels = np.asarray(opened)
+    return pixels if pixels.ndim == 3 else pixels[..., None]

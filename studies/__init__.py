@@ -1,0 +1,1 @@
+"""The papers' tables and figures, and the pages over all recorded results: `python -m studies`."""

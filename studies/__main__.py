@@ -1,0 +1,21 @@
+"""The command ``python -m studies``."""
+
+import sys
+
+import typer
+
+from immiscible_diffusion.cli.options import run_app
+from studies.commands import draw, pages, papers, rerun
+
+app = typer.Typer(
+    name="studies",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="The papers' tables and figures, and the pages over all recorded results of this repository.",
+)
+for command in (papers, pages, draw, rerun):
+    app.command()(command)
+
+if __name__ == "__main__":
+    sys.exit(run_app(app, sys.argv[1:]))

@@ -1,0 +1,122 @@
+"""The papers' tables and figures that no training curve gives, as recorded: for the pages."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from immiscible_diffusion.files import read_json
+from immiscible_diffusion.report.sentences import number
+from immiscible_diffusion.report.summary import paired_p
+
+__all__ = ["exhibits"]
+
+_CLUSTERS = {"independent": "0.92 ± 0.06", "assignment": "4.11 ± 0.37", "nearest": "2.17 ± 0.35"}
+"""Section 4.2 of arXiv:2505.18521 (secondary: a digest): 10,000 noises; the k of nearest is not given."""
+_NEAREST = "1.58"
+"""Table 7 of arXiv:2505.18521 (secondary: a digest): the percentage by which nearest of 8 shortens distances."""
+_LEVELS = 4
+"""How many noise levels are told of each arm."""
+
+
+def exhibits(root: Path) -> list[dict[str, Any]]:
+    """Return what is recorded of them: ``title``, ``note``, ``head`` and ``rows`` of a table, ``record``, ``picture``.
+
+    Args:
+        root: the repository's root. What is not there is left out.
+
+    Raises:
+        ValueError: a record that cannot be read.
+    """
+    found = []
+    if (path := root / "benchmarks" / "results" / "papers.json").is_file():
+        found.append(_pairing(read_json(path)) | {"record": path.relative_to(root).as_posix(), "picture": ""})
+    for path, shown in [(root / "results" / "figures" / "miscibility.json", _miscibility)] + [
+        (path, _denoising) for path in sorted((root / "results").rglob("denoising.json"))
+    ]:
+        if path.is_file():
+            picture = path.with_suffix(".png")
+            drawn = picture.relative_to(root).as_posix() if picture.is_file() else ""
+            found.append(shown(read_json(path)) | {"record": path.relative_to(root).as_posix(), "picture": drawn})
+    return found
+
+
+def _pairing(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    rows = [
+        [
+            f"{row['scale']}, {row['pairing']}",
+            str(row["b"]),
+            f"{row['distance_reduction_percent']:.2f} ± {row['standard_error']:.2f}",
+            _published_percent(row),
+            f"{row['median_ms']:.1f}",
+            f"{row['published_ms']:g}",
+        ]
+        for row in numbers["rows"]
+    ]
+    return {
+        "title": "Table 2 of both papers, and Table 7 of the second: how much nearer, and how long it takes",
+        "note": f"{numbers['images']} at 32 x 32 pixels; distances in percent with the standard error over batches, "
+        f"milliseconds on one thread of {numbers['environment']['processor']}. "
+        "Published values are secondary, from digests; the times are said to be an A6000's by the first paper and an "
+        "A5000's by the digest of the second, and the k of nearest is not given with its times.",
+        "head": ["data, pairing", "batch", "distance falls by, %", "published", "ms", "published ms"],
+        "rows": rows,
+    }
+
+
+def _published_percent(row: Mapping[str, Any]) -> str:
+    if row["pairing"] == "nearest of 8" and row["scale"] == "unit variance":
+        return _NEAREST
+    return "-" if row["published_percent"] is None else f"{row['published_percent']:.2f}"
+
+
+def _miscibility(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    rows = []
+    for row in numbers["rows"]:
+        published = next((value for name, value in _CLUSTERS.items() if name in row["coupling"]), "-")
+        measured = f"{row['distance']:.2f} ± {row['deviation']:.2f}"
+        rows.append([row["coupling"], measured, f"{row['debiased']:.2f}", published])
+    first = numbers["rows"][0]
+    return {
+        "title": "Figure 2 of arXiv:2406.12303 and Section 4.2 of arXiv:2505.18521: miscibility",
+        "note": f"Distance between the mean noises of {first['images']} images, {first['points']:,} noises each, "
+        f"paired in batches of {numbers['batch']}. Means lie apart by chance, too, but in the third column. "
+        "Lines are the ways from data (squares) to noise (points); images are drawn smaller than they are, to be seen "
+        "beside it. "
+        "Published values are secondary, from a digest, and the k of nearest is not given.",
+        "head": ["coupling", "distance between clusters", "but for chance", "published"],
+        "rows": rows,
+    }
+
+
+def _denoising(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    by_arm: dict[str, list[Mapping[str, Any]]] = {}
+    for row in numbers["rows"]:
+        by_arm.setdefault(row["arm"], []).append(row)
+    times: Sequence[float] = numbers["rows"][0]["times"]
+    every = max(1, (len(times) - 1) // (_LEVELS - 1))
+    shown = sorted(range(len(times)), key=times.__getitem__, reverse=True)[::every][:_LEVELS]
+    rows = []
+    for arm, runs in by_arm.items():
+        errors = [mean(run["coupled"][i] for run in runs) for i in shown]
+        apart = mean(run["independent"][shown[0]] for run in runs)
+        cells = [arm, number(mean(run["spread"] for run in runs)), *map(number, errors), number(apart)]
+        rows.append([*cells, str(len(runs))])
+    levels = [f"error at t = {times[i]:.2g}" for i in shown]
+    first = {arm: {run["seed"]: run["independent"][shown[0]] for run in runs} for arm, runs in by_arm.items()}
+    base, *others = first
+    compared = [
+        f"{arm} {number(mean(first[arm].values()))}, {base} {number(mean(first[base].values()))}"
+        + ("" if (p := paired_p(first[arm], first[base])) is None else f" (p = {p:.2g})")
+        for arm in others
+    ]
+    return {
+        "title": "Figure 3 of arXiv:2406.12303: what the net makes of pure noise",
+        "note": f"Runs of {numbers['runs']}. Spread: how much the predicted clean images of pure noise differ, in "
+        "units of the data's variance; 0 is one image for all. Errors of the predicted clean image, 1 is that of the "
+        "data's mean and what is above it is worse than that; on held-out data noised by the arm's own coupling. "
+        f"In the last column but one they are noised independently, at t = {times[shown[0]]:.2g}: "
+        f"{'; '.join(compared)}.",
+        "head": ["coupling", "spread", *levels, "independently noised", "seeds"],
+        "rows": rows,
+    }

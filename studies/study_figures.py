@@ -1,0 +1,121 @@
+"""Figures of the papers that show no curve: how noise is mixed, and what a net makes of it; as bytes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.diagnostics.miscibility import leading_plane, paths
+from immiscible_diffusion.report.figures import _COLOURS, _png, _pyplot
+from studies.denoising import Denoised
+
+__all__ = ["denoising_figure", "miscibility_figure"]
+
+_LEAVES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#8c564b", "#bcbd22", "#7f3c8d"]
+"""The palette of the other figures, longer: a colour a cluster or class."""
+
+
+def miscibility_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Tensor, Tensor, Tensor]]]]) -> bytes:
+    """Return the ways of data to their noise as PNG, a row a data set, a column a coupling (arXiv:2406.12303, Fig. 2).
+
+    A line is the path of one datum; squares are data, points are noise, colours are clusters or classes. All are seen
+    in the plane in which the data vary most, the same for all couplings. A line is the way that flow matching trains
+    on, from datum to noise. Images vary far more than noise in their plane, where it would be one dot: data of more
+    than two dimensions are drawn with a deviation of sqrt(2) along either axis, and noise as it is.
+
+    Args:
+        panels: the data set's title, and coupling -> (data in model space, their noise, their cluster (b,)).
+
+    Raises:
+        ValueError: nothing to draw.
+    """
+    if not panels or not all(found for _, found in panels):
+        raise ValueError("the picture of miscibility needs a data set and a coupling at least")
+    plt = _pyplot()
+    columns = max(len(found) for _, found in panels)
+    figure, axes = plt.subplots(len(panels), columns, figsize=(3.6 * columns, 3.7 * len(panels)), squeeze=False)
+    for row, (title, found) in zip(axes, panels, strict=True):
+        seen = {name: (*_seen(x, noise), cluster) for name, (x, noise, cluster) in found.items()}
+        reach = max(float(each.abs().max()) for x, noise, _ in seen.values() for each in (x, noise))
+        for axis, (name, (x, noise, cluster)) in zip(row, seen.items(), strict=False):
+            _draw_paths(axis, paths(x, noise), cluster)
+            axis.set_title(name, fontsize=10)
+            axis.set(xlim=(-1.05 * reach, 1.05 * reach), ylim=(-1.05 * reach, 1.05 * reach), xticks=[], yticks=[])
+            axis.set_aspect("equal")
+        for axis in row[len(found) :]:
+            axis.set_visible(False)
+        row[0].set_ylabel(title, fontsize=10)
+    return _png(figure)
+
+
+def denoising_figure(arms: Mapping[str, Sequence[Denoised]], *, images: int = 8) -> bytes:
+    """Return what each arm's net makes of noise as PNG (arXiv:2406.12303, Fig. 3).
+
+    On the left the clean images that it predicts from pure noise, and below them the samples of the same noise, of the
+    first run; on the right its error by noise level, over runs: mean and one standard deviation.
+
+    Args:
+        arms: name -> its runs.
+        images: how many of their images are drawn.
+
+    Raises:
+        ValueError: no arms, or one without runs.
+    """
+    if not arms or not all(arms.values()):
+        raise ValueError("the figure of denoising needs an arm, and a run of each")
+    plt = _pyplot()
+    figure = plt.figure(figsize=(12, max(4.0, 2.0 * len(arms))))
+    left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
+    rows = left.subplots(len(arms), 1, squeeze=False)[:, 0]
+    for axis, (name, runs) in zip(rows, arms.items(), strict=True):
+        both = [torch.cat(list(each[:images]), dim=2).permute(1, 2, 0) for each in (runs[0].guesses, runs[0].samples)]
+        axis.imshow(np.concatenate([each.numpy() for each in both]).squeeze(), cmap="gray", vmin=0, vmax=255)
+        axis.set(xticks=[], yticks=[])
+        spread = np.mean([run.spread for run in runs])
+        axis.set_title(f"{name}: predicted from pure noise, sampled (spread {spread:.3f})", fontsize=9, loc="left")
+        for side in axis.spines.values():
+            side.set_visible(False)
+    panels = right.subplots(2, 1, sharex=True, sharey=True)
+    for axis, kind in zip(panels, ("coupled", "independent"), strict=True):
+        for colour, (name, runs) in zip(_COLOURS, arms.items(), strict=False):
+            _draw_errors(axis, runs, kind, name, colour)
+        axis.axhline(1, color="black", linewidth=0.7, linestyle=":")
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(plt.matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
+        axis.yaxis.set_minor_formatter(plt.matplotlib.ticker.NullFormatter())
+        axis.set_title(
+            f"held-out data with {'its own coupling' if kind == 'coupled' else 'independent noise'}", fontsize=9
+        )
+        axis.set_ylabel("error (1: the mean of the data)", fontsize=8)
+        axis.grid(which="both", alpha=0.2)
+        axis.tick_params(which="both", labelsize=8)
+    panels[-1].set_xlabel("t (1 is pure noise)", fontsize=9)
+    panels[0].legend(frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def _draw_errors(axis: Any, runs: Sequence[Denoised], kind: str, name: str, colour: str) -> None:
+    values = np.array([getattr(run, kind) for run in runs])
+    middle, half = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
+    axis.plot(runs[0].times, middle, color=colour, label=name, marker="o", markersize=2.5, linewidth=1.5)
+    axis.fill_between(runs[0].times, np.maximum(middle - half, middle / 10), middle + half, color=colour, alpha=0.15)
+
+
+def _draw_paths(axis: Any, ways: Tensor, cluster: Tensor) -> None:
+    for i in range(ways.shape[1]):
+        colour = _LEAVES[int(cluster[i]) % len(_LEAVES)]
+        way = ways[:, i].numpy()
+        axis.plot(way[:, 0], way[:, 1], color=colour, linewidth=0.5, alpha=0.45)
+        axis.plot(*way[0], "s", color=colour, markersize=3)
+        axis.plot(*way[-1], "o", color=colour, markersize=2.2, alpha=0.8)
+
+
+def _seen(x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return data and noise in the plane in which the data vary most, (b, 2) each; see ``miscibility_figure``."""
+    mean, plane = leading_plane(x)
+    data = (x.flatten(1).float().cpu() - mean) @ plane.T
+    scale = 2**0.5 / data.std(0) if mean.numel() > 2 else 1.0
+    return data * scale, noise.flatten(1).float().cpu() @ plane.T

@@ -1,0 +1,38 @@
+"""What a coupling adds to a training step."""
+
+import time
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.step import ARMS, step_line
+from benchmarks.step import bench_step as measured
+from immiscible_diffusion import MLP, Denoising, Digits, Pixels
+from immiscible_diffusion.couplings import Assignment
+
+
+def rows() -> dict[str, dict[str, object]]:
+    found = measured(Digits(), Pixels(), Denoising(), MLP(width=8), batch=8, steps=3, rounds=3)
+    return {str(row["arm"]): row for row in found}
+
+
+def test_every_arm_is_measured_and_its_line_printed() -> None:
+    found = rows()
+    assert list(found) == list(ARMS)
+    assert found["independent"]["overhead_percent"] == 0
+    for row in found.values():
+        assert 0 < float(str(row["min_ms"])) <= float(str(row["median_ms"])) <= float(str(row["max_ms"]))
+        assert str(row["arm"]) in step_line(row)
+
+
+def test_a_slow_coupling_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Assignment.__call__
+
+    def slow(self: Assignment, x: Tensor, *args: object, **options: object) -> Tensor:
+        time.sleep(0.02)
+        return pair(self, x)
+
+    monkeypatch.setattr(Assignment, "__call__", slow)
+    with torch.random.fork_rng(devices=[]):
+        assert float(str(rows()["assignment"]["overhead_percent"])) > 100

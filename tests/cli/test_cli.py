@@ -1,0 +1,164 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from immiscible_diffusion.cli import run
+from immiscible_diffusion.report.sentences import number
+
+
+@pytest.fixture(scope="module")
+def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo at its smallest scale, through worker processes."""
+    folder = tmp_path_factory.mktemp("runs")
+    assert run(["demo", "--scale", "smoke", "--out", str(folder), "--workers", "2"]) == 0
+    return folder / "demo"
+
+
+def test_the_demo_writes_a_self_contained_report(runs_folder: Path) -> None:
+    page = (runs_folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 3
+    assert not re.search(r'(src|href)="(?!data:)[a-z]+:', page)
+    numbers = json.loads((runs_folder / "summary.json").read_text())
+    assert numbers["unfinished"] == []
+    assert {row["arm"] for row in numbers["finals"]} == {"independent", "assignment", "nearest", "nearest, plain start"}
+    for name in ("curves-frechet", "curves-kernel", "samples"):
+        with Image.open(runs_folder / "figures" / f"{name}.png") as figure:
+            assert figure.size[0] > 500
+
+
+def test_every_final_number_is_in_a_run(runs_folder: Path) -> None:
+    numbers = json.loads((runs_folder / "summary.json").read_text())
+    folders = {(run["arm"], run["seed"]): run["folder"] for run in numbers["runs"]}
+    checked = 0
+    for row in numbers["finals"]:
+        arm, plain = row["arm"].removesuffix(", plain start"), row["arm"].endswith("plain start")
+        for seed, value in row["by_seed"].items():
+            lines = (runs_folder / folders[arm, int(seed)] / "evaluations.jsonl").read_text().splitlines()
+            found = [
+                line[row["metric"]]
+                for line in map(json.loads, lines)
+                if line["step"] == 8
+                and line["sampling_steps"] == row["sampling_steps"]
+                and line["start"] == ("normal" if plain else "matched")
+            ]
+            assert found == [value]
+            assert f"<td>{number(row['mean'])} ±" in (runs_folder / "report.html").read_text(encoding="utf-8")
+            checked += 1
+    assert checked == 4 * 2 * 2 * 2
+
+
+def test_report_again_is_the_same_and_can_be_recorded(runs_folder: Path, tmp_path: Path) -> None:
+    before = (runs_folder / "report.html").read_bytes()
+    assert run(["report", str(runs_folder), "--record", str(tmp_path / "kept")]) == 0
+    assert (runs_folder / "report.html").read_bytes() == before
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
+        "curves-frechet.png",
+        "curves-kernel.png",
+        "samples.png",
+        "summary.json",
+    ]
+
+
+def test_inspect_compares_couplings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["inspect", "--batches", "4", "--batch", "64", "--out", str(tmp_path), "--coupling", "independent"]
+    assert run([*arguments, "--coupling", '{use="nearest", k=64, cost="dot"}']) == 0
+    rows = json.loads((tmp_path / "inspect.json").read_text())["couplings"]
+    assert [row["coupling"] for row in rows] == ["independent", '{use="nearest", k=64, cost="dot"}']
+    assert rows[0]["distance_reduction_percent"] == 0 < rows[1]["distance_reduction_percent"]
+    assert f"{-rows[1]['distance_reduction_percent']:.2f} %" in capsys.readouterr().out
+    with Image.open(tmp_path / "inspect.png") as figure:
+        assert figure.size[0] > 500
+    assert run([*arguments, "--coupling", "{use='nearest', kk=3}"]) == 2
+    assert "unknown key coupling.kk" in capsys.readouterr().err
+
+
+def test_sample_and_evaluate(runs_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder, *_) = sorted(runs_folder.glob("nearest-seed0-*"))
+    assert run(["sample", str(folder), "--n", "5", "--steps", "2", "--out", str(tmp_path / "images")]) == 0
+    assert len(list((tmp_path / "images").glob("0*.png"))) == 5
+    assert run(["sample", str(folder), "--n", "1", "--out", str(tmp_path / "own")]) == 0
+    own = json.loads((folder / "config.json").read_text())["evaluate"]["steps"]
+    assert json.loads((tmp_path / "own" / "samples.json").read_text())["asked"]["steps"] == max(own)
+    assert run(["evaluate", str(folder), "--steps", "2", "--n", "30", "--seed", "4"]) == 0
+    lines = json.loads((folder / "evaluated.json").read_text())
+    assert [(line["samples"], line["sample_seed"], line["start"]) for line in lines] == [
+        (30, 4, "matched"),
+        (30, 4, "normal"),
+    ]
+    assert f"{lines[0]['frechet']:.4g}" in capsys.readouterr().out
+
+
+def test_train_resumes_and_list_and_show_speak(runs_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "demo", "--scale", "smoke", "--out", str(runs_folder.parent)]) == 0
+    assert run(["list"]) == 0
+    assert run(["show", "demo", "--scale", "smoke", "--set", "train.batch=64"]) == 0
+    out = capsys.readouterr().out
+    assert "assignment, cached, conditional, flipped, greedy" in out
+    assert '"batch": 64' in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nosuch"], "no experiment or file 'nosuch'"),
+        (["train", "demo", "--set", "train.stepz=3"], "unknown key train.stepz"),
+        (["train", "demo", "--set", "train.steps=many"], "input should be a valid integer"),
+        (["train", "demo", "--set", "train.steps"], "write it as key.of.the.file=value"),
+        (["train", "demo", "--scale", "huge"], "no scale 'huge'"),
+        (["train", "demo", "--device", "tpu"], "no device named 'tpu'"),
+        (["show", "demo", "--bogus"], "No such option"),
+        (["sample", "nowhere"], "is not a run folder"),
+        (["evaluate", "nowhere"], "is not a run folder"),
+        (["report", "nowhere"], "cannot read"),
+        (["dance"], "No such command"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_run_that_diverges_is_named_and_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "demo", "--scale", "smoke", "--out", str(tmp_path), "--workers", "1"]
+    arguments += [
+        "--set",
+        "train.lr=1e30",
+        "--set",
+        "train.seed=0",
+        "--set",
+        "coupling=assignment",
+        "--set",
+        "train.warmup=0",
+    ]
+    assert run(arguments) == 1
+    err = capsys.readouterr().err
+    assert re.search(r"run, seed 0: step \d: the loss is", err)
+    assert "lower train.lr" in err
+
+
+@pytest.mark.slow
+def test_an_interrupted_command_goes_on_where_it_was(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "immiscible_diffusion", "train", "demo", "--out", str(tmp_path), "--workers", "2"]
+    command += ["--set", "train.seed=[0]", "--set", "train.steps=4000", "--set", "evaluate.samples=50"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("demo/*/checkpoints/step-*")):
+        assert process.poll() is None
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    assert "Interrupted" in process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    kept = [json.loads(path.read_text())["step"] for path in tmp_path.glob("demo/*/checkpoints/*/state.json")]
+    assert kept
+    assert max(kept) % 250 != 0  # saved at the interrupt, not at an evaluation

@@ -1,0 +1,317 @@
+"""Records and pages made of real runs: references within a group, pages that say what is recorded, one run repeated."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from statistics import mean
+
+import pytest
+import torch
+
+from immiscible_diffusion.cli import run
+from immiscible_diffusion.report.record import pace, record, speedup_values
+from immiscible_diffusion.report.sentences import findings, speedup_cells
+from immiscible_diffusion.report.speedup import Curve, speedup
+from immiscible_diffusion.report.summary import read_summary
+from studies.charts import chart, dots
+from studies.pages import pages
+from studies.rerun import recorded_config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished experiment of two axes, image scale and coupling, with three seeds."""
+    folder = tmp_path_factory.mktemp("runs")
+    sets = ["train.seed=[0,1,2]", "train.steps=4", "evaluate.every=1", "evaluate.steps=[2]", "net.channels=[8]"]
+    values = [part for each in sets for part in ("--set", each)]
+    arguments = ["train", "image-scale", "--scale", "smoke", "--out", str(folder), "--workers", "1", *values]
+    assert run(arguments) == 0
+    return folder / "image-scale"
+
+
+@pytest.fixture
+def root(runs: Path, tmp_path: Path) -> Path:
+    """Return a repository with that experiment recorded and its pages written."""
+    assert run(["report", str(runs), "--record", str(tmp_path / "results" / "image-scale" / "cpu")]) == 0
+    assert run(["report", "--root", str(tmp_path)]) == 0
+    return tmp_path
+
+
+def test_an_arm_is_compared_with_independent_noise_at_its_own_scale(runs: Path) -> None:
+    numbers = record(read_summary(runs))
+    values: dict[str, dict[str, float]] = {row["arm"]: row["by_seed"] for row in numbers["finals"]}
+    compared = [row for row in numbers["finals"] if "difference" in row and row["metric"] == "frechet"]
+    assert {row["arm"]: row["reference"] for row in compared} == {
+        f"{scale}-assignment": f"{scale}-independent" for scale in ("0.5", "1", "2")
+    }
+    finals = {row["arm"]: row["by_seed"] for row in numbers["finals"] if row["metric"] == "frechet"}
+    for row in compared:
+        expected = mean(finals[row["arm"]][seed] - finals[row["reference"]][seed] for seed in "012")
+        assert row["difference"] == pytest.approx(expected)
+        elsewhere = finals["1-independent" if row["reference"] != "1-independent" else "2-independent"]
+        assert row["difference"] != pytest.approx(mean(finals[row["arm"]][s] - elsewhere[s] for s in "012"))
+    assert len(values) == 6
+    faster = [row for row in numbers["speedups"] if row["metric"] == "frechet"]
+    assert {row["group"] for row in faster} == {"std 0.5", "std 1", "std 2"}
+    assert all(len(row["by_seed"]) == 3 for row in faster)
+
+
+def test_a_record_holds_every_evaluation(runs: Path) -> None:
+    numbers = record(read_summary(runs))
+    assert {len(curve) for row in numbers["curves"] for curve in row["by_seed"].values()} == {4}
+    assert all(found["step_ms"] > 0 for found in numbers["pace"].values())
+    assert recorded(numbers, "2-assignment")["codec"]["std"] == 48.0
+    assert recorded(numbers, "1-assignment")["codec"]["std"] == 95.9
+
+
+def test_a_finding_says_who_ends_better_where_no_speed_up_can_be_read() -> None:
+    """A reference that is best at its first evaluation has no curve to be compared with; its end has."""
+    worse: Curve = [(400, 0.7), (800, 0.7)]
+    values = speedup_values(speedup({0: worse, 1: worse}, {0: worse, 1: worse}))
+    rows = [{"arm": arm, "sampling_steps": 2, "group": "", "target": 0.7, **values} for arm in ("a", "b", "c")]
+    ends = [
+        {"arm": "a", "sampling_steps": 2, "mean": 0.35, "difference": -0.35, "reference_mean": 0.7, "p": 0.01},
+        {"arm": "b", "sampling_steps": 2, "mean": 0.77, "difference": 0.07, "reference_mean": 0.7, "p": 0.01},
+        {"arm": "c", "sampling_steps": 2, "mean": 0.35, "difference": -0.35, "p": 0.2},
+    ]
+    (told,) = findings(rows, ends, "Fréchet")
+    assert told.startswith(
+        "At 2 sampling steps independent noise reaches its final Fréchet distance, 0.7, by its first"
+    )
+    assert speedup_cells(rows[0])[2:] == ["0.7", "≤ 400", "≤ 400", "no bound", "first eval."]
+    assert "a ends 50 % better (p = 0.01); b ends 10 % worse (p = 0.01); no speed-up is shown for c." in told
+
+
+def falling(*paces: float, last: int = 1600) -> dict[int, Curve]:
+    """Return curves of these paces, a seed each, up to a step."""
+    steps = range(100, last + 1, 100)
+    return {seed: [(k, 100 * (1 + pace * k / 100) ** -0.5) for k in steps] for seed, pace in enumerate(paces)}
+
+
+@pytest.mark.parametrize(
+    ("last", "paces", "words"),
+    [
+        (1600, (3, 3.1, 2.9), r"a after 53\d, 3.0 times sooner \(2.75 to 3.25\)"),
+        (1600, (2,), r"a after 800, 2.0 times sooner \(one seed\)"),
+        (1600, (40, 50, 60), r"a by its first evaluation, at least 16.0 times sooner"),
+        (400, (0.5, 0.51, 0.49), r"a after 80\d, 0.50 times as soon \(0.48 to 0.53\)"),
+        (400, (0.01, 0.01, 0.01), r"a at most 0.25 times as soon"),
+        (1600, (0.5, 3, 1), r"no speed-up is shown for a"),
+    ],
+)
+def test_a_finding_says_sooner_or_later_and_how_sure(last: int, paces: tuple[float, ...], words: str) -> None:
+    values = speedup_values(speedup(falling(*[1.0] * len(paces), last=last), falling(*paces)))
+    row = {"arm": "a", "sampling_steps": 5, "group": "", "target": 1.0, **values}
+    (told,) = findings([row], [], "Fréchet")
+    assert re.search(f"after {last} training steps: {words}", told)
+
+
+def test_pace_leaves_out_what_other_programs_took(runs: Path, tmp_path: Path) -> None:
+    busy = tmp_path / "runs"
+    shutil.copytree(runs, busy)
+    arms = {path.parent.name.partition("-seed")[0] for path in busy.glob("*/log.jsonl")}
+    for path in busy.glob("*/log.jsonl"):
+        line = dict.fromkeys(("data_seconds", "waiting_seconds"), 1.0)
+        seconds = [(5, 0.5), (10, 1.0), (15, 11.0)]  # 100 ms a step, and once 2 s
+        lines = [{"step": step, "step_seconds": s, "coupling_seconds": s / 10, **line} for step, s in seconds]
+        path.write_text("".join(json.dumps(each | {"waiting_seconds": each["step_seconds"]}) + "\n" for each in lines))
+    found = [pace(read_summary(busy), arm) for arm in arms]
+    assert found == [{"step_ms": 100.0, "coupling_percent": 10.0}] * len(arms)
+    assert pace(read_summary(busy), "no such arm") is None
+
+
+def recorded(numbers: dict[str, dict[str, dict[str, dict[str, float]]]], arm: str) -> dict[str, dict[str, float]]:
+    return numbers["configurations"][arm]
+
+
+def test_pages_say_what_is_recorded(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["report", "--root", str(root), "--check"]) == 0
+    assert pages(root) == pages(root)
+    text = (root / "docs" / "results" / "image-scale-cpu.md").read_text()
+    numbers = json.loads((root / "results" / "image-scale" / "cpu" / "summary.json").read_text())
+    assert all(f"{row['mean']:.3g} ±" in text or f"{row['mean']:.0f} ±" in text for row in numbers["finals"])
+    assert numbers["question"] in text
+    page = (root / "docs" / "results" / "index.html").read_text()
+    assert page.count("<svg") == 6  # three scales, two metrics
+    assert 'src="http' not in page
+    # Control: a changed number, and a page too many.
+    numbers["finals"][0]["mean"] *= 2
+    (root / "results" / "image-scale" / "cpu" / "summary.json").write_text(json.dumps(numbers))
+    capsys.readouterr()
+    assert run(["report", "--root", str(root), "--check"]) == 1
+    assert "image-scale-cpu.md" in capsys.readouterr().err
+    assert run(["report", "--root", str(root)]) == 0
+    (root / "docs" / "results" / "old.md").write_text("")
+    assert run(["report", "--root", str(root), "--check"]) == 1
+
+
+def test_runs_that_two_records_hold_are_told(root: Path) -> None:
+    again = root / "results" / "other" / "cpu"
+    shutil.copytree(root / "results" / "image-scale" / "cpu", again)
+    numbers = json.loads((again / "summary.json").read_text()) | {"title": "Another"}
+    for row in numbers["curves"]:
+        if row["arm"] != "1-assignment":  # one is shared, the others are not
+            row["by_seed"]["0"][-1][1] += 1e-9
+    (again / "summary.json").write_text(json.dumps(numbers))
+    found = pages(root)
+    assert (
+        f"The same runs, not a repetition: 1-assignment: {numbers_title(root)}."
+        in found["docs/results/other-cpu.md"].decode()
+    )
+    assert "not a repetition" not in found["docs/results/image-scale-cpu.md"].decode()
+    assert found["docs/results/index.html"].decode().count("not a repetition") == 1
+
+
+def numbers_title(root: Path) -> str:
+    """Return the title of the recorded experiment."""
+    return str(json.loads((root / "results" / "image-scale" / "cpu" / "summary.json").read_text())["title"])
+
+
+def test_runs_measured_once_are_compared_by_their_ends(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    once = tmp_path / "runs"
+    shutil.copytree(runs, once)
+    for path in once.glob("*/evaluations.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines() if json.loads(line)["step"] == 4]
+        for line in lines:  # a difference of a tenth, nearly the same for every seed
+            line["frechet"] = (9 if "assignment" in path.parent.name else 10) + 0.01 * hash_of(path.parent.name)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run(["report", str(once), "--record", str(tmp_path / "results" / "image-scale" / "cpu")]) == 0
+    assert run(["report", "--root", str(tmp_path)]) == 0
+    numbers = json.loads((tmp_path / "results" / "image-scale" / "cpu" / "summary.json").read_text())
+    assert numbers["speedups"] == []
+    assert "Final Fréchet distance" in capsys.readouterr().out
+    text = (tmp_path / "docs" / "results" / "image-scale-cpu.md").read_text()
+    told = [line for line in text.splitlines() if line.startswith("- At 2 sampling steps")]
+    assert len(told) == 3
+    assert all(
+        re.search(r"ends at a Fréchet distance of 10.*: \S+-assignment 1\d % better \(p = ", line) for line in told
+    )
+    assert "Training steps to the independent arm" not in text
+    assert "ends-frechet.png" in text
+    assert (tmp_path / "results" / "image-scale" / "cpu" / "ends-frechet.png").is_file()
+    assert (tmp_path / "docs" / "results" / "index.html").read_text().count('">distance at the end<') == 6
+
+
+def hash_of(name: str) -> int:
+    """Return a small number that differs between run folders."""
+    return sum(map(ord, name)) % 7
+
+
+def test_dots_stand_where_their_means_are() -> None:
+    rows = [
+        {"label": "near", "by_seed": {"0": [[9, 1.0]], "1": [[9, 3.0]]}},
+        {"label": "far, plain start", "by_seed": {"0": [[9, 6.0]], "1": [[9, 6.0]]}},
+    ]
+    svg = dots(rows, {"near": "c0", "far, plain start": "c1"}, "a < b")
+    centres = [float(value) for value in re.findall(r'<circle cx="([^"]*)"', svg)]
+    (low, _), (high, _) = (part.split(",") for part in re.findall(r'<polyline points="([^"]*)"', svg)[0].split())
+    assert float(low) < centres[0] < float(high)
+    assert centres[0] - float(low) == pytest.approx(float(high) - centres[0], abs=0.2)
+    assert centres[1] > centres[0]
+    assert svg.count("fill-opacity") == 1
+
+
+def test_the_pages_of_this_repository_say_what_is_recorded() -> None:
+    assert run(["report", "--root", str(ROOT), "--check"]) == 0, "write them again: immiscible report"
+
+
+def test_a_recorded_run_is_repeated_bit_for_bit(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = root / "results" / "image-scale" / "cpu" / "summary.json"
+    arguments = ["rerun", str(summary), "--arm", "2-assignment", "--seed", "1", "--out", str(tmp_path / "again")]
+    assert run(arguments) == 0
+    assert "bit for bit" in capsys.readouterr().out
+    # A finished run is not measured by itself.
+    assert run(arguments) == 2
+    assert "holds a finished run" in capsys.readouterr().err
+    config = recorded_config(summary, "2-assignment", 1)
+    assert (config.train.seed, config.plain()["codec"]["std"]) == (1, 48.0)
+    assert recorded_config(summary, "2-assignment", 1, [("source.held_out_rows", 400)]).source.rows == 1397
+    # Control: another number in the record.
+    numbers = json.loads(summary.read_text())
+    row = next(row for row in numbers["curves"] if row["arm"] == "2-assignment")
+    row["by_seed"]["1"][2][1] *= 1 + 1e-12
+    threads = torch.get_num_threads()
+    numbers["environment"][-1]["threads"] = threads + 1
+    summary.write_text(json.dumps(numbers))
+    assert run([*arguments[:-1], str(tmp_path / "more threads")]) == 1
+    environment = json.loads((tmp_path / "more threads" / "2-assignment-seed1" / "environment.json").read_text())
+    assert environment[-1]["threads"] == threads + 1
+    assert torch.get_num_threads() == threads
+    assert "at step 3" in capsys.readouterr().err
+    assert run([*arguments[:3], "none", *arguments[4:]]) == 2
+
+
+def test_a_chart_draws_means_and_bands_where_they_are() -> None:
+    rows = [{"label": "a", "by_seed": {"0": [[0, 1.0], [100, 10.0]], "1": [[0, 1.0], [100, 10.0]]}}]
+    svg = chart(rows, {"a": "c1"}, "a < b")
+    points = re.findall(r'<polyline points="([^"]*)"', svg)[0].split()
+    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in points)
+    assert x0 < x1
+    assert y0 > y1  # larger values stand higher
+    assert "a &lt; b" in svg
+    apart = chart(
+        [{**rows[0], "by_seed": {"0": [[0, 1.0], [100, 10.0]], "1": [[0, 3.0], [100, 10.0]]}}], {"a": "c1"}, ""
+    )
+    band = re.findall(r'class="band" points="([^"]*)"', apart)[0].split()
+    assert band[0] != band[-1]
+    assert re.findall(r'class="band" points="([^"]*)"', svg)[0].split()[0] == f"{x0},{y0}"
+
+
+BROWSER = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+
+
+TELL = """<script>
+  const wide = () => document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  const count = query => [...document.querySelectorAll(query)].filter(each => each.getClientRects().length).length;
+  const told = [document.documentElement.clientWidth, wide(), count("figure")];
+  const choice = document.querySelector('[data-choose="metric"]');
+  choice.value = "kernel"; choice.dispatchEvent(new Event("change", {bubbles: true}));
+  told.push(count("figure"), document.querySelectorAll('[data-metric="frechet"][hidden]').length);
+  const box = document.querySelector('[data-choose="arm"]');
+  told.push(count("tr[data-arm]")); box.click(); told.push(count("tr[data-arm]"));
+  for (const each of document.querySelectorAll("details")) each.open = true;
+  told.push(wide());
+  parent.document.title = told.join(" ");
+</script>"""
+
+
+def told(page: str, width: int, tmp_path: Path) -> list[int]:
+    """Return what the page says of itself in a real browser, in a frame of this width: windows have a least width."""
+    framed = html.escape(page.replace("</body>", f"{TELL}</body>"))
+    probe = tmp_path / "probe.html"
+    probe.write_text(f'<title>none</title><iframe style="border: 0" width="{width}" height="900" srcdoc="{framed}">')
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += [
+        "--disable-background-networking",
+        "--disable-component-update",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    flags += ["--window-size=1400,1000", "--virtual-time-budget=3000", "--dump-dom"]
+    done = subprocess.run([BROWSER, *flags, probe.as_uri()], capture_output=True, text=True, check=True, timeout=120)
+    return [int(each) for each in re.findall(r"<title>([^<]*)</title>", done.stdout)[0].split()]
+
+
+@pytest.mark.skipif(not BROWSER, reason="needs chromium or google-chrome, which this machine has not")
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_page_in_a_browser(root: Path, tmp_path: Path, width: int) -> None:
+    """At desktop and phone width nothing is wider than the window, and a choice changes what is shown."""
+    page = (root / "docs" / "results" / "index.html").read_text()
+    client, overflow, first, after, hidden, rows, fewer, unfolded = told(page, width, tmp_path)
+    assert abs(client - width) < 20
+    assert (overflow, unfolded) == (0, 0)
+    assert (first, after, hidden) == (3, 3, 1)
+    assert fewer < rows
+    # Controls: a page that is too wide, and one without its script, where everything is shown.
+    wide = page.replace("<main>", '<main><div style="width: 3000px">wide</div>')
+    assert told(wide, width, tmp_path)[1] > 0
+    plain = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    assert told(plain, width, tmp_path)[2] == 6

@@ -1,0 +1,161 @@
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from immiscible_diffusion.runs import evaluation, run as run_module
+from immiscible_diffusion.experiments.config import Config
+from immiscible_diffusion.experiments.experiment import read_experiment
+from immiscible_diffusion.runs.run import execute
+from immiscible_diffusion.runs.folder import is_finished
+from immiscible_diffusion.files import read_lines
+
+CPU = torch.device("cpu")
+
+
+def config(**train: Any) -> Config:
+    overrides = [("coupling", {"use": "nearest", "k": 4, "cost": "dot"}), ("net.width", 16), ("net.dropout", 0.2)]
+    overrides += [(f"train.{key}", value) for key, value in train.items()]
+    return read_experiment("demo").cells("smoke", overrides)[0].config
+
+
+def outcome(folder: Path) -> tuple[bytes, list[dict[str, Any]], list[float]]:
+    """Return all that two equal runs share: weights, measurements without their wall time, and losses."""
+    lines = [
+        {k: v for k, v in line.items() if k != "wall_seconds"} for line in read_lines(folder / "evaluations.jsonl")
+    ]
+    losses = [line["loss"] for line in read_lines(folder / "log.jsonl")]
+    return (folder / "export" / "net.safetensors").read_bytes(), lines, losses
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert list(execute(config(), folder, CPU)) == list(range(9))
+    return folder
+
+
+def test_a_run_leaves_what_it_says(whole: Path) -> None:
+    assert is_finished(whole)
+    lines = read_lines(whole / "evaluations.jsonl")
+    points = [(line["step"], line["sampling_steps"], line["start"]) for line in lines]
+    assert points == list(itertools.product([4, 8], [2, 5], ["matched", "normal"]))
+    assert all(line["frechet"] > 0 and line["samples"] == 40 for line in lines)
+    assert json.loads((whole / "environment.json").read_text())[0]["packages"]["torch"] == torch.__version__
+    about, last = json.loads((whole / "export" / "immiscible.json").read_text())["about"], lines[-4:]
+    assert (about["seed"], about["steps"]) == (0, 8)
+    assert about["commit"] == json.loads((whole / "environment.json").read_text())[0]["commit"]
+    assert [line["frechet"] for line in about["metrics"]] == [line["frechet"] for line in last]
+    assert [(line["sampling_steps"], line["start"]) for line in about["metrics"]] == [each[1:] for each in points[-4:]]
+    card = (whole / "export" / "README.md").read_text()
+    assert {f"- {name}: `{json.dumps(about[name])}`" for name in ("seed", "metrics", "commit")} <= set(
+        card.splitlines()
+    )
+    with Image.open(whole / "samples" / "steps-5-matched.png") as grid:
+        assert grid.size == (8 * 9 - 1, 5 * 9 - 1)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6, 8])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, whole: Path, stop: int) -> None:
+    run = execute(config(), tmp_path / "run", CPU)
+    for step in run:
+        if step == stop:
+            break
+    run.close()  # type: ignore[attr-defined]
+    assert not is_finished(tmp_path / "run")
+    assert next(execute(config(), tmp_path / "run", CPU)) == stop
+    list(execute(config(), tmp_path / "run", CPU))
+    assert outcome(tmp_path / "run") == outcome(whole)
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_an_interrupt_in_mid_evaluation_loses_nothing(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    calls = itertools.count(1)
+    measure = evaluation.evaluate
+
+    def interrupted(*args: Any) -> Any:
+        for line in measure(*args):
+            yield line
+            if next(calls) == 4 * call - 1:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "evaluate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(execute(config(), tmp_path / "run", CPU))
+    list(execute(config(), tmp_path / "run", CPU))
+    assert outcome(tmp_path / "run") == outcome(whole)
+
+
+def test_a_second_network_is_measured_beside_the_first(tmp_path: Path, whole: Path) -> None:
+    chosen = [("coupling", {"use": "nearest", "k": 4, "cost": "dot"}), ("net.width", 16), ("net.dropout", 0.2)]
+    given = read_experiment("demo").cells("smoke", [*chosen, ("evaluate.also", ["pooled_pixels"])])[0]
+    list(execute(given.config, tmp_path / "run", CPU))
+    lines = read_lines(tmp_path / "run" / "evaluations.jsonl")
+    alone = read_lines(whole / "evaluations.jsonl")
+    assert [line["frechet"] for line in lines] == [line["frechet"] for line in alone]
+    assert {line["frechet-pooled_pixels"] for line in lines}.isdisjoint(line["frechet"] for line in lines)
+    assert all(line["kernel-pooled_pixels"] > 0 for line in lines)
+    assert "frechet-pooled_pixels" not in alone[0]
+    with pytest.raises(ValueError, match="names a network twice"):
+        read_experiment("demo").cells("smoke", [("evaluate.also", ["digits_classifier"])])
+
+
+def test_a_killed_run_goes_on_from_the_last_kept_step(tmp_path: Path, whole: Path) -> None:
+    """Killed, not stopped: nothing is saved on the way out, so the folder is copied in mid-run."""
+    for every, kept in ((0, []), (2, ["step-000000002"])):
+        given = config(checkpoint=every)
+        run = execute(given, tmp_path / f"run{every}", CPU)
+        for step in run:
+            if step == 3:
+                break
+        killed = Path(shutil.copytree(tmp_path / f"run{every}", tmp_path / f"killed{every}"))
+        run.close()  # type: ignore[attr-defined]
+        assert sorted(path.name for path in killed.glob("checkpoints/*")) == kept
+        assert next(execute(given, killed, CPU)) == (2 if every else 0)
+        list(execute(given, killed, CPU))
+        assert outcome(killed)[:2] == outcome(whole)[:2]
+
+
+def test_another_seed_gives_another_outcome(tmp_path: Path, whole: Path) -> None:
+    """Control of the equalities above."""
+    list(execute(config(seed=1), tmp_path / "run", CPU))
+    assert outcome(tmp_path / "run") != outcome(whole)
+
+
+def test_a_finished_run_is_not_run_again(whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.name != ".lock"}
+    assert list(execute(config(), whole, CPU)) == [8]
+    assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.name != ".lock"}
+
+
+def test_a_folder_holds_one_configuration(tmp_path: Path) -> None:
+    next(execute(config(), tmp_path / "run", CPU))
+    with pytest.raises(ValueError, match="another configuration"):
+        next(execute(config(seed=3), tmp_path / "run", CPU))
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    first = execute(config(), tmp_path / "run", CPU)
+    next(first)
+    with pytest.raises(ValueError, match="another process"):
+        next(execute(config(), tmp_path / "run", CPU))
+    first.close()  # type: ignore[attr-defined]
+    assert next(execute(config(), tmp_path / "run", CPU)) == 0
+
+
+def test_images_do_not_depend_on_how_many_are_drawn(whole: Path) -> None:
+    from immiscible_diffusion import generate
+    from immiscible_diffusion.export.model import load_export
+
+    model = load_export(whole / "export")
+    few, many = (torch.cat(list(generate(model, n, steps=3, batch=batch))) for n, batch in ((5, 2), (20, 20)))
+    difference = (few.int() - many[:5].int()).abs()
+    assert int(difference.max()) <= 1  # the batch size may change the last bit before rounding
