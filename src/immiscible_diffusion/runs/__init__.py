@@ -1,0 +1,1 @@
+"""One run and its folder: train, evaluate along the way, resume, export."""
