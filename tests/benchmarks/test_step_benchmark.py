@@ -1,14 +1,18 @@
 """What a coupling adds to a training step."""
 
+import json
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.__main__ import app
 from benchmarks.step import ARMS, step_line
 from benchmarks.step import bench_step as measured
 from immiscible_diffusion import MLP, Denoising, Digits, Pixels
+from immiscible_diffusion.cli.options import run_app
 from immiscible_diffusion.couplings import Assignment
 
 
@@ -36,3 +40,16 @@ def test_a_slow_coupling_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Assignment, "__call__", slow)
     with torch.random.fork_rng(devices=[]):
         assert float(str(rows()["assignment"]["overhead_percent"])) > 100
+
+
+def test_the_command_records_every_arm(tmp_path: Path) -> None:
+    assert run_app(app, ["step", "--rounds", "2", "--out", str(tmp_path / "step.json")]) == 0
+    record = json.loads((tmp_path / "step.json").read_text())
+    assert [row["arm"] for row in record["rows"]] == list(ARMS)
+    assert record["environment"]["packages"]["torch"]
+
+
+def test_a_benchmark_of_images_needs_some(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("papers", "images"):
+        assert run_app(app, [name]) == 2
+        assert "--images" in capsys.readouterr().err

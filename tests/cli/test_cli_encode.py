@@ -1,6 +1,5 @@
-"""`immiscible encode`, and the benchmarks that the command line carries out."""
+"""`immiscible encode`."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,18 +40,3 @@ def test_encode_stores_latents_goes_on_and_verifies(
     assert shard.name in capsys.readouterr().err
     assert run([*command, "--precision", "fp8"]) == 2
     assert "there are ['fp16', 'fp32']" in capsys.readouterr().err
-
-
-def test_the_step_benchmark_is_recorded(tmp_path: Path) -> None:
-    assert run(["bench", "step", "--repeats", "2", "--out", str(tmp_path / "step.json")]) == 0
-    record = json.loads((tmp_path / "step.json").read_text())
-    assert [row["arm"] for row in record["rows"]][:2] == ["independent", "assignment"]
-    assert record["environment"]["packages"]["torch"]
-
-
-def test_benchmarks_that_need_images_say_so(capsys: pytest.CaptureFixture[str]) -> None:
-    for what in ("papers", "images"):
-        assert run(["bench", what]) == 2
-        assert f"bench {what} needs --images" in capsys.readouterr().err
-    assert run(["bench", "clouds"]) == 2
-    assert "there are ['couplings', 'papers', 'step', 'images']" in capsys.readouterr().err

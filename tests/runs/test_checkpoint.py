@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.runs import checkpoint
-from immiscible_diffusion.export.model import export, load_export
 from immiscible_diffusion import (
     MLP,
     VAE,
@@ -30,8 +28,10 @@ from immiscible_diffusion import (
     make,
     new_state,
 )
+from immiscible_diffusion.export.model import export, load_export
 from immiscible_diffusion.methods import Consistency, Edm
 from immiscible_diffusion.priors import Gaussian, StandardNormal
+from immiscible_diffusion.runs import checkpoint
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.train import State
 from immiscible_diffusion.types import Codec, Method

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from immiscible_diffusion.experiments.experiment import Cell, read_experiment
-from immiscible_diffusion.files import read_json
+from immiscible_diffusion.files import read_json, read_lines
+from immiscible_diffusion.runs.folder import is_finished
 from immiscible_diffusion.runs.reuse import reuse
 from immiscible_diffusion.runs.run import execute
-from immiscible_diffusion.runs.folder import is_finished
-from immiscible_diffusion.files import read_lines
 
 CPU = torch.device("cpu")
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from immiscible_diffusion import Digits, Trained
-from immiscible_diffusion.runs.rollout import rollout
 from immiscible_diffusion.cli import run
 from immiscible_diffusion.codecs import Bounds
 from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.experiments.experiment import read_experiment
 from immiscible_diffusion.methods.samplers import fresh_like
 from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.runs.rollout import rollout
 
 
 class Scripted(nn.Module):

@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from immiscible_diffusion.runs import evaluation, run as run_module
 from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.experiments.experiment import read_experiment
-from immiscible_diffusion.runs.run import execute
-from immiscible_diffusion.runs.folder import is_finished
 from immiscible_diffusion.files import read_lines
+from immiscible_diffusion.runs import evaluation
+from immiscible_diffusion.runs import run as run_module
+from immiscible_diffusion.runs.folder import is_finished
+from immiscible_diffusion.runs.run import execute
 
 CPU = torch.device("cpu")
 

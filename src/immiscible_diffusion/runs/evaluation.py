@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.experiments.config import Config, Evaluation
-from immiscible_diffusion.runs.pictures import save_grid, save_paths
 from immiscible_diffusion.metrics import cached_features
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import describe
-from immiscible_diffusion.sample import Start, Trained, generate, with_guidance
 from immiscible_diffusion.runs.conditions import Captioned, conditioned
+from immiscible_diffusion.runs.pictures import save_grid, save_paths
+from immiscible_diffusion.sample import Start, Trained, generate, with_guidance
 from immiscible_diffusion.types import Features
 
 __all__ = ["evaluate", "labels_for"]

@@ -21,8 +21,8 @@ from immiscible_diffusion.diagnostics.effect import effect
 from immiscible_diffusion.experiments.config import Config, read_config
 from immiscible_diffusion.experiments.experiment import Cell, Experiment
 from immiscible_diffusion.files import write_json
-from immiscible_diffusion.runs.run import execute
 from immiscible_diffusion.runs.conditions import Captioned, conditioned, with_prompts
+from immiscible_diffusion.runs.run import execute
 from immiscible_diffusion.runs.trackers import tracked
 
 __all__ = ["launch"]

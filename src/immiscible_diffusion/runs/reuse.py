@@ -8,9 +8,8 @@ from typing import Any
 
 from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.experiments.experiment import Cell
-from immiscible_diffusion.files import new_folder, read_json, write_bytes, write_json
+from immiscible_diffusion.files import new_folder, read_json, read_lines, write_bytes, write_json
 from immiscible_diffusion.runs.folder import is_finished
-from immiscible_diffusion.files import read_lines
 
 __all__ = ["reuse"]
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.data import Detour
+from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.sample import Start, Trained, draw, warn_if_fresh
 from immiscible_diffusion.streams import stream

@@ -16,18 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.export.model import export
-from immiscible_diffusion.runs import checkpoint
-from immiscible_diffusion.runs.folder import environment, is_finished
 from immiscible_diffusion.codecs import VAE
-from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.data import Latents, Painting
-from immiscible_diffusion.runs.evaluation import evaluate
+from immiscible_diffusion.experiments.config import Config
+from immiscible_diffusion.export.model import export
 from immiscible_diffusion.files import locked, read_json, read_lines, write_json, write_lines
 from immiscible_diffusion.registry import describe
+from immiscible_diffusion.runs import checkpoint
+from immiscible_diffusion.runs.conditions import conditioned, with_prompts
+from immiscible_diffusion.runs.evaluation import evaluate
+from immiscible_diffusion.runs.folder import environment, is_finished
 from immiscible_diffusion.sample import Trained
 from immiscible_diffusion.streams import stream_seed
-from immiscible_diffusion.runs.conditions import conditioned, with_prompts
 from immiscible_diffusion.train import State, fit, new_state
 
 __all__ = ["data_batches", "execute"]

@@ -5,8 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from immiscible_diffusion.files import read_json
-from immiscible_diffusion.files import read_lines
+from immiscible_diffusion.files import read_json, read_lines
 
 __all__ = ["Follower", "tracked", "tracker_names"]
 

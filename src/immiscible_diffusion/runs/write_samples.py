@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from immiscible_diffusion.export.model import load_export
 from immiscible_diffusion.experiments.config import read_config
+from immiscible_diffusion.export.model import load_export
+from immiscible_diffusion.files import read_json, write_bytes, write_json
 from immiscible_diffusion.processes import one_thread
+from immiscible_diffusion.registry import make
 from immiscible_diffusion.runs.evaluation import labels_for
 from immiscible_diffusion.runs.pictures import save_grid
-from immiscible_diffusion.files import read_json, write_bytes, write_json
-from immiscible_diffusion.registry import make
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance, with_sampler
 from immiscible_diffusion.streams import stream_seed
 
