@@ -7,6 +7,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.checks import check_batch
 from immiscible_diffusion.types import Float
 
 __all__ = ["batch_rows", "expand", "full_precision", "normal", "normal_like"]
@@ -21,11 +22,7 @@ def batch_rows(x: Tensor, name: str = "x") -> Tensor:
     Raises:
         ValueError: x is not a floating tensor of shape (b, ...) with at least one row and one coordinate.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = f"{x.dtype} tensor" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{name} is a {kind}; it must be a floating-point tensor of shape (b, ...)")
-    if x.ndim == 0 or x.numel() == 0:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be (b, ...) with at least one element")
+    check_batch(x, name)
     return x.reshape(x.shape[0], -1)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from immiscible_diffusion.prefetch import ahead
 from immiscible_diffusion.streams import stream, stream_seed
-from immiscible_diffusion.types import Batch, Codec, Coupling, Method, Remembering, Source
+from immiscible_diffusion.types import Batch, Codec, Coupling, HasMemory, Method, Source
 
 __all__ = ["NotFiniteError", "State", "Taught", "Train", "fit", "new_state", "teacher_of"]
 
@@ -156,7 +156,7 @@ def fit(
         if state.step:
             raise ValueError(f"this state of step {state.step} has no teacher; another method trained it")
         state.teacher = teacher_of(state.net)
-    if isinstance(coupling, Remembering):
+    if isinstance(coupling, HasMemory):
         coupling.remember(_copied(state.memory))
     state.seconds = dict.fromkeys(_TIMED, 0.0) | state.seconds
     made, averages = _pairs(state, source, codec, coupling, config), _Averages(state)
@@ -175,7 +175,7 @@ def fit(
                 yield state
                 begun = time.perf_counter()
     finally:
-        if isinstance(coupling, Remembering):  # it may be one batch further than the state
+        if isinstance(coupling, HasMemory):  # it may be one batch further than the state
             coupling.remember(_copied(state.memory))
 
 
@@ -204,7 +204,7 @@ def _pairs(
         noise = coupling(x, batch.cond, stream(config.seed, i, "noise", device), index=batch.rows, step=i)
         seconds = {"data": encoded - begun, "coupling": time.perf_counter() - encoded}
         # The coupling may pair the next batch, or training on this one may fail, before it becomes the state's.
-        memory = _copied(coupling.memory()) if isinstance(coupling, Remembering) else None
+        memory = _copied(coupling.memory()) if isinstance(coupling, HasMemory) else None
         yield _Pair(x, noise, batch.cond, memory, seconds)
 
 

@@ -31,12 +31,12 @@ __all__ = [
     "Coupling",
     "Features",
     "Float",
+    "HasMemory",
     "Int",
     "Method",
     "Metric",
     "Net",
     "Prior",
-    "Remembering",
     "Source",
     "UInt8",
 ]
@@ -64,7 +64,7 @@ class Prior(Protocol):
 
 @runtime_checkable
 class Coupling(Protocol):
-    """A drop-in for ``torch.randn_like`` that chooses noise near the data."""
+    """A drop-in for ``torch.randn_like`` that pairs each datum with a nearby noise."""
 
     def __call__(
         self,
@@ -88,15 +88,15 @@ class Coupling(Protocol):
 
 
 @runtime_checkable
-class Remembering(Protocol):
-    """A coupling that keeps something between batches. The loop saves and restores it with the training state."""
+class HasMemory(Protocol):
+    """A coupling that keeps tensors between batches. The loop saves them with the training state and restores them."""
 
     def memory(self) -> dict[str, Tensor]:
-        """Return the tensors that it remembers, without a copy; empty before the first batch."""
+        """Return the tensors that the coupling keeps, without a copy; empty before the first batch."""
         ...
 
     def remember(self, memory: dict[str, Tensor]) -> None:
-        """Take over the tensors of ``memory()``; an empty dict makes it forget."""
+        """Restore the tensors of ``memory()``; an empty dict makes the coupling forget."""
         ...
 
 

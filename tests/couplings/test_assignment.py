@@ -256,12 +256,18 @@ FAILURES: dict[str, tuple[Callable[[], object], str]] = {
     "no tensor": (lambda: assign(X.numpy(), NOISE), r"x is a ndarray"),  # type: ignore[arg-type]
     "empty": (lambda: assign(X[:0], NOISE), r"x has shape \(0, 3\); it must be .* at least one element"),
     "no axis": (lambda: assign(X[0, 0], NOISE), r"x has shape \(\)"),
-    "label dtype": (lambda: assign(X, NOISE, labels=torch.zeros(5)), r"labels are torch.float32 .* integers, \(5,\)"),
-    "label shape": (lambda: assign(X, NOISE, labels=torch.arange(4)), r"of shape \(4,\); they must be .* \(5,\)"),
-    "label axes": (lambda: assign(X, NOISE, labels=torch.zeros(5, 1, dtype=torch.long)), r"of shape \(5, 1\)"),
+    "label dtype": (
+        lambda: assign(X, NOISE, labels=torch.zeros(5)),
+        r"labels has dtype torch.float32 .* an integer a row, \(5,\)",
+    ),
+    "label shape": (
+        lambda: assign(X, NOISE, labels=torch.arange(4)),
+        r"shape \(4,\); it must hold an integer a row",
+    ),
+    "label axes": (lambda: assign(X, NOISE, labels=torch.zeros(5, 1, dtype=torch.long)), r"shape \(5, 1\)"),
     "labels, more noise": (
         lambda: assign(X[:3], NOISE, labels=torch.arange(3)),
-        r"labels need one noise row a datum; there are 5 for 3",
+        r"labels need as many noise rows as rows of x; there are 5 for 3",
     ),
     "class without labels": (lambda: Assignment(per_class=True)(X), r"needs labels as condition; there came None"),
     "option cost": (lambda: Assignment(cost="l3"), r"no cost named 'l3'"),  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from immiscible_diffusion.couplings._seeded_noise import normal_rows
 from immiscible_diffusion.couplings.cached import Cached, rematch
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Coupling, Remembering
+from immiscible_diffusion.types import Coupling, HasMemory
 
 
 def generator(seed: int) -> torch.Generator:
@@ -195,7 +195,7 @@ def test_noise_is_like_x(dtype: torch.dtype) -> None:
 
 def test_it_is_a_coupling_that_remembers_and_starts_from_the_standard_normal() -> None:
     assert isinstance(Cached(), Coupling)
-    assert isinstance(Cached(), Remembering)
+    assert isinstance(Cached(), HasMemory)
     assert Cached().prior([DATA]) == StandardNormal()
     assert Cached() == Cached()
     assert repr(Cached()) == "Cached(caches=1, cost='l2', precision='fp32')"
@@ -203,11 +203,14 @@ def test_it_is_a_coupling_that_remembers_and_starts_from_the_standard_normal() -
 
 ROWS = torch.arange(4)
 FAILURES: dict[str, tuple[Callable[[], object], str]] = {
-    "shape": (lambda: Cached()(DATA[:4], index=ROWS[:3]), r"index is torch.int64 of shape \(3,\); it must .* \(4,\)"),
-    "float": (lambda: Cached()(DATA[:4], index=ROWS.float()), r"index is torch.float32"),
-    "negative": (lambda: Cached()(DATA[:4], index=ROWS - 1), r"it must hold row numbers, integers >= 0, \(4,\)"),
+    "shape": (
+        lambda: Cached()(DATA[:4], index=ROWS[:3]),
+        r"index has dtype torch.int64 and shape \(3,\); it must .* \(4,\)",
+    ),
+    "float": (lambda: Cached()(DATA[:4], index=ROWS.float()), r"index has dtype torch.float32"),
+    "negative": (lambda: Cached()(DATA[:4], index=ROWS - 1), r"index holds -1; row numbers must be >= 0"),
     "nan": (lambda: Cached()(DATA[:4] * torch.nan, index=ROWS), r"x holds NaN or infinity, first in row 0"),
-    "caches": (lambda: Cached(caches=0), r"caches is 0; a sample remembers a whole number of noises"),
+    "caches": (lambda: Cached(caches=0), r"caches is 0; it must be a whole number >= 1"),
     "caches by halves": (lambda: Cached(caches=1.5), r"caches is 1.5;"),  # type: ignore[arg-type]
     "cost": (lambda: Cached(cost="l3"), r"no cost named 'l3'"),  # type: ignore[arg-type]
     "precision": (lambda: Cached(precision="fp8"), r"no precision named 'fp8'"),  # type: ignore[arg-type]

@@ -217,12 +217,18 @@ NAN = C.clone()
 NAN[2, 1] = torch.nan
 FAILURES: dict[str, tuple[Callable[[], object], str]] = {
     "numbers": (lambda: Conditional()(X, C[:, 0]), r"cond is torch.float32 of shape \(5,\); it must be labels \(5,\)"),
-    "rows": (lambda: Conditional()(X, C[:4]), r"cond is torch.float32 of shape \(4, 2\)"),
-    "label rows": (lambda: Conditional()(X, torch.arange(4)), r"labels are torch.int64 of shape \(4,\)"),
+    "rows": (lambda: Conditional()(X, C[:4]), r"cond has shape \(4, 2\); it must have an entry a row, \(5, ...\)"),
+    "label rows": (
+        lambda: Conditional()(X, torch.arange(4)),
+        r"cond has shape \(4,\); it must have an entry a row, \(5, ...\)",
+    ),
     "nan": (lambda: Conditional()(X, NAN), r"cond holds NaN or infinity, first in row 2"),
     "x nan": (lambda: Conditional()(X * torch.nan, C), r"x holds NaN or infinity, first in row 0"),
-    "more noise": (lambda: assign_conditional(X, randn(6, 3), C), r"one noise row a datum; there are 6 for 5"),
-    "ratio": (lambda: Conditional(ratio=1.5), r"ratio is 1.5; the share .* lies in 0..1"),
+    "more noise": (
+        lambda: assign_conditional(X, randn(6, 3), C),
+        r"as many noise rows as rows of x; there are 6 for 5",
+    ),
+    "ratio": (lambda: Conditional(ratio=1.5), r"ratio is 1.5; it must be a number >= 0 and <= 1"),
     "ratio nan": (lambda: assign_conditional(X, X, C, ratio=torch.nan), r"ratio is nan"),
     "cost": (lambda: Conditional(cost="l3"), r"no cost named 'l3'"),  # type: ignore[arg-type]
     "cost in call": (lambda: assign_conditional(X, X, C, cost="l3"), r"no cost named 'l3'"),  # type: ignore[arg-type]

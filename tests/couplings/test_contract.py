@@ -1,4 +1,4 @@
-"""What every registered coupling owes its callers, whatever its law."""
+"""What every registered coupling must do for its callers, whatever the distribution of its noise."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.couplings import DropIn, Independent, Rows
+from immiscible_diffusion.couplings._drop_in import noise_from
+from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import make, names
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Coupling, Prior
+from immiscible_diffusion.types import Coupling, HasMemory, Prior
 
 NAMES = names("coupling")
 
@@ -154,6 +157,73 @@ def test_each_row_follows_its_own_datum(name: str) -> None:
     noise = make("coupling", name)(x, None, stream(0, 0, "noise"))
     alignment = torch.linalg.vecdot(x, noise)
     assert alignment.mean() > -5 * alignment.std() / 2000**0.5
+
+
+WRONG_ROWS: dict[str, tuple[dict[str, Tensor], str]] = {
+    "conditions": ({"cond": torch.arange(4)}, r"cond has shape \(4,\); it must have an entry a row, \(6, ...\)"),
+    "one condition": ({"cond": torch.tensor(1)}, r"cond has shape \(\); it must have an entry a row"),
+    "numbers": ({"index": torch.arange(7)}, r"index has .* shape \(7,\); it must hold an integer a row, \(6,\)"),
+    "numbers of two axes": ({"index": torch.zeros(6, 1, dtype=torch.long)}, r"it must hold an integer a row"),
+    "numbers with fractions": ({"index": torch.zeros(6)}, r"index has dtype torch.float32 .* an integer a row"),
+}
+
+
+def refuses(couple: Any, case: str) -> None:
+    arguments, message = WRONG_ROWS[case]
+    with pytest.raises(ValueError, match=message):
+        couple(randn(6, 8), generator=stream(0, 0, "noise"), **arguments)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("case", WRONG_ROWS)
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"joint"}))
+def test_a_condition_and_a_number_belong_to_every_row(name: str, case: str) -> None:
+    """``joint`` uses neither, and checks its data itself: all processes must refuse together."""
+    refuses(make("coupling", name), case)
+
+
+@pytest.mark.parametrize("case", WRONG_ROWS)
+def test_a_coupling_with_an_open_door_fails_the_check(case: str) -> None:
+    class Open(Independent):
+        def check(self, x: Tensor, rows: Rows) -> None:
+            pass
+
+    with pytest.raises(pytest.fail.Exception):
+        refuses(Open(), case)
+
+
+def test_a_coupling_needs_pair_and_no_more() -> None:
+    class Ones(DropIn):
+        def pair(self, x: Tensor, rows: Rows) -> Tensor:
+            return torch.ones_like(x)
+
+    assert isinstance(Ones(), Coupling)
+    assert not isinstance(Ones(), HasMemory)
+    assert torch.equal(Ones()(randn(3, 2)), torch.ones(3, 2))
+    assert Ones().prior([]) == StandardNormal()
+    with pytest.raises(TypeError, match="abstract"):
+        type("Without", (DropIn,), {})()
+
+
+def test_a_wrapper_hands_on_all_that_it_was_given() -> None:
+    """``noise_from`` serves couplings of the protocol alone, whose step is a whole number."""
+    calls: list[Any] = []
+
+    class Plain:
+        def __call__(
+            self, x: Tensor, cond: Any = None, generator: Any = None, *, index: Any = None, step: int = 0
+        ) -> Tensor:
+            calls.append((cond, generator, index, step))
+            return x
+
+        def prior(self, data: Any) -> Prior:
+            return StandardNormal()
+
+    x, cond, index, generator = randn(3, 2), torch.arange(3), torch.arange(3) + 1, stream(0, 0, "noise")
+    noise_from(Plain(), x, Rows(cond, generator, index, 7))
+    noise_from(Plain(), x, Rows())
+    assert all(given is passed for given, passed in zip(calls[0][:3], (cond, generator, index), strict=True))
+    assert (calls[0][3], calls[1]) == (7, (None, None, None, 0))
 
 
 @pytest.mark.parametrize("name", NAMES)

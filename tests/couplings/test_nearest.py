@@ -239,7 +239,7 @@ def test_whole_k_may_come_as_float_or_from_numpy(cost: Any) -> None:
 @pytest.mark.parametrize("cost", COSTS)
 @pytest.mark.parametrize("k", [0, -1, 0.5, math.nan, math.inf, True, "a", None])
 def test_k_that_is_no_count_is_named(k: Any, cost: Any) -> None:
-    message = rf"k is {k!r}; nearest by {cost} takes a {'' if cost == 'dot' else 'whole '}number >= 1"
+    message = rf"k is {k!r}; it must be a {'' if cost == 'dot' else 'whole '}number >= 1"
     with pytest.raises(ValueError, match=message):
         nearest(randn(2, 3), k, cost=cost)
     with pytest.raises(ValueError, match=message):
@@ -248,7 +248,7 @@ def test_k_that_is_no_count_is_named(k: Any, cost: Any) -> None:
 
 @pytest.mark.parametrize("cost", ["l2", "cosine", "l1"])
 def test_k_must_be_whole_but_for_dot(cost: Any) -> None:
-    with pytest.raises(ValueError, match=rf"k is 1.5; nearest by {cost} takes a whole number >= 1"):
+    with pytest.raises(ValueError, match=r"k is 1.5; it must be a whole number >= 1"):
         nearest(randn(2, 3), 1.5, cost=cost)
 
 

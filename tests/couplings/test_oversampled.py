@@ -291,12 +291,12 @@ def test_the_prior_has_the_moments_of_the_coupled_noise(cost: Any) -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_misuse_is_named() -> None:
     bad: list[tuple[Callable[[], object], str]] = [
-        (lambda: oversample(randn(4, 3), 3), r"m is 3; oversampling for 4 rows takes a whole number >= 4"),
-        (lambda: oversample(randn(4, 3), 8.5), r"m is 8.5; oversampling for 4 rows"),  # type: ignore[arg-type]
-        (lambda: oversample(randn(1, 3), True), r"m is True; oversampling for 1 rows"),
+        (lambda: oversample(randn(4, 3), 3), r"m is 3; it must be a whole number >= 4"),
+        (lambda: oversample(randn(4, 3), 8.5), r"m is 8.5; it must be a whole number >= 4"),  # type: ignore[arg-type]
+        (lambda: oversample(randn(1, 3), True), r"m is True; it must be a whole number >= 1"),
         (lambda: oversample(randn(4, 3), 8, cost="l1"), r"no cost named 'l1'; there are \['l2', 'dot'\]"),  # type: ignore[arg-type]
         (lambda: oversample(torch.full((2, 3), 1e30), 8), r"rows whose norm is beyond float32; scale the data"),
-        (lambda: Oversampled(times=0.5), r"times is 0.5; oversampling takes a number >= 1"),
+        (lambda: Oversampled(times=0.5), r"times is 0.5; it must be a number >= 1"),
         (lambda: Oversampled(times=math.nan), r"times is nan"),
         (lambda: Oversampled(times=math.inf), r"times is inf"),
         (lambda: Oversampled(times="8"), r"times is '8'"),  # type: ignore[arg-type]

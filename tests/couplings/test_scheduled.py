@@ -16,7 +16,7 @@ from immiscible_diffusion.couplings.scheduled import Mixed, Warmup, linear
 from immiscible_diffusion.priors import Gaussian, StandardNormal
 from immiscible_diffusion.registry import describe, make
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Coupling, Prior, Remembering
+from immiscible_diffusion.types import Coupling, HasMemory, Prior
 
 
 def generator(seed: int) -> torch.Generator:
@@ -153,7 +153,7 @@ def test_the_start_is_the_couplings_own_where_it_is_alone() -> None:
 def test_what_is_wrapped_sees_the_whole_call_and_keeps_its_memory(wrap: Any) -> None:
     inner = Cached()
     couple = wrap(inner, steps=0) if wrap is Warmup else wrap(inner, 1.0, 1.0)
-    assert isinstance(wrap(), Remembering)
+    assert isinstance(wrap(), HasMemory)
     assert couple.memory() == {}
     couple(X, None, stream(0, 0, "noise"), index=torch.arange(16), step=3)
     assert couple.memory()["seeds"].shape == (1, 16)
@@ -200,11 +200,11 @@ FAILURES: dict[str, tuple[Callable[[], object], str]] = {
     "mixed coupling": (lambda: Mixed(None), r"coupling is None"),  # type: ignore[arg-type]
     "steps": (lambda: Warmup(steps=-1), r"steps is -1; it must be a whole number >= 0"),
     "half a step": (lambda: Mixed(steps=0.5), r"steps is 0.5"),  # type: ignore[arg-type]
-    "start": (lambda: Mixed(start=1.1), r"start is 1.1; a share of batches lies in 0..1"),
+    "start": (lambda: Mixed(start=1.1), r"start is 1.1; it must be a number >= 0 and <= 1"),
     "end": (lambda: Mixed(end=math.nan), r"end is nan"),
     "nan in the warm-up": (lambda: Warmup(steps=5)(X * math.nan), r"x holds NaN or infinity, first in row 0"),
     "nan unpaired": (lambda: Mixed(start=0.0, end=0.0)(X * math.inf), r"x holds NaN or infinity, first in row 0"),
-    "start of another kind": (lambda: Mixed(Fixed(Odd())).prior([]), r"start of Odd and the normal have no mixture"),
+    "start of another kind": (lambda: Mixed(Fixed(Odd())).prior([]), r"Odd has no mixture with the normal"),
 }
 
 

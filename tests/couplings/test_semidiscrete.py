@@ -14,7 +14,7 @@ from immiscible_diffusion.couplings import semidiscrete
 from immiscible_diffusion.couplings.semidiscrete import Semidiscrete, assign_data, fit_dual, unevenness
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Coupling, Remembering
+from immiscible_diffusion.types import Coupling, HasMemory
 
 
 def generator(seed: int) -> torch.Generator:
@@ -205,7 +205,7 @@ def test_it_is_nearer_than_the_assignment_of_a_small_batch() -> None:
 def test_it_is_a_coupling_that_remembers_and_starts_from_the_standard_normal() -> None:
     couple = Semidiscrete(LINE, exact_dual())
     assert isinstance(couple, Coupling)
-    assert isinstance(couple, Remembering)
+    assert isinstance(couple, HasMemory)
     assert couple.prior([LINE]) == StandardNormal()
 
 
@@ -220,8 +220,11 @@ def couple_on_line() -> Semidiscrete:
 
 FAILURES: dict[str, tuple[Callable[[], object], str]] = {
     "no index": (lambda: couple_on_line()(X), r"pass their numbers as index"),
-    "index shape": (lambda: couple_on_line()(X, index=torch.arange(3)), r"index is torch.int64 of shape \(3,\)"),
-    "index dtype": (lambda: couple_on_line()(X, index=ROWS.float()), r"index is torch.float32"),
+    "index shape": (
+        lambda: couple_on_line()(X, index=torch.arange(3)),
+        r"index has dtype torch.int64 and shape \(3,\)",
+    ),
+    "index dtype": (lambda: couple_on_line()(X, index=ROWS.float()), r"index has dtype torch.float32"),
     "no such row": (lambda: couple_on_line()(X, index=ROWS + 5), r"rows \(1,\), 5..6, are not all among the 6 of data"),
     "negative row": (lambda: couple_on_line()(X, index=ROWS - 1), r"-1..0, are not all among"),
     "row shape": (lambda: couple_on_line()(randn(2, 3), index=ROWS), r"rows \(3,\), 0..1, .* the 6 of data, \(1,\)"),
@@ -236,8 +239,8 @@ FAILURES: dict[str, tuple[Callable[[], object], str]] = {
     "data": (lambda: Semidiscrete(NAN, torch.zeros(2)), r"data holds NaN or infinity, first in row 0"),
     "memory": (lambda: couple_on_line().remember({"seeds": ROWS}), r"this coupling remembers {'dual': \(6,\), 'seeds'"),
     "fit data": (lambda: fit_dual(NAN), r"data holds NaN or infinity"),
-    "fit steps": (lambda: fit_dual(LINE, steps=0), r"steps = 0, batch = 256 and rate = 0.3 must be positive"),
-    "fit rate": (lambda: fit_dual(LINE, rate=math.nan), r"rate = nan must be positive"),
+    "fit steps": (lambda: fit_dual(LINE, steps=0), r"steps is 0; it must be a whole number >= 1"),
+    "fit rate": (lambda: fit_dual(LINE, rate=math.nan), r"rate is nan; it must be a number > 0"),
     "draws": (lambda: unevenness(LINE, exact_dual(), draws=1), r"draws is 1"),
     "shapes": (lambda: assign_data(randn(2, 3), LINE, exact_dual()), r"do not fit: there came \[\(2, 3\), \(6, 1\)"),
     "noise": (lambda: assign_data(NAN, LINE, exact_dual()), r"noise holds NaN or infinity, first in row 0"),

@@ -249,13 +249,13 @@ def test_misuse_is_named() -> None:
         (lambda: sinkhorn_index(1e30 * x, noise), r"inner products are beyond float32; scale the data"),
         (lambda: sinkhorn_index(x, noise[:4]), r"5 rows of x need at least as many noise rows; there are 4"),
         (lambda: sinkhorn_index(x[:4], noise), r"as many noise rows as rows of x; there are 5 for 4"),
-        (lambda: sinkhorn_index(x, noise, epsilon=0), r"epsilon is 0; sinkhorn takes a number > 0"),
+        (lambda: sinkhorn_index(x, noise, epsilon=0), r"epsilon is 0; it must be a number > 0"),
         (lambda: Sinkhorn(epsilon=-1.0), r"epsilon is -1.0"),
         (lambda: Sinkhorn(epsilon=math.nan), r"epsilon is nan"),
         (lambda: Sinkhorn(epsilon=math.inf), r"epsilon is inf"),
-        (lambda: Sinkhorn(tolerance=0.0), r"tolerance is 0.0; sinkhorn takes a number > 0"),
+        (lambda: Sinkhorn(tolerance=0.0), r"tolerance is 0.0; it must be a number > 0"),
         (lambda: Sinkhorn(tolerance="a"), r"tolerance is 'a'"),  # type: ignore[arg-type]
-        (lambda: Sinkhorn(iterations=0), r"iterations is 0; sinkhorn takes a whole number >= 1"),
+        (lambda: Sinkhorn(iterations=0), r"iterations is 0; it must be a whole number >= 1"),
         (lambda: Sinkhorn(iterations=2.5), r"iterations is 2.5"),  # type: ignore[arg-type]
     ]
     for call, message in bad:

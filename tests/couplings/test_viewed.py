@@ -150,7 +150,7 @@ FAILURES: dict[str, tuple[Callable[[], object], str]] = {
     "shapes": (lambda: pooled(smooth(2), smooth(2)[..., 1:]), r"x rows have shape \(3, 32, 32\), noise rows"),
     "nan": (lambda: Viewed()(NAN), r"x holds NaN or infinity, first in row 2"),
     "view": (lambda: Viewed("flat"), r"no view named 'flat'; there are \['standardised', 'pooled'\]"),  # type: ignore[arg-type]
-    "size": (lambda: Viewed(size=0), r"size is 0; a pooled view needs a whole number of cells"),
+    "size": (lambda: Viewed(size=0), r"size is 0; it must be a whole number >= 1"),
     "size in call": (lambda: pooled(smooth(2), smooth(2), size=0), r"size is 0"),
     "cost": (lambda: Viewed(cost="l3"), r"no cost named 'l3'"),  # type: ignore[arg-type]
     "precision": (lambda: Viewed(precision="fp8"), r"no precision named 'fp8'"),  # type: ignore[arg-type]

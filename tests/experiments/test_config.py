@@ -31,7 +31,7 @@ def test_a_configuration_survives_its_plain_form() -> None:
         ("train.stepz", 3, r"unknown key train.stepz; there are \['steps'"),
         ("coupling.use", "hungarian", r"coupling: no coupling named 'hungarian'; there are \['assignment'"),
         ("coupling.kk", 3, "unknown key coupling.kk"),
-        ("coupling.k", 0, "coupling: k is 0.0; nearest by l2 takes a whole number >= 1"),
+        ("coupling.k", 0, "coupling: k is 0.0; it must be a whole number >= 1"),
         ("coupling.k", "many", "coupling.k is 'many': input should be a valid number"),
         ("coupling.cost", "l3", "coupling.cost is 'l3'"),
         ("method.schedule.levels", -1, "method.schedule: .*levels >= 1"),

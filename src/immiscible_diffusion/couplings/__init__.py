@@ -1,5 +1,6 @@
 """Couplings: data in, noise paired with it out. x is never reordered."""
 
+from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._measured_start import measured_prior
 from immiscible_diffusion.couplings.assignment import Assignment, assign, assign_index
 from immiscible_diffusion.couplings.cached import Cached
@@ -20,6 +21,7 @@ __all__ = [
     "Assignment",
     "Cached",
     "Conditional",
+    "DropIn",
     "Flipped",
     "Greedy",
     "Independent",
@@ -27,6 +29,7 @@ __all__ = [
     "Mixed",
     "Nearest",
     "Oversampled",
+    "Rows",
     "Semidiscrete",
     "Sinkhorn",
     "Viewed",

@@ -1,14 +1,15 @@
 """The cost of pairing a datum with a noise."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.checks import check_batch, check_choice
 from immiscible_diffusion.tensors import batch_rows, full_precision
 from immiscible_diffusion.types import Float
 
-__all__ = ["Cost", "Precision", "check_choice", "check_rows", "pairwise"]
+__all__ = ["Cost", "Precision", "check_costs", "check_rows", "pairwise"]
 
 Cost = Literal["l2", "dot", "l1", "cosine"]
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -20,30 +21,22 @@ _SAFE_NORM = 128.0
 """Rows scaled to at most this norm have inner products of at most 16,384, a quarter of fp16's range."""
 
 
-def check_choice(what: str, value: object, allowed: object) -> None:
-    """Raise ValueError where a value is none of a Literal's."""
-    if value not in get_args(allowed):
-        raise ValueError(f"no {what} named {value!r}; there are {list(get_args(allowed))}")
+def check_costs(cost: Cost, precision: Precision) -> None:
+    """Raise ValueError for an unknown cost or precision."""
+    check_choice("cost", cost, Cost)
+    check_choice("precision", precision, Precision)
 
 
 def check_rows(x: Tensor, noise: Tensor) -> None:
     """Raise ValueError unless data (b, *dims) and noise (m, *dims) can be paired, m >= b."""
-    batch_rows(x), batch_rows(noise, "noise")
+    check_batch(x)
+    check_batch(noise, "noise")
     if x.shape[1:] != noise.shape[1:]:
         raise ValueError(f"x rows have shape {tuple(x.shape[1:])}, noise rows {tuple(noise.shape[1:])}")
     if len(noise) < len(x):
         raise ValueError(f"{len(x)} rows of x need at least as many noise rows; there are {len(noise)}")
     if x.device != noise.device:
         raise ValueError(f"x is on {x.device} and noise on {noise.device}; move one of them")
-
-
-def check_finite(**tensors: Tensor) -> None:
-    """Raise ValueError, naming the first one that holds NaN or infinity."""
-    for name, tensor in tensors.items():
-        bad = ~tensor.isfinite().flatten(1 if tensor.ndim > 1 else 0)
-        if bool(bad.any()):
-            row = int(bad.reshape(len(tensor), -1).any(1).nonzero()[0])
-            raise ValueError(f"{name} holds NaN or infinity, first in row {row}")
 
 
 def pairwise(

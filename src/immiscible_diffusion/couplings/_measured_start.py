@@ -8,7 +8,9 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from immiscible_diffusion.couplings._cost import check_finite
+from immiscible_diffusion.checks import (
+    check_finite,
+)
 from immiscible_diffusion.priors import Gaussian
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.tensors import batch_rows

@@ -1,18 +1,18 @@
-"""Assignment that is remembered between batches (LOOM-CFM, Davtyan et al., ICLR 2025, arXiv:2603.15279)."""
+"""Assignment that goes on from the last epoch's pairs (LOOM-CFM, Davtyan et al., ICLR 2025, arXiv:2603.15279)."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.couplings._cost import Cost, Precision, check_choice
+from immiscible_diffusion.checks import check_whole
+from immiscible_diffusion.couplings._cost import Cost, Precision, check_costs
+from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._seeded_noise import normal_rows
 from immiscible_diffusion.couplings.assignment import assign, assign_index
-from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal_like
-from immiscible_diffusion.types import Float, Int, Prior
+from immiscible_diffusion.types import Float, Int
 
 __all__ = ["Cached", "rematch"]
 
@@ -26,17 +26,17 @@ def rematch(
     precision: Precision = "fp32",
     groups: Tensor | None = None,
 ) -> tuple[Float[Tensor, "b *dims"], Int[Tensor, " b"]]:
-    """Return the noise that the seeds stand for, paired anew with the rows of x, (b, *dims), and its seeds, (b,).
+    """Return the noise of these seeds, assigned anew to the rows of x, (b, *dims), and its seeds, (b,).
 
     Args:
         x: data in model space.
-        seeds: the noise that each row had, as seeds, int64, on the device of x.
+        seeds: seed of each row's last noise, (b,), int64, on the device of x.
         cost: see ``assign``.
         precision: see ``assign``.
         groups: group of each row, (b,), integers; noise stays within its group.
 
-    Marginal: the seeds' own: they are permuted.
-    Cost: b d draws from seeds, then that of ``assign``.
+    Marginal: unchanged: the seeds are permuted.
+    Cost: b d draws from seeds, then the cost of ``assign``.
 
     Raises:
         ValueError: as ``assign``.
@@ -55,8 +55,8 @@ def rematch(
 
 @register("coupling")
 @dataclass(frozen=True)
-class Cached:
-    """Let every sample remember its noise, and pair a batch's remembered noises anew (LOOM-CFM, arXiv:2603.15279).
+class Cached(DropIn):
+    """Keep a noise for every sample, and assign the noises of each batch anew (LOOM-CFM, arXiv:2603.15279).
 
     Noise is remembered as a seed, so that a million samples take 8 MB a cache. Over a fixed data set the total cost
     of a cache never rises, and it ends far below that of any batch by itself. The coupling needs ``index``, the number
@@ -89,30 +89,21 @@ class Cached:
     _memory: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_choice("cost", self.cost, Cost)
-        check_choice("precision", self.precision, Precision)
-        if isinstance(self.caches, bool) or not isinstance(self.caches, int) or self.caches < 1:
-            raise ValueError(f"caches is {self.caches!r}; a sample remembers a whole number of noises, at least 1")
+        check_costs(self.cost, self.precision)
+        check_whole(caches=self.caches)
 
-    def __call__(
-        self,
-        x: Float[Tensor, "b *dims"],
-        cond: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        index: Tensor | None = None,
-        step: int = 0,
-    ) -> Float[Tensor, "b *dims"]:
+    def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
         """Return noise paired with x row by row, (b, *dims); without ``index``, fresh noise by plain assignment.
 
         Raises:
-            ValueError: as ``assign``; ``index`` is not one whole number >= 0 for each row.
+            ValueError: as ``assign``; a negative ``index``.
         """
-        batch_rows(x)
-        if index is None:
+        generator = rows.generator
+        if rows.index is None:
             return assign(x, normal_like(x, generator), cost=self.cost, precision=self.precision)
-        _check_index(index, x)
-        index = index.long().to(x.device)
+        if bool((rows.index < 0).any()):
+            raise ValueError(f"index holds {int(rows.index.min())}; row numbers must be >= 0")
+        index = rows.index.long().to(x.device)
         table = self._table(int(index.max()) + 1, generator, x.device)
         cache = _integers(0, self.caches, (1,), generator, x.device)
         again = _repeated(index)
@@ -123,16 +114,12 @@ class Cached:
         table[cache, index[~again]] = seeds[~again]
         return noise
 
-    def prior(self, data: Iterable[Tensor]) -> Prior:
-        """Return the standard normal."""
-        return StandardNormal()
-
     def memory(self) -> dict[str, Tensor]:
         """Return the seeds of every row of the data set met so far, (caches, n), int64."""
         return dict(self._memory)
 
     def remember(self, memory: dict[str, Tensor]) -> None:
-        """Take over the seeds; later calls change them in place.
+        """Restore the seeds; later calls change them in place.
 
         Raises:
             ValueError: they are not of the shape that ``memory`` returns, or of another number of caches.
@@ -174,11 +161,3 @@ def _integers(
     """Return whole numbers from low to high - 1, drawn on the generator's device."""
     source = device if generator is None else generator.device
     return torch.randint(low, high, shape, generator=generator, device=source).to(device)
-
-
-def _check_index(index: Tensor, x: Tensor) -> None:
-    if index.shape != (len(x),) or index.is_floating_point() or index.is_complex() or bool((index < 0).any()):
-        raise ValueError(
-            f"index is {index.dtype} of shape {tuple(index.shape)}; "
-            f"it must hold row numbers, integers >= 0, ({len(x)},)"
-        )

@@ -1,25 +1,18 @@
-"""Assignment that keeps noise and condition apart (C2OT, Cheng & Schwing, ICCV 2025, arXiv:2503.10636)."""
+"""Assignment that keeps the noise independent of the condition (C2OT, Cheng & Schwing, ICCV 2025, arXiv:2503.10636)."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.couplings._cost import (
-    Cost,
-    Precision,
-    check_choice,
-    check_finite,
-    check_rows,
-    pairwise,
-)
+from immiscible_diffusion.checks import check_finite, check_number
+from immiscible_diffusion.couplings._cost import Cost, Precision, check_costs, check_rows, pairwise
+from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings.assignment import assign_index
 from immiscible_diffusion.couplings.solvers.solve import solve
-from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal_like
-from immiscible_diffusion.types import Float, Int, Prior
+from immiscible_diffusion.types import Float, Int
 
 __all__ = ["Conditional", "assign_conditional", "condition_distance", "condition_weight"]
 
@@ -68,13 +61,12 @@ def assign_conditional(
     >>> assign_conditional(x, torch.tensor([[-1.0], [3.0], [1.0]]), cond).tolist()
     [2, 1, 0]
     """
-    _check_ratio(ratio)
+    check_number(ratio=ratio, at_least=0, at_most=1)
     check_rows(x, noise)
     if not cond.is_floating_point():
         return assign_index(x, noise, cost=cost, precision=precision, labels=cond)
     _check_condition(cond, x, noise)
-    check_choice("cost", cost, Cost)
-    check_choice("precision", precision, Precision)
+    check_costs(cost, precision)
     check_finite(x=x, noise=noise, cond=cond)
     distance, label = condition_distance(cond.to(x.device))
     costs = pairwise(x, noise, cost, precision)
@@ -119,11 +111,11 @@ def condition_weight(costs: Float[Tensor, "b b"], distance: Float[Tensor, "b b"]
 
 @register("coupling")
 @dataclass(frozen=True)
-class Conditional:
-    """Pair noise by exact assignment without letting it tell the condition (C2OT, arXiv:2503.10636).
+class Conditional(DropIn):
+    """Pair noise by exact assignment and keep it independent of the condition (C2OT, arXiv:2503.10636).
 
-    Plain assignment lets noise near a class's data go to that class, while sampling draws the noise of every class
-    from the same normal. Labels are paired within their class; continuous conditions, such as text embeddings, add
+    Plain assignment gives noise near a class's data to that class, while sampling draws the noise of every class from
+    the same normal. Labels are paired within their class; continuous conditions, such as text embeddings, add
     their cosine distance to the cost. Without a condition the call is plain assignment: there is nothing to leak.
 
     Marginal: standard normal, exactly; given a label too, given a continuous condition nearly.
@@ -146,39 +138,20 @@ class Conditional:
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
-        check_choice("cost", self.cost, Cost)
-        check_choice("precision", self.precision, Precision)
-        _check_ratio(self.ratio)
+        check_costs(self.cost, self.precision)
+        check_number(ratio=self.ratio, at_least=0, at_most=1)
 
-    def __call__(
-        self,
-        x: Float[Tensor, "b *dims"],
-        cond: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        index: Tensor | None = None,
-        step: int = 0,
-    ) -> Float[Tensor, "b *dims"]:
-        """Return noise paired with x row by row, (b, *dims); without ``cond`` by plain assignment.
+    def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
+        """Return as many noises as data, assigned within like conditions, (b, *dims); without any, by plain assignment.
 
         Raises:
             ValueError: as ``assign_conditional``.
         """
-        batch_rows(x)
-        noise = normal_like(x, generator)
-        if cond is None:
+        noise = normal_like(x, rows.generator)
+        if rows.cond is None:
             return noise[assign_index(x, noise, cost=self.cost, precision=self.precision)]
-        index = assign_conditional(x, noise, cond, ratio=self.ratio, cost=self.cost, precision=self.precision)
+        index = assign_conditional(x, noise, rows.cond, ratio=self.ratio, cost=self.cost, precision=self.precision)
         return noise[index]
-
-    def prior(self, data: Iterable[Tensor]) -> Prior:
-        """Return the standard normal."""
-        return StandardNormal()
-
-
-def _check_ratio(ratio: float) -> None:
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
-        raise ValueError(f"ratio is {ratio!r}; the share of pairs that stay candidates lies in 0..1")
 
 
 def _check_condition(cond: Tensor, x: Tensor, noise: Tensor) -> None:
@@ -188,4 +161,4 @@ def _check_condition(cond: Tensor, x: Tensor, noise: Tensor) -> None:
             f"it must be labels ({len(x)},), integers, or conditions ({len(x)}, f), floating"
         )
     if len(noise) != len(x):
-        raise ValueError(f"conditions need one noise row a datum; there are {len(noise)} for {len(x)}")
+        raise ValueError(f"conditions need as many noise rows as rows of x; there are {len(noise)} for {len(x)}")

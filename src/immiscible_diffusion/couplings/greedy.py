@@ -1,16 +1,16 @@
-"""Greedy matching: again and again the cheapest pair of a datum and a noise that are both still free."""
+"""Greedy matching: take the cheapest pair of a free datum and a free noise until none is left."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.couplings._cost import Cost, Precision, check_choice, check_finite, check_rows, pairwise
-from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.checks import check_finite
+from immiscible_diffusion.couplings._cost import Cost, Precision, check_costs, check_rows, pairwise
+from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal_like
-from immiscible_diffusion.types import Float, Int, Prior
+from immiscible_diffusion.types import Float, Int
 
 __all__ = ["Greedy", "greedy_index", "match"]
 
@@ -28,16 +28,16 @@ def greedy_index(
 ) -> Int[Tensor, " b"]:
     """Return the index of the noise row that greedy matching gives to each row of x, (b,), on the device of x.
 
-    It is the one stable matching of this cost: no datum and noise that were parted would both rather have each other
-    (arXiv:2304.14772, App. D). Pairs that are each other's cheapest are taken all at once, which is what taking them
-    in the order of their cost comes to; among equal costs the lower row goes first, then the lower noise.
+    It is the unique stable matching of this cost: no datum and noise would both prefer each other to their partners
+    (arXiv:2304.14772, App. D). All pairs that are each other's cheapest are taken at once; the result is the same as
+    one by one in the order of cost. Among equal costs the lower row goes first, then the lower noise.
 
     Args:
         x: data in model space, any floating dtype.
         noise: at least as many rows as x.
-        cost: see ``assign``. Unlike the optimum, greedy matching changes with a constant added to a row of the cost,
-            so that ``l2`` is the distance itself. Of the distance that exact assignment saves on CIFAR-10, greedy
-            matching by ``dot`` saves 94 %, by ``l2`` 80 to 84 %: there, short noises are near to every datum.
+        cost: see ``assign``. Unlike the optimum, greedy matching changes when a constant is added to a row of costs, so
+            ``l2`` is the distance itself. Of the distance that exact assignment saves on CIFAR-10, ``dot`` saves 94 %
+            and ``l2`` 80 to 84 %, because short noises are near to every datum.
         precision: of the inner products, see ``assign``; ``l1`` has none.
 
     Cost: O(b m d) for the product, O(b m) a round on the device of x. At b = 1024 on CIFAR-10 there are 23 rounds for
@@ -50,8 +50,7 @@ def greedy_index(
     >>> greedy_index(x, torch.tensor([[0.9], [2.5]]), cost="l2").tolist()
     [1, 0]
     """
-    check_choice("cost", cost, Cost)
-    check_choice("precision", precision, Precision)
+    check_costs(cost, precision)
     check_rows(x, noise)
     table = _costs(x, noise, cost, precision)
     if not bool(table.isfinite().all()):
@@ -61,7 +60,7 @@ def greedy_index(
 
 
 def _costs(x: Tensor, noise: Tensor, cost: Cost, precision: Precision) -> Float[Tensor, "b m"]:
-    """Return the whole costs, (b, m), in float32: greedy matching needs the constants that ``pairwise`` leaves out."""
+    """Return the costs, (b, m), in float32, with the constants that ``pairwise`` leaves out."""
     if cost in ("dot", "cosine"):
         return pairwise(x, noise, cost, precision)
     data, other = batch_rows(x).float(), batch_rows(noise).float()
@@ -73,7 +72,7 @@ def _costs(x: Tensor, noise: Tensor, cost: Cost, precision: Precision) -> Float[
 
 
 def match(table: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
-    """Return the column that greedy matching gives to each row of a finite cost, (b,), which it overwrites."""
+    """Return the column of each row by greedy matching, (b,). The table of finite costs is overwritten."""
     index = torch.empty(len(table), dtype=torch.long, device=table.device)
     rows, columns = (torch.arange(size, device=table.device) for size in table.shape)
     free_row, free_column = (torch.ones(size, dtype=torch.bool, device=table.device) for size in table.shape)
@@ -98,7 +97,7 @@ def _first_least(table: Tensor, dim: int) -> Tensor:
 
 @register("coupling")
 @dataclass(frozen=True)
-class Greedy:
+class Greedy(DropIn):
     """Draw as many noises as data and pair them greedily: most of the exact assignment, without a solver.
 
     Marginal: standard normal, exactly: a permutation keeps the batch's noise. Given a class it is not.
@@ -120,27 +119,13 @@ class Greedy:
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
-        check_choice("cost", self.cost, Cost)
-        check_choice("precision", self.precision, Precision)
+        check_costs(self.cost, self.precision)
 
-    def __call__(
-        self,
-        x: Float[Tensor, "b *dims"],
-        cond: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        index: Tensor | None = None,
-        step: int = 0,
-    ) -> Float[Tensor, "b *dims"]:
-        """Return noise paired with x row by row, (b, *dims).
+    def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
+        """Return as many noises as data, matched greedily, (b, *dims).
 
         Raises:
             ValueError: as ``greedy_index``.
         """
-        batch_rows(x)
-        noise = normal_like(x, generator)
+        noise = normal_like(x, rows.generator)
         return noise[greedy_index(x, noise, cost=self.cost, precision=self.precision)]
-
-    def prior(self, data: Iterable[Tensor]) -> Prior:
-        """Return the standard normal."""
-        return StandardNormal()

@@ -1,13 +1,13 @@
-"""Assignment beyond one batch: over all processes that train together, and over an accumulation window.
+"""Assignment over more than one batch: those of all training processes, or of an accumulation window.
 
 The pairing over processes is a function of the joined batch alone, bit for bit, however its rows are spread: noise
-comes from counters (see _counter.py), costs are exact (see _exact.py), and one process solves.
+comes from counters (see _seeded_noise.py), costs are exact (see _joint_costs.py), and one process solves.
 """
 
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,16 +16,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from immiscible_diffusion.couplings._cost import Cost, Precision, check_choice, check_finite
+from immiscible_diffusion.checks import (
+    check_choice,
+    check_finite,
+)
+from immiscible_diffusion.couplings._cost import Cost, Precision
+from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._joint_costs import Wire, cost_rows
 from immiscible_diffusion.couplings._joint_ranks import Ranks
 from immiscible_diffusion.couplings._seeded_noise import normal_rows, row_seeds, signed
 from immiscible_diffusion.couplings.assignment import assign
 from immiscible_diffusion.couplings.solvers.solve import solve
-from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal_like
-from immiscible_diffusion.types import Float, Prior
+from immiscible_diffusion.types import Float
 
 __all__ = ["Joint", "Wire", "assign_across", "assign_window"]
 
@@ -194,12 +198,12 @@ def _solve_on_first(ranks: Ranks, costs: Tensor, units: Tensor, sizes: list[int]
 
 @register("coupling")
 @dataclass(frozen=True)
-class Joint:
-    """Pair by exact linear assignment over the batches of all processes that train together.
+class Joint(DropIn):
+    """Pair by exact linear assignment over the batches of all training processes.
 
-    In one process it is ``Assignment`` with noise of its own streams. See ``assign_across``; costs cross processes in
-    a group of its own, on the host, so that a background thread may pair the next batch while the net's gradients are
-    exchanged. No condition is regarded.
+    In one process it is ``Assignment`` with other noise. See ``assign_across``; costs are exchanged in a separate group
+    on the host, so that a background thread may pair the next batch while gradients are exchanged. The condition is
+    ignored.
 
     Marginal: standard normal, exactly: the joined batch's noise is permuted.
     Cost: with n rows in all, (n + b) d normals and O(b n d) on each process, O(n^3) at worst on one; each sends 2 b n
@@ -208,7 +212,7 @@ class Joint:
     Args:
         cost: see ``assign``.
         precision: of the costs, as they are computed and sent: ``fp16`` in 16 bits, ``fp32`` in 32.
-        seed: names the noise where no generator does.
+        seed: of the noise, where no generator is given.
 
     Raises:
         ValueError: an unknown cost or precision.
@@ -228,24 +232,19 @@ class Joint:
         check_choice("cost", self.cost, Cost)
         check_choice("precision", self.precision, Wire)
 
-    def __call__(
-        self,
-        x: Float[Tensor, "b *dims"],
-        cond: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        index: Tensor | None = None,
-        step: int | None = None,
-    ) -> Float[Tensor, "b *dims"]:
-        """Return noise paired with x row by row, (b, *dims).
+    def check(self, x: Tensor, rows: Rows) -> None:
+        """Check nothing here: ``assign_across`` checks, so that all processes refuse a bad batch together."""
+
+    def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
+        """Return noise assigned over all processes, (b, *dims).
 
         The noise is a function of the seed, the step and the row's number in the joined batch. A generator, which must
-        be in the same state on every process, draws the seed; so does the global one where no step is given either.
+        be in the same state on every process, draws the seed; without generator and step, the global one does.
 
         Raises:
             ValueError: as ``assign_across``.
         """
-        seed = self.seed
+        seed, generator, step = self.seed, rows.generator, rows.step
         if generator is not None or step is None:
             device = "cpu" if generator is None else generator.device
             seed = int(torch.randint(2**63 - 1, (1,), generator=generator, device=device))
@@ -261,7 +260,3 @@ class Joint:
         if world not in self._groups:
             self._groups[world] = dist.new_group(backend="gloo")
         return self._groups[world]
-
-    def prior(self, data: Iterable[Tensor]) -> Prior:
-        """Return the standard normal."""
-        return StandardNormal()

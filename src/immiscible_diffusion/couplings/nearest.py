@@ -5,15 +5,15 @@ to u and r^2 ~ chi^2(d - 1), all independent. Distance, inner product and cosine
 candidates are k pairs of numbers; only the chosen noise is ever built.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.couplings._cost import Cost, check_choice, check_finite
+from immiscible_diffusion.checks import check_choice, check_finite, check_number
+from immiscible_diffusion.couplings._cost import Cost
+from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._measured_start import measured_prior
 from immiscible_diffusion.couplings._nearest_start import kept_prior, max_normal_moments
 from immiscible_diffusion.registry import register
@@ -29,9 +29,9 @@ def nearest(
 ) -> Float[Tensor, "b *dims"]:
     """Return for each row of x the nearest of k fresh standard normal noises, (b, *dims).
 
-    The law is exactly that of drawing k noises and keeping one, for every cost. With ``l2``, ``dot`` and ``cosine``
-    nothing waits for the device and ``torch.compile`` takes all of it in one graph; on CUDA and in a compiled step a
-    row of x that is not finite therefore gets noise that is not finite.
+    The distribution is exactly that of drawing k noises and keeping the nearest, for every cost. With ``l2``, ``dot``
+    and ``cosine`` the host never waits for the device, and ``torch.compile`` makes one graph. On CUDA and in a compiled
+    step a row of x that is not finite therefore gets noise that is not finite.
 
     Args:
         x: data in model space, any floating dtype. A batch of one works as well as any.
@@ -50,7 +50,7 @@ def nearest(
     True
     """
     check_choice("cost", cost, Cost)
-    _check_k(k, cost)
+    check_number(k=k, at_least=1, whole=cost != "dot")
     rows = batch_rows(x)
     if cost == "l1":
         _check_on_cpu(x, torch.linalg.vector_norm(rows.float(), dim=1))
@@ -77,9 +77,9 @@ def _built(rows: Tensor, norm: Tensor, k: float, cost: Cost, generator: torch.Ge
 def _choose(
     norm: Tensor, d: int, k: float, cost: Cost, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the kept noise's part along u, (b, 1), and the length of the rest, or None where it is free.
+    """Return the nearest noise's coordinate along u, (b, 1), and the length of the rest; None if any length will do.
 
-    A row of zeros has no direction: its noise is all rest, chosen by length for ``l2`` and not at all otherwise.
+    A row of zeros has no direction: all of its noise is rest, chosen by length for ``l2`` and at random otherwise.
     """
     b, device = len(norm), norm.device if generator is None else generator.device
     if cost == "dot":
@@ -124,22 +124,15 @@ def _l1(x: Tensor, noise: Tensor) -> Tensor:
 
 
 def _check_on_cpu(x: Tensor, norm: Tensor) -> None:
-    """Raise ValueError where a row is not finite; a GPU is not waited for, nor is a graph broken."""
+    """Raise ValueError where a row is not finite; checked on the CPU alone, and not in a compiled graph."""
     if x.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(norm.isfinite().all()):
         check_finite(x=x)
         raise ValueError("x holds rows whose norm is beyond float32; scale the data")
 
 
-def _check_k(k: float, cost: Cost) -> None:
-    whole = "" if cost == "dot" else "whole "
-    fits = isinstance(k, int | float | np.number) and not isinstance(k, bool) and math.isfinite(k) and k >= 1
-    if not fits or (whole and k != int(k)):
-        raise ValueError(f"k is {k!r}; nearest by {cost} takes a {whole}number >= 1")
-
-
 @register("coupling")
 @dataclass(frozen=True)
-class Nearest:
+class Nearest(DropIn):
     """Draw k noises for each datum and keep the nearest (arXiv:2505.18521, Alg. 1), in O(d + k) a row.
 
     Marginal: not standard normal. ``dot`` moves the mean along the data's unit directions u and stretches the
@@ -164,23 +157,15 @@ class Nearest:
 
     def __post_init__(self) -> None:
         check_choice("cost", self.cost, Cost)
-        _check_k(self.k, self.cost)
+        check_number(k=self.k, at_least=1, whole=self.cost != "dot")
 
-    def __call__(
-        self,
-        x: Float[Tensor, "b *dims"],
-        cond: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        index: Tensor | None = None,
-        step: int = 0,
-    ) -> Float[Tensor, "b *dims"]:
+    def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
         """Return the nearest of k noises for each row of x, (b, *dims).
 
         Raises:
             ValueError: as ``nearest``.
         """
-        return nearest(x, self.k, cost=self.cost, generator=generator)
+        return nearest(x, self.k, cost=self.cost, generator=rows.generator)
 
     def prior(self, data: Iterable[Tensor]) -> Prior:
         """Return the Gaussian with the moments of the kept noise.

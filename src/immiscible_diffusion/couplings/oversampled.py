@@ -1,4 +1,4 @@
-"""Linear assignment among m > b noises, exactly, at a price that does not grow with m d.
+"""Exact linear assignment among m > b noises, at a cost that does not grow with m d.
 
 A standard normal noise n enters any inner product with b rows of data through w = Q^T n ~ N(0, I_r) alone, Q being
 an orthonormal basis of the rows' span and r <= b its dimension, and their distances through w and the independent
@@ -7,16 +7,15 @@ assignment chooses are ever built: Q w + (I - Q Q^T) g, the second part scaled t
 of m, which has its own O(d + m) file; m = b is plain assignment.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.couplings._cost import check_choice, check_finite
+from immiscible_diffusion.checks import check_choice, check_finite, check_number, check_whole
+from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._measured_start import measured_prior
 from immiscible_diffusion.couplings.assignment import assign
 from immiscible_diffusion.couplings.solvers.solve import solve
@@ -45,7 +44,7 @@ def oversample(
 ) -> Float[Tensor, "b *dims"]:
     """Return noise for x, the b of m fresh standard normal noises that an exact assignment chooses, (b, *dims).
 
-    The law is exactly that of drawing m noises and assigning b of them, however the rows of x depend on each other.
+    The distribution is exactly that of drawing m noises and assigning b of them, for any rows of x.
 
     Args:
         x: data in model space, any floating dtype.
@@ -66,7 +65,7 @@ def oversample(
     """
     check_choice("cost", cost, SpanCost)
     rows = batch_rows(x)
-    _check_m(m, len(rows))
+    check_whole(m=m, at_least=len(rows))
     rows = rows if rows.dtype == torch.float64 else rows.float()
     norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     if not bool(norm.isfinite().all()):
@@ -127,15 +126,10 @@ def _factor(rows: Tensor, norm: Tensor) -> tuple[Float[Tensor, "b r"], Float[Ten
     return vectors * scale, vectors.T / scale.unsqueeze(1)
 
 
-def _check_m(m: int, b: int) -> None:
-    if not isinstance(m, int | np.integer) or isinstance(m, bool) or m < b:
-        raise ValueError(f"m is {m!r}; oversampling for {b} rows takes a whole number >= {b}")
-
-
 @register("coupling")
 @dataclass(frozen=True)
-class Oversampled:
-    """Draw several noises for every datum and assign the cheapest set of them, exactly: assignment and nearest in one.
+class Oversampled(DropIn):
+    """Draw several noises for every datum and assign the cheapest set exactly: assignment and nearest in one.
 
     Marginal: not standard normal, unless ``times`` is 1. The mean moves along the data's strong directions, and the
         variance grows there; ``l2`` also shortens the noise in all directions. ``prior`` is the Gaussian with the
@@ -158,25 +152,15 @@ class Oversampled:
 
     def __post_init__(self) -> None:
         check_choice("cost", self.cost, SpanCost)
-        known = isinstance(self.times, int | float | np.number) and not isinstance(self.times, bool)
-        if not (known and math.isfinite(self.times) and self.times >= 1):
-            raise ValueError(f"times is {self.times!r}; oversampling takes a number >= 1")
+        check_number(times=self.times, at_least=1)
 
-    def __call__(
-        self,
-        x: Float[Tensor, "b *dims"],
-        cond: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        index: Tensor | None = None,
-        step: int = 0,
-    ) -> Float[Tensor, "b *dims"]:
+    def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
         """Return the assigned noise among ``times`` b, (b, *dims).
 
         Raises:
             ValueError: as ``oversample``.
         """
-        return oversample(x, round(self.times * len(batch_rows(x))), cost=self.cost, generator=generator)
+        return oversample(x, round(self.times * len(x)), cost=self.cost, generator=rows.generator)
 
     def prior(self, data: Iterable[Tensor]) -> Prior:
         """Return the Gaussian with the measured moments of the assigned noise, the standard normal if ``times`` is 1.

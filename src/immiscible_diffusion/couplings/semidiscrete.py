@@ -10,22 +10,25 @@ lines in every step.
 >>> noise = torch.randn(16, 3, generator=generator)
 >>> x = data[assign_data(noise, data, dual)]  # and labels by the same index
 
-``Semidiscrete`` is the other way round, for a loop that draws its data first: it keeps noise for every datum's cell.
-It is not registered: it is nothing without a data set, which an experiment file cannot hold.
+``Semidiscrete`` is for a loop that draws its data first: it keeps noise for every datum's cell. It is not registered,
+because it needs a data set, which an experiment file cannot hold.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.couplings._cost import check_finite
+from immiscible_diffusion.checks import (
+    check_finite,
+    check_number,
+    check_whole,
+)
+from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._seeded_noise import normal_rows
-from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.tensors import batch_rows, full_precision, normal
-from immiscible_diffusion.types import Float, Int, Prior
+from immiscible_diffusion.types import Float, Int
 
 __all__ = ["Semidiscrete", "assign_data", "fit_dual", "unevenness"]
 
@@ -102,8 +105,8 @@ def fit_dual(
     >>> bool((dual[0] - dual[1]).abs() < 0.05)
     True
     """
-    if not (isinstance(steps, int) and isinstance(batch, int) and steps > 0 and batch > 0 and 0 < rate < math.inf):
-        raise ValueError(f"steps = {steps}, batch = {batch} and rate = {rate} must be positive, the first two whole")
+    check_whole(steps=steps, batch=batch)
+    check_number(rate=rate, above=0)
     rows = batch_rows(data, "data").float()
     check_finite(data=rows)
     n, d = rows.shape
@@ -126,8 +129,8 @@ def unevenness(
 ) -> float:
     """Return the chi^2 distance of the cells' masses from 1 / n, n sum_k p_k^2 - 1, without bias.
 
-    The paper stops at 0.05. The noise's law under ``Semidiscrete`` is off the normal by at most half its square root in
-    total variation. The estimate's own standard error is about sqrt(2 n) / draws at 0.
+    The paper stops at 0.05. The noise's distribution under ``Semidiscrete`` is off the normal by at most half its
+    square root in total variation. The estimate's own standard error is about sqrt(2 n) / draws at 0.
 
     Args:
         data: as in ``fit_dual``.
@@ -139,8 +142,7 @@ def unevenness(
     >>> bool(unevenness(data, dual, draws=1000, generator=torch.Generator().manual_seed(0)) < 0.1)
     True
     """
-    if draws < 2:
-        raise ValueError(f"draws is {draws}; it takes at least 2")
+    check_whole(draws=draws, at_least=2)
     rows = batch_rows(data, "data").float()
     n, d = rows.shape
     count = torch.zeros(n, dtype=torch.long, device=rows.device)
@@ -152,12 +154,12 @@ def unevenness(
 
 
 @dataclass(frozen=True, eq=False)
-class Semidiscrete:
+class Semidiscrete(DropIn):
     """Give each datum noise from its own cell of the optimal map (arXiv:2509.25519); batch size plays no part.
 
-    Noise is drawn in bulk and kept, as a seed, for the datum that it falls on, until that datum is asked for. Whether a
-    noise is kept depends on counts alone, so that the law in a cell is exact. ``index``, the row of each datum in
-    ``data``, is what decides; augmented data get the noise of the row that they came from.
+    Noise is drawn in bulk and kept, as a seed, for the datum that it falls on, until a batch has that datum. Whether a
+    noise is kept depends on counts alone, so the distribution in a cell is exact. ``index``, the row of each datum in
+    ``data``, decides; augmented data get noise of the row that they came from.
 
     Marginal: standard normal up to the fit of the potentials: every cell has weight 1 / n where its mass is p_k. See
         ``unevenness``.
@@ -190,62 +192,46 @@ class Semidiscrete:
                 f"{len(self.data)} rows of data on {self.data.device} need as many potentials there; "
                 f"there came {tuple(self.dual.shape)} on {self.dual.device}"
             )
-        if isinstance(self.keep, bool) or not isinstance(self.keep, int) or self.keep < 1:
-            raise ValueError(f"keep is {self.keep!r}; a datum keeps a whole number of noises, at least 1")
+        check_whole(keep=self.keep)
 
     @torch.no_grad()
-    def __call__(
-        self,
-        x: Float[Tensor, "b *dims"],
-        cond: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        index: Tensor | None = None,
-        step: int = 0,
-    ) -> Float[Tensor, "b *dims"]:
+    def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
         """Return noise from the cell of each row, (b, *dims).
 
         Raises:
             ValueError: no ``index``, or rows that ``data`` has not; a row more than ``keep`` times in a batch; NaN or
                 infinity in x on the CPU; a cell that no noise falls on.
         """
-        rows = batch_rows(x)
         if x.device.type == "cpu":
             check_finite(x=x)
-        index = self._checked(index, x)
-        table, count = self._filled(torch.bincount(index, minlength=len(self.data)), generator)
+        index = self._checked(rows.index, x)
+        table, count = self._filled(torch.bincount(index, minlength=len(self.data)), rows.generator)
         seeds = table[index, count[index] - 1 - _ranks(index)]
         count -= torch.bincount(index, minlength=len(count))
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        return normal_rows(seeds, rows.shape[1], x.device, dtype).reshape(x.shape).to(x.dtype)
-
-    def prior(self, data: Iterable[Tensor]) -> Prior:
-        """Return the standard normal."""
-        return StandardNormal()
+        return normal_rows(seeds, x[0].numel(), x.device, dtype).reshape(x.shape).to(x.dtype)
 
     def memory(self) -> dict[str, Tensor]:
-        """Return the potentials (n,), the seeds that wait, (n, keep), and how many of them do, (n,)."""
+        """Return the potentials (n,), the kept seeds (n, keep), and how many are kept for each datum, (n,)."""
         return dict(self._memory)
 
     def remember(self, memory: dict[str, Tensor]) -> None:
-        """Take over potentials and seeds; an empty dict forgets the seeds and goes back to the potentials given.
+        """Restore potentials and seeds; an empty dict forgets the seeds and goes back to ``dual``.
 
         Raises:
             ValueError: they belong to other data or another ``keep``.
         """
         n = len(self.data)
         expected = {"dual": (n,), "seeds": (n, self.keep), "count": (n,)}
-        found = {name: tuple(tensor.shape) for name, tensor in memory.items()}
-        if memory and found != expected:
-            raise ValueError(f"this coupling remembers {expected}; there came {found}")
+        shapes = {name: tuple(tensor.shape) for name, tensor in memory.items()}
+        if memory and shapes != expected:
+            raise ValueError(f"this coupling remembers {expected}; there came {shapes}")
         self._memory.clear()
         self._memory.update({name: tensor.to(self.data.device) for name, tensor in memory.items()})
 
     def _checked(self, index: Tensor | None, x: Tensor) -> Tensor:
         if index is None:
             raise ValueError("semidiscrete noise belongs to rows of the data set: pass their numbers as index")
-        if index.shape != (len(x),) or index.is_floating_point() or index.is_complex():
-            raise ValueError(f"index is {index.dtype} of shape {tuple(index.shape)}; it must be integers, ({len(x)},)")
         n, shape = len(self.data), tuple(self.data.shape[1:])
         if x.shape[1:] != shape or not bool(((index >= 0) & (index < n)).all()):
             came = f"{tuple(x.shape[1:])}, {int(index.min())}..{int(index.max())}"

@@ -4,7 +4,6 @@ The plan P minimises <P, C> - epsilon H(P) among matrices whose rows and columns
 exp((f_i + g_j - C_ij) / epsilon), and its potentials f and g are found by normalising rows and columns in turn.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 from warnings import warn
@@ -12,12 +11,13 @@ from warnings import warn
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.couplings._cost import check_finite, check_rows
+from immiscible_diffusion.checks import check_finite, check_number, check_whole
+from immiscible_diffusion.couplings._cost import check_rows
+from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings.greedy import match
-from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, full_precision, normal_like
-from immiscible_diffusion.types import Float, Int, Prior
+from immiscible_diffusion.types import Float, Int
 
 __all__ = ["Convergence", "Sinkhorn", "sinkhorn_index"]
 
@@ -32,12 +32,11 @@ _SMALL = 1e-6
 
 
 class Convergence(NamedTuple):
-    """What became of the iterations.
+    """How the iterations ended.
 
-    ``iterations`` is how many there were, ``marginal_error`` by how much a column of the plan misses its sum of one,
-    on average, and ``converged`` whether that is within the tolerance. ``gap`` is how far the pairing may be from the
-    optimum, as a share of what the optimum saves against independent noise at most: it comes from the dual problem,
-    without the optimum.
+    ``iterations`` is their number. ``marginal_error`` is the mean distance of a column's sum from one, and
+    ``converged`` says whether it is within the tolerance. ``gap`` bounds the distance from the optimal pairing, as a
+    share of what the optimum saves against independent noise; the bound comes from the dual problem.
     """
 
     iterations: int
@@ -60,23 +59,23 @@ def sinkhorn_index(
     """Return the index of the noise row that a permutation drawn from the plan gives to each row of x, (b,).
 
     The cost is the negative inner product, which has the plan of squared distances (arXiv:2506.05526), with the means
-    of its rows and columns taken off: that changes no plan, and it is the first step from epsilon = infinity, so that
-    nothing better is known to start from. Epsilon then comes down in steps, each starting from the last one's
-    potentials. Potentials of another batch would not help: they belong to its data and its noise.
+    of rows and columns subtracted. This changes no plan, and it is the first step from epsilon = infinity. Epsilon then
+    comes down in steps, each starting from the potentials of the last. Potentials of another batch would not help: they
+    belong to its data and its noise.
 
-    The permutation is drawn pair by pair, each with a probability proportional to its entry in the plan among the
-    rows and noises that are left. An exact assignment of log P would undo epsilon: it is that of C itself.
+    The permutation is drawn pair by pair, each with a probability proportional to its entry in the plan among the rows
+    and noises that are left. An exact assignment of log P would undo epsilon: it is the exact assignment of C.
 
-    Departs: arXiv:2506.05526 scales epsilon by the standard deviation of C before its means are taken off, so that
-    adding a constant to the data would change the plan.
+    Departs: arXiv:2506.05526 scales epsilon by the standard deviation of C before the means are subtracted, so adding a
+    constant to the data would change the plan.
 
     Args:
         x: data in model space, any floating dtype.
         noise: as many rows as x.
         epsilon: in standard deviations of the cost. Of the distance that exact assignment saves on CIFAR-10, 0.005
             saves 99 %, 0.05 97 %, 0.3 77 %, 1 a third and 10 4 %.
-        iterations: the most that are done.
-        tolerance: the mean error of a column sum at which they stop.
+        iterations: at most this many.
+        tolerance: mean error of a column sum at which the iterations stop.
         generator: where the permutation's randomness comes from; the global one if None.
 
     Cost: O(b^2 d) for the product, O(b^2) an iteration (60 at the default epsilon) on the device of x, b^2 draws;
@@ -103,7 +102,7 @@ def sinkhorn_index(
 
 
 def _cost(x: Tensor, noise: Tensor) -> Float[Tensor, "b b"]:
-    """Return the negative inner products less the means of rows and columns, of standard deviation 1, in float32."""
+    """Return the negative inner products less the means of rows and columns, scaled to deviation 1, in float32."""
     data, other = batch_rows(x).float(), batch_rows(noise).float()
     cost = (data - data.mean(0)) @ (other.mean(0) - other).T
     usual = torch.linalg.vector_norm(data) * torch.linalg.vector_norm(other) / (len(x) * data.shape[1] ** 0.5)
@@ -117,7 +116,7 @@ def _cost(x: Tensor, noise: Tensor) -> Float[Tensor, "b b"]:
 def _potentials(
     cost: Tensor, epsilon: float, iterations: int, tolerance: float
 ) -> tuple[Tensor, Tensor, int, float, bool]:
-    """Return f and g, the iterations used, the last error, and whether it is that of this epsilon."""
+    """Return f and g, the iterations used, the last error, and whether epsilon had come down all the way."""
     f, g = torch.zeros_like(cost[0]), torch.zeros_like(cost[0])
     used, current = 0, max(epsilon, _FIRST)
     while True:
@@ -141,7 +140,7 @@ def _potentials(
 def _draw(negative_log: Tensor, generator: torch.Generator | None) -> Int[Tensor, " b"]:
     """Return a permutation drawn pair by pair in proportion to a plan, given as -log P.
 
-    A pair's waiting time, exponential of rate P_ij, is the least of those left with a probability of P_ij's share.
+    Each pair waits an exponential time of rate P_ij; among the pairs left, it is first with probability P_ij's share.
     """
     source = negative_log.device if generator is None else generator.device
     waiting = torch.empty_like(negative_log, device=source).exponential_(generator=generator)
@@ -149,16 +148,13 @@ def _draw(negative_log: Tensor, generator: torch.Generator | None) -> Int[Tensor
 
 
 def _check_options(epsilon: float, iterations: int, tolerance: float) -> None:
-    for name, value in (("epsilon", epsilon), ("tolerance", tolerance)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise ValueError(f"{name} is {value!r}; sinkhorn takes a number > 0")
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-        raise ValueError(f"iterations is {iterations!r}; sinkhorn takes a whole number >= 1")
+    check_number(epsilon=epsilon, tolerance=tolerance, above=0)
+    check_whole(iterations=iterations)
 
 
 @register("coupling")
 @dataclass(frozen=True)
-class Sinkhorn:
+class Sinkhorn(DropIn):
     """Draw as many noises as data and pair them by a permutation drawn from the entropic transport plan.
 
     Marginal: standard normal, exactly: a permutation keeps the batch's noise. Given a class it is not.
@@ -166,7 +162,7 @@ class Sinkhorn:
 
     Args:
         epsilon: see ``sinkhorn_index``: the strength, from exact assignment (0.005) to independent noise (10).
-        iterations: the most that are done; a warning says when they were not enough.
+        iterations: at most this many; a warning says when they were not enough.
         tolerance: see ``sinkhorn_index``.
 
     Raises:
@@ -183,32 +179,19 @@ class Sinkhorn:
     def __post_init__(self) -> None:
         _check_options(self.epsilon, self.iterations, self.tolerance)
 
-    def __call__(
-        self,
-        x: Float[Tensor, "b *dims"],
-        cond: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        index: Tensor | None = None,
-        step: int = 0,
-    ) -> Float[Tensor, "b *dims"]:
-        """Return noise paired with x row by row, (b, *dims).
+    def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
+        """Return as many noises as data, permuted by the plan, (b, *dims); warn if the plan did not converge.
 
         Raises:
             ValueError: as ``sinkhorn_index``.
         """
-        batch_rows(x)
-        noise = normal_like(x, generator)
+        noise = normal_like(x, rows.generator)
         options = {"epsilon": self.epsilon, "tolerance": self.tolerance}
-        chosen, report = sinkhorn_index(x, noise, iterations=self.iterations, generator=generator, **options)
+        index, report = sinkhorn_index(x, noise, iterations=self.iterations, generator=rows.generator, **options)
         if not report.converged:
             warn(
                 f"sinkhorn did not converge: the plan's columns miss their sums by {report.marginal_error:.2g} after "
                 f"{report.iterations} iterations; raise iterations, epsilon or tolerance",
-                stacklevel=2,
+                stacklevel=3,
             )
-        return noise[chosen]
-
-    def prior(self, data: Iterable[Tensor]) -> Prior:
-        """Return the standard normal."""
-        return StandardNormal()
+        return noise[index]

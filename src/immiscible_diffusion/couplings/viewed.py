@@ -1,18 +1,18 @@
-"""Assignment by a view of data and noise: low frequencies, or standardised data. The noise itself stays as it was."""
+"""Assignment on a view of data and noise: their low frequencies, or standardised data."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.couplings._cost import Cost, Precision, check_choice, check_finite, check_rows
+from immiscible_diffusion.checks import check_choice, check_finite, check_whole
+from immiscible_diffusion.couplings._cost import Cost, Precision, check_costs, check_rows
+from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings.assignment import assign_index
-from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import register
-from immiscible_diffusion.tensors import batch_rows, normal_like
-from immiscible_diffusion.types import Float, Prior
+from immiscible_diffusion.tensors import normal_like
+from immiscible_diffusion.types import Float
 
 __all__ = ["View", "Viewed", "pooled", "standardised"]
 
@@ -25,7 +25,7 @@ def pooled(
 ) -> tuple[Float[Tensor, "b *pooled"], Float[Tensor, "b *pooled"]]:
     """Return data and noise averaged over the cells of a size x size grid, each (b, ..., size, size).
 
-    Cells are those of ``adaptive_avg_pool2d``. The noise's averages are scaled back to unit variance, so that the two
+    The cells are those of ``adaptive_avg_pool2d``. The noise's averages are scaled back to unit variance, so the two
     keep the proportion that they have in full. An axis of ``size`` or fewer stays as it is.
 
     Args:
@@ -40,7 +40,7 @@ def pooled(
     >>> seen.flatten().tolist(), low.flatten().tolist()
     ([1.0, 1.0, 1.0, 1.0], [4.0, 4.0, 4.0, 4.0])
     """
-    _check_size(size)
+    check_whole(size=size)
     check_rows(x, noise)
     if x.ndim not in (4, 5):
         raise ValueError(
@@ -84,8 +84,8 @@ def standardised(x: Float[Tensor, "b *dims"]) -> Float[Tensor, "b *dims"]:
 
 @register("coupling")
 @dataclass(frozen=True)
-class Viewed:
-    """Pair by exact assignment on a view of data and noise; the noise that is returned is whole.
+class Viewed(DropIn):
+    """Pair by exact assignment on a view of data and noise, and return the noise in full.
 
     ``pooled`` aligns low frequencies: on large latents, where nearness falls as 1 / sqrt(d), it spends the batch's
     choice on the few coordinates that carry an image's layout. ``standardised`` lets every coordinate of the data count
@@ -95,7 +95,7 @@ class Viewed:
     Cost: that of assignment in the coordinates of the view; memory twice that of x for ``standardised``.
 
     Args:
-        view: what the cost sees of data and noise.
+        view: which view the cost compares.
         size: cells along each axis of ``pooled``.
         cost: see ``assign``.
         precision: see ``assign``.
@@ -114,35 +114,16 @@ class Viewed:
 
     def __post_init__(self) -> None:
         check_choice("view", self.view, View)
-        check_choice("cost", self.cost, Cost)
-        check_choice("precision", self.precision, Precision)
-        _check_size(self.size)
+        check_costs(self.cost, self.precision)
+        check_whole(size=self.size)
 
-    def __call__(
-        self,
-        x: Float[Tensor, "b *dims"],
-        cond: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        index: Tensor | None = None,
-        step: int = 0,
-    ) -> Float[Tensor, "b *dims"]:
-        """Return noise paired with x row by row, (b, *dims).
+    def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
+        """Return as many noises as data, assigned by their view, (b, *dims).
 
         Raises:
-            ValueError: as ``assign``; ``pooled`` of what are no images.
+            ValueError: as ``assign``; ``pooled`` without images or video.
         """
-        batch_rows(x)
         check_finite(x=x)
-        noise = normal_like(x, generator)
-        seen = (standardised(x), noise) if self.view == "standardised" else pooled(x, noise, size=self.size)
-        return noise[assign_index(*seen, cost=self.cost, precision=self.precision)]
-
-    def prior(self, data: Iterable[Tensor]) -> Prior:
-        """Return the standard normal."""
-        return StandardNormal()
-
-
-def _check_size(size: int) -> None:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"size is {size!r}; a pooled view needs a whole number of cells, at least 1")
+        noise = normal_like(x, rows.generator)
+        views = (standardised(x), noise) if self.view == "standardised" else pooled(x, noise, size=self.size)
+        return noise[assign_index(*views, cost=self.cost, precision=self.precision)]

@@ -1,0 +1,108 @@
+"""Checks of arguments. Each error says which value came and which values are possible."""
+
+import math
+from numbers import Integral, Real
+from typing import get_args
+
+from torch import Tensor
+
+__all__ = [
+    "check_batch",
+    "check_choice",
+    "check_finite",
+    "check_integers",
+    "check_lengths",
+    "check_number",
+    "check_whole",
+]
+
+
+def check_choice(what: str, value: object, allowed: object) -> None:
+    """Raise ValueError unless a value is one of the names that a ``Literal`` allows.
+
+    >>> from typing import Literal
+    >>> check_choice("cost", "l3", Literal["l1", "l2"])
+    Traceback (most recent call last):
+    ValueError: no cost named 'l3'; there are ['l1', 'l2']
+    """
+    if value not in get_args(allowed):
+        raise ValueError(f"no {what} named {value!r}; there are {list(get_args(allowed))}")
+
+
+def check_whole(*, at_least: int = 1, **values: object) -> None:
+    """Raise ValueError unless every named value is a whole number of at least ``at_least``; a bool is none.
+
+    >>> check_whole(k=0)
+    Traceback (most recent call last):
+    ValueError: k is 0; it must be a whole number >= 1
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < at_least:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number >= {at_least}")
+
+
+def check_number(
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    whole: bool = False,
+    **values: object,
+) -> None:
+    """Raise ValueError unless every named value is a finite number within the bounds; a bool is none.
+
+    With ``whole`` it must also have no fraction; unlike ``check_whole``, 8.0 will do.
+
+    >>> check_number(ratio=1.5, at_least=0, at_most=1)
+    Traceback (most recent call last):
+    ValueError: ratio is 1.5; it must be a number >= 0 and <= 1
+    """
+    for name, value in values.items():
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float | Real)
+            or not math.isfinite(number := float(value))
+            or (whole and number != int(number))
+            or (at_least is not None and number < at_least)
+            or (above is not None and number <= above)
+            or (at_most is not None and number > at_most)
+            or (below is not None and number >= below)
+        ):
+            bounds = {">=": at_least, ">": above, "<=": at_most, "<": below}
+            span = " and ".join(f"{sign} {bound}" for sign, bound in bounds.items() if bound is not None)
+            kind = "whole number" if whole else "number"
+            raise ValueError(f"{name} is {value!r}; it must be a {kind + ' ' + span if span else 'finite ' + kind}")
+
+
+def check_batch(x: object, name: str = "x") -> None:
+    """Raise ValueError unless x is a floating-point tensor (b, ...) with at least one row and one coordinate."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = f"{x.dtype} tensor" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{name} is a {kind}; it must be a floating-point tensor of shape (b, ...)")
+    if x.ndim == 0 or x.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be (b, ...) with at least one element")
+
+
+def check_lengths(x: Tensor, **tensors: Tensor | None) -> None:
+    """Raise ValueError unless every named tensor that is not None has one entry for each row of x, (b, ...)."""
+    for name, tensor in tensors.items():
+        if tensor is not None and (tensor.ndim == 0 or len(tensor) != len(x)):
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must have an entry a row, ({len(x)}, ...)")
+
+
+def check_integers(x: Tensor, **tensors: Tensor | None) -> None:
+    """Raise ValueError unless every named tensor that is not None holds one integer for each row of x, (b,)."""
+    for name, tensor in tensors.items():
+        if tensor is not None and (tensor.shape != (len(x),) or tensor.is_floating_point() or tensor.is_complex()):
+            came = f"dtype {tensor.dtype} and shape {tuple(tensor.shape)}"
+            raise ValueError(f"{name} has {came}; it must hold an integer a row, ({len(x)},)")
+
+
+def check_finite(**tensors: Tensor) -> None:
+    """Raise ValueError if a named tensor holds NaN or infinity, with its first such row."""
+    for name, tensor in tensors.items():
+        bad = ~tensor.isfinite().flatten(1 if tensor.ndim > 1 else 0)
+        if bool(bad.any()):
+            row = int(bad.reshape(len(tensor), -1).any(1).nonzero()[0])
+            raise ValueError(f"{name} holds NaN or infinity, first in row {row}")

@@ -1,0 +1,107 @@
+"""The base of the built-in couplings: one signature, one place where arguments are checked, one default start."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.checks import check_batch, check_integers, check_lengths
+from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.types import Coupling, Float, HasMemory, Prior
+
+__all__ = ["DropIn", "Rows", "check_coupling", "memory_of", "noise_from", "restore"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a training loop knows about the rows of a batch, beside the data.
+
+    ``cond`` is their condition, (b, ...), ``generator`` the source of randomness (the global one if None), ``index``
+    the number of each row in its data set, (b,), and ``step`` the training step, None where the loop gives none.
+    """
+
+    cond: Tensor | None = None
+    generator: torch.Generator | None = None
+    index: Tensor | None = None
+    step: int | None = None
+
+
+class DropIn(ABC):
+    """A coupling with one method to write, ``pair``; called like ``torch.randn_like``.
+
+    The default start of sampling is the standard normal. A coupling that changes the noise's distribution overrides
+    ``prior``, for example with ``measured_prior``.
+    """
+
+    def __call__(
+        self,
+        x: Float[Tensor, "b *dims"],
+        cond: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        index: Tensor | None = None,
+        step: int | None = None,
+    ) -> Float[Tensor, "b *dims"]:
+        """Return noise paired with x row by row, (b, *dims), with the dtype and device of x. x keeps its order.
+
+        Args:
+            x: data in model space, any floating dtype.
+            cond: condition of each row: labels (b,), or floating values (b, ...).
+            generator: where randomness comes from; the global one if None.
+            index: number of each row in its data set, (b,).
+            step: the training step.
+
+        Raises:
+            ValueError: x is no floating batch, cond has another number of rows, index does not hold an integer for each
+                row, or the coupling cannot pair these rows; see its ``pair``.
+        """
+        rows = Rows(cond, generator, index, step)
+        self.check(x, rows)
+        return self.pair(x, rows)
+
+    def check(self, x: Tensor, rows: Rows) -> None:
+        """Raise ValueError unless x is a floating batch, with a condition and an integer index a row where given."""
+        check_batch(x)
+        check_lengths(x, cond=rows.cond)
+        check_integers(x, index=rows.index)
+
+    @abstractmethod
+    def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
+        """Return noise for each row of x, (b, *dims), with the dtype and device of x.
+
+        Args:
+            x: a floating batch with at least one row; it may hold NaN or infinity.
+            rows: what else is known about its rows.
+        """
+
+    def prior(self, data: Iterable[Tensor]) -> Prior:
+        """Return the distribution that sampling must start from: the standard normal.
+
+        Args:
+            data: batches of the training data in model space, (b, *dims); not read here.
+        """
+        return StandardNormal()
+
+
+def check_coupling(coupling: object) -> None:
+    """Raise ValueError unless a wrapper was given a coupling to wrap."""
+    if not isinstance(coupling, Coupling):
+        raise ValueError(f"coupling is {coupling!r}; it must be a coupling, such as Assignment()")
+
+
+def noise_from(coupling: Coupling, x: Tensor, rows: Rows) -> Tensor:
+    """Return the noise that a wrapped coupling pairs with the same rows, (b, *dims)."""
+    return coupling(x, rows.cond, rows.generator, index=rows.index, step=rows.step or 0)
+
+
+def memory_of(coupling: Coupling) -> dict[str, Tensor]:
+    """Return the memory of a wrapped coupling; empty if it keeps none."""
+    return coupling.memory() if isinstance(coupling, HasMemory) else {}
+
+
+def restore(coupling: Coupling, memory: dict[str, Tensor]) -> None:
+    """Restore the memory of a wrapped coupling, if it keeps one."""
+    if isinstance(coupling, HasMemory):
+        coupling.remember(memory)
