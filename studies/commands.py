@@ -13,7 +13,7 @@ from torch import Tensor
 
 from immiscible_diffusion.cli.options import Sets, choice, err, out
 from immiscible_diffusion.diagnostics.miscibility import flower, miscibility
-from immiscible_diffusion.experiments.config import parse_override
+from immiscible_diffusion.experiments.values import parse_override
 from immiscible_diffusion.files import read_index, write_bytes, write_json
 from immiscible_diffusion.runs.folder import environment, is_finished
 from immiscible_diffusion.runs.run import execute

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from immiscible_diffusion.experiments.config import read_toml
 from immiscible_diffusion.experiments.experiment import read_experiment
+from immiscible_diffusion.experiments.values import read_toml
 from immiscible_diffusion.files import read_json
 
 __all__ = ["MARKERS", "SCALES", "Item", "papers", "papers_page", "papers_table", "state", "states"]

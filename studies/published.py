@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from immiscible_diffusion.experiments.experiment import built_in, read_experiment
+from immiscible_diffusion.experiments.experiment import read_experiment
+from immiscible_diffusion.experiments.values import built_in
 from immiscible_diffusion.report.sentences import number
 
 __all__ = ["published", "published_note", "published_thresholds"]

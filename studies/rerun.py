@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from immiscible_diffusion.experiments.config import Config, overridden, read_config
+from immiscible_diffusion.experiments.config import Config, read_config
+from immiscible_diffusion.experiments.values import overridden
 from immiscible_diffusion.files import read_json, read_lines
 from immiscible_diffusion.report.record import FORMAT
 

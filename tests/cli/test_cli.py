@@ -110,7 +110,7 @@ def test_train_resumes_and_list_and_show_speak(runs_folder: Path, capsys: pytest
     [
         (["train", "nosuch"], "no experiment or file 'nosuch'"),
         (["train", "demo", "--set", "train.stepz=3"], "unknown key train.stepz"),
-        (["train", "demo", "--set", "train.steps=many"], "input should be a valid integer"),
+        (["train", "demo", "--set", "train.steps=many"], "it must be a whole number"),
         (["train", "demo", "--set", "train.steps"], "write it as key.of.the.file=value"),
         (["train", "demo", "--scale", "huge"], "no scale 'huge'"),
         (["train", "demo", "--device", "tpu"], "no device named 'tpu'"),
@@ -119,6 +119,13 @@ def test_train_resumes_and_list_and_show_speak(runs_folder: Path, capsys: pytest
         (["evaluate", "nowhere"], "is not a run folder"),
         (["report", "nowhere"], "cannot read"),
         (["dance"], "No such command"),
+        (["bench", "step"], "python -m benchmarks --help"),
+        (["papers"], "python -m studies papers"),
+        (["draw", "denoising", "runs/x"], "python -m studies draw"),
+        (["rerun", "results"], "python -m studies rerun"),
+        (["report"], "immiscible report runs/demo; all recorded results: python -m studies pages"),
+        (["report", "--check"], "python -m studies pages"),
+        (["show"], "immiscible show demo; all of them: immiscible list"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

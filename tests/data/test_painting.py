@@ -13,8 +13,8 @@ from torch import Tensor
 
 from immiscible_diffusion import Digits, Pixels, make
 from immiscible_diffusion.data import Painting
-from immiscible_diffusion.experiments.config import overridden
 from immiscible_diffusion.experiments.experiment import read_experiment
+from immiscible_diffusion.experiments.values import overridden
 from immiscible_diffusion.files import read_lines
 from immiscible_diffusion.runs.run import execute
 from immiscible_diffusion.types import Batch

@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
-from immiscible_diffusion.experiments.config import overridden, parse_override, read_config
-from immiscible_diffusion.experiments.experiment import built_in, read_experiment
+from immiscible_diffusion.experiments.config import read_config
+from immiscible_diffusion.experiments.experiment import read_experiment
+from immiscible_diffusion.experiments.values import built_in, overridden, parse_override
 
 VALUES: dict[str, Any] = {
     "source": "digits",
@@ -32,11 +33,11 @@ def test_a_configuration_survives_its_plain_form() -> None:
         ("coupling.use", "hungarian", r"coupling: no coupling named 'hungarian'; there are \['assignment'"),
         ("coupling.kk", 3, "unknown key coupling.kk"),
         ("coupling.k", 0, "coupling: k is 0.0; it must be a whole number >= 1"),
-        ("coupling.k", "many", "coupling.k is 'many': input should be a valid number"),
-        ("coupling.cost", "l3", "coupling.cost is 'l3'"),
+        ("coupling.k", "many", "coupling.k is 'many'; it must be a number"),
+        ("coupling.cost", "l3", r"coupling.cost is 'l3'; it must be one of \['l2', 'dot', 'l1', 'cosine'\]"),
         ("method.schedule.levels", -1, "method.schedule: .*levels >= 1"),
         ("method.schedule.use", "curved", "method.schedule: no schedule named 'curved'"),
-        ("train.steps", "many", "train.steps is 'many': input should be a valid integer"),
+        ("train.steps", "many", "train.steps is 'many'; it must be a whole number"),
         ("train.lr", -1, "train: lr = -1.0 is out of range"),
         ("train", 3, "train is 3; it must be a table"),
         ("evaluate.metrics", ["fid"], r"evaluate.metrics\[0\]: no metric named 'fid'"),
@@ -44,7 +45,13 @@ def test_a_configuration_survives_its_plain_form() -> None:
         ("evaluate.features", "vgg", "evaluate.features: no features named"),
         ("evaluate.steps", [], "sampling steps >= 1"),
         ("net.channels", [7], "net: channels are"),
-        ("net.channels", 8, "net.channels is 8"),
+        ("net.channels", 8, "net.channels is 8; it must be a list, each a whole number"),
+        ("net.channels", [8, "many"], r"net.channels is \[8, 'many'\]; it must be a list"),
+        ("train.steps", 2.5, "train.steps is 2.5; it must be a whole number"),
+        ("train.prefetch", "yes", "train.prefetch is 'yes'; it must be true or false"),
+        ("train.steps", True, "train.steps is True; it must be a whole number"),
+        ("method.schedule", 3, "method.schedule is 3; it must be a name or a table"),
+        ("evaluate.evry", 3, "unknown key evaluate.evry"),
         ("coupling", 3, "it must be a name or a table"),
         ("coupling", "os:system", "is not registered"),
         ("coupling", "no_such_module:Thing", "cannot import"),

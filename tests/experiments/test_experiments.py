@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from immiscible_diffusion.experiments.config import parse_override
-from immiscible_diffusion.experiments.experiment import built_in, read_experiment
+from immiscible_diffusion.experiments.experiment import read_experiment
+from immiscible_diffusion.experiments.values import built_in, parse_override
 from immiscible_diffusion.files import read_lines
 from immiscible_diffusion.runs.run import execute
 

@@ -12,7 +12,8 @@ import torch
 from immiscible_diffusion import VAE, Images
 from immiscible_diffusion.data.latent_files import encode
 from immiscible_diffusion.experiments.config import Config
-from immiscible_diffusion.experiments.experiment import presets, read_experiment, with_preset
+from immiscible_diffusion.experiments.experiment import read_experiment
+from immiscible_diffusion.experiments.values import presets, with_preset
 from immiscible_diffusion.files import read_lines
 from immiscible_diffusion.runs.run import execute
 

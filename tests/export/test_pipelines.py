@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
 import tiny_pipeline
 from immiscible_diffusion import (
@@ -23,9 +22,9 @@ from immiscible_diffusion import (
     Nearest,
     Straight,
     Trained,
+    cli,
     generate,
 )
-from immiscible_diffusion.cli import app
 from immiscible_diffusion.data.latent_files import encode
 from immiscible_diffusion.experiments.config import Config, read_config
 from immiscible_diffusion.experiments.experiment import read_experiment
@@ -383,7 +382,7 @@ def test_guidance_reaches_the_evaluation(base: Path, classes: Path, tmp_path: Pa
         assert torch.equal(images(scale), next(generate(with_guidance(model, scale), 4, steps=2, cond=labels))[0])
     assert not torch.equal(images(1.0), images(5.0))
     arguments = ["sample", str(tmp_path), "--n", "4", "--steps", "2", "--guidance", "5", "--device", "cpu"]
-    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert cli.run(arguments) == 0
     with np.load(tmp_path / "generated" / "samples.npz") as stored:
         assert np.array_equal(stored["arr_0"][0], images(5.0).permute(1, 2, 0).numpy())
     with pytest.raises(ValueError, match=r"guidance is -1\.0; it must be finite and at least 0"):

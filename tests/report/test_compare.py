@@ -18,8 +18,8 @@ from scipy import stats
 
 from immiscible_diffusion.cli import run
 from immiscible_diffusion.cli.comparing import comparison_tables
-from immiscible_diffusion.experiments.config import overridden
 from immiscible_diffusion.experiments.experiment import read_experiment
+from immiscible_diffusion.experiments.values import overridden
 from immiscible_diffusion.report.compare import Comparison, Reach, compare
 from immiscible_diffusion.report.figures import compare_figure
 from immiscible_diffusion.report.read_runs import read_arms

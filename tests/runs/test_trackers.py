@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from immiscible_diffusion.experiments.config import parse_override
 from immiscible_diffusion.experiments.experiment import read_experiment
+from immiscible_diffusion.experiments.values import parse_override
 from immiscible_diffusion.files import read_lines
 from immiscible_diffusion.runs.launch import launch
 from immiscible_diffusion.runs.trackers import Follower, tracked, tracker_names

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from immiscible_diffusion.experiments.config import build, parse_override
+from immiscible_diffusion.experiments.values import parse_override
+from immiscible_diffusion.registry import make
 
 __all__ = [
     "Device",
@@ -23,6 +23,7 @@ __all__ = [
     "choice",
     "err",
     "out",
+    "refused",
     "run_app",
 ]
 
@@ -47,6 +48,8 @@ def checked_device(device: str | None) -> str:
     Raises:
         ValueError: an unknown device, or no CUDA.
     """
+    import torch  # here, so that --help does not load it
+
     if device not in (None, "cpu", "cuda"):
         raise ValueError(f"no device named {device!r}; there are ['cpu', 'cuda']")
     if device == "cuda" and not torch.cuda.is_available():
@@ -60,20 +63,24 @@ def choice(kind: str, text: str) -> Any:
     Raises:
         ValueError: an unknown name or option, or a value that the object refuses.
     """
-    return build(kind, parse_override(f"{kind}={text}")[1], kind)
+    return make(kind, parse_override(f"{kind}={text}")[1])
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code: 2 for a mistake of the user's, 1 for a run that failed."""
+    name = app.info.name or ""
     try:
-        app(args=list(arguments))
+        app(args=list(arguments), prog_name=name)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except (ValueError, ImportError) as error:
-        code, line = 2, str(error)
+        return refused(name, str(error))
     except (OSError, ArithmeticError) as error:
-        code, line = 1, str(error)
-    else:
-        return 0
-    err.print(f"{app.info.name}: {escape(line)}", soft_wrap=True, highlight=False)
+        return refused(name, str(error), code=1)
+    return 0
+
+
+def refused(name: str, line: str, *, code: int = 2) -> int:
+    """Print one line about a mistake under the name of the command line, and return the exit code."""
+    err.print(f"{name}: {escape(line)}", soft_wrap=True, highlight=False)
     return code

@@ -1,4 +1,4 @@
-"""Commands about experiments: list them, show them, carry them out."""
+"""Commands about experiments: show them, carry them out."""
 
 import os
 from pathlib import Path
@@ -6,43 +6,22 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from immiscible_diffusion.cli.options import Device, Name, Out, Scale, Sets, Workers, checked_device, err, out
 from immiscible_diffusion.cli.studies import print_report
-from immiscible_diffusion.experiments.config import parse_override
-from immiscible_diffusion.experiments.experiment import Cell, Experiment, built_in, presets, read_experiment
-from immiscible_diffusion.registry import KINDS, names
+from immiscible_diffusion.experiments.experiment import Cell, Experiment, read_experiment
+from immiscible_diffusion.experiments.values import parse_override
 from immiscible_diffusion.runs.launch import launch
 from immiscible_diffusion.runs.reuse import reuse
 from immiscible_diffusion.runs.trackers import tracker_names
 
-__all__ = ["demo", "list_experiments", "show", "train"]
+__all__ = ["demo", "show", "train"]
 
 
 def demo(out_folder: Out = Path("runs"), scale: Scale = None, sets: Sets = None, workers: Workers = None) -> None:
     """Train three couplings on real digits from the same seeds, and show what they change (a few minutes)."""
     _train("demo", out_folder, scale, sets, workers, None)
     print_report(out_folder / "demo")
-
-
-def list_experiments() -> None:
-    """List the experiments, and the names that an experiment file may use."""
-    table = Table(title="Experiments", title_justify="left")
-    table.add_column("name")
-    table.add_column("runs", justify="right")
-    table.add_column("title")
-    for name in built_in():
-        experiment = read_experiment(name)
-        table.add_row(name, str(len(experiment.cells())), experiment.title)
-    out.print(table)
-    table = Table(title="Names for experiment files", title_justify="left")
-    table.add_column("key")
-    table.add_column("choices")
-    for kind in KINDS:
-        table.add_row(kind, ", ".join(names(kind)))
-    table.add_row("preset", ", ".join(presets()))
-    out.print(table)
 
 
 def show(

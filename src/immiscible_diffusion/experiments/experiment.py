@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from immiscible_diffusion.experiments.config import Config, overridden, read_config, read_toml
+from immiscible_diffusion.experiments.config import Config, read_config
+from immiscible_diffusion.experiments.values import labelled, overridden, read_values, with_preset
 
-__all__ = ["Cell", "Experiment", "built_in", "presets", "read_experiment", "with_preset"]
-
-_KEYS = ["title", "source", "question", "base", "grid", "scale", "published"]
+__all__ = ["Cell", "Experiment", "read_experiment"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ class Experiment:
     def cells(self, scale: str | None = None, overrides: Sequence[tuple[str, Any]] = ()) -> list[Cell]:
         """Return the runs, seeds outermost, so that every arm has its first seed before any has its second.
 
-        Overrides come last. Where one names a grid key, that key is no longer varied; ``train.seed`` may be a list.
+        Overrides come last. Where one names a grid key, that key is no longer varied, until a later ``grid.KEY`` varies
+        it again; ``train.seed`` may be a list.
 
         Raises:
             ValueError: an unknown scale, or a configuration that is refused.
@@ -73,11 +73,12 @@ class Experiment:
         for key, value in [*(self.scale[scale].items() if scale else ()), *overrides]:
             if key == "train.seed":
                 grid[key] = {str(seed): seed for seed in (value if isinstance(value, list) else [value])}
-            elif key.startswith("grid.") and key[5:] in grid:
-                grid[key[5:]] = _labelled(key, value, self.name)
+            elif key.startswith("grid.") and key[5:] in self.grid:
+                grid[key[5:]] = labelled(key, value, self.name)
             else:
                 grid.pop(key, None)
                 base = overridden(base, key, value)
+        grid = {key: grid[key] for key in ("train.seed", *self.grid) if key in grid}  # a reopened key keeps its place
         seeds = grid.pop("train.seed", {"0": base.get("train", {}).get("seed", 0)})
         cells = []
         for seed, *point in itertools.product(seeds.values(), *(grid[key].items() for key in grid)):
@@ -93,69 +94,13 @@ class Experiment:
         return cells
 
 
-def built_in() -> dict[str, Path]:
-    """Return the experiments that come with the package, by name."""
-    folder = Path(__file__).parent
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def presets() -> dict[str, Path]:
-    """Return the presets that come with the package, by name: a source and a codec each."""
-    folder = Path(__file__).parent / "presets"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's values with those of the preset that it names; its own keys win.
-
-    A source or codec of another name (``use``) takes the preset's place as a whole.
-
-    Raises:
-        ValueError: there is no such preset.
-
-    >>> with_preset({"preset": "cifar10", "codec": {"std": 64.2}})["codec"]
-    {'use': 'pixels', 'std': 64.2}
-    """
-    own = {key: value for key, value in values.items() if key != "preset"}
-    if "preset" not in values:
-        return own
-    known = presets()
-    if values["preset"] not in list(known):
-        raise ValueError(f"no preset {values['preset']!r}; there are {sorted(known)}")
-    for key, given in read_toml(known[values["preset"]]).items():
-        mine = own.get(key, {})
-        mine = {"use": mine} if isinstance(mine, str) else mine
-        if isinstance(mine, Mapping) and mine.get("use", given["use"]) == given["use"]:
-            own[key] = {**given, **mine}
-    return own
-
-
 def read_experiment(name: str) -> Experiment:
     """Return the experiment of this name, or of the TOML file at this path.
 
     Raises:
         ValueError: there is none, it is not TOML, or it has keys that no experiment has.
     """
-    known = built_in()
-    path = known.get(name) or Path(name)
-    if not path.is_file():
-        raise ValueError(f"no experiment or file {name!r}; there are {sorted(known)}")
-    values = read_toml(path)
-    if unknown := sorted(set(values) - set(_KEYS)):
-        raise ValueError(f"{path}: unknown key {unknown[0]}; there are {_KEYS}")
-    if not isinstance(values.get("base"), Mapping):
-        raise ValueError(f"{path}: [base], one whole run, is missing")
-    grid = {key: _labelled(f"grid.{key}", choices, str(path)) for key, choices in values.get("grid", {}).items()}
-    return Experiment(
-        path.stem,
-        values.get("title", path.stem),
-        values.get("source", ""),
-        values.get("question", ""),
-        values["base"],
-        grid,
-        values.get("scale", {}),
-        values.get("published", {}),
-    )
+    return Experiment(Path(name).stem, **read_values(name))
 
 
 def _varied(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -172,11 +117,3 @@ def _varied(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     for each, one in zip(keys, chosen, strict=True):
         changed = overridden(changed, each, one)
     return changed
-
-
-def _labelled(key: str, choices: Any, where: str) -> dict[str, Any]:
-    if isinstance(choices, Mapping) and choices:
-        return dict(choices)
-    if isinstance(choices, list) and choices:
-        return {str(value): value for value in choices}
-    raise ValueError(f"{where}: {key} must be a list of values or a table of label = value")
