@@ -1,16 +1,20 @@
-# `make demo` and `make test` need Python 3.11 or later and nothing else: each makes the environment it needs.
+# `make demo`, `make check` and `make test` need Python 3.11 or later and nothing else: each makes the environment it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all stock lint format results evidence clean
+.PHONY: demo check test test-all stock lint format results evidence clean
 
 demo: $(READY)
 	$(BIN)/immiscible demo
 
 # Two processes of one thread each: threads of several processes on few cores hold each other up.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+# While one works: all but the tests that take more than half a second or so.
+check: $(READY) lint
+	$(PYTEST) -m "not medium and not slow and not gpu and not network" tests
 
 test: $(READY) lint
 	$(PYTEST)

@@ -158,9 +158,7 @@ def _extended(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     known = built_in()
     below = known.get(base) or path.parent / base if isinstance(base, str) else None
     if below is None or not below.is_file():
-        raise ValueError(
-            f"{path}: extends = {base!r} is no file; write a path beside the file or one of {sorted(known)}"
-        )
+        raise ValueError(f"{path}: extends = {base!r} is no file beside it, and none of {sorted(known)}")
     return merged(_extended(below, (*above, path.resolve())), values)
 
 
