@@ -70,3 +70,9 @@ $(READY): pyproject.toml constraints.txt
 
 clean:
 	rm -rf $(VENV) runs dist build .mypy_cache .ruff_cache .pytest_cache
+
+# What a bare machine with a GPU needs beside this tree, at most 60 MiB together; see docs/gpu.md.
+.PHONY: gpu-pack
+EARLIER :=
+gpu-pack: $(READY)
+	$(BIN)/python -m benchmarks gpu-pack --cifar10 $(CIFAR10) --inception $(INCEPTION) $(if $(EARLIER),--earlier $(EARLIER))

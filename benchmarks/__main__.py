@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from benchmarks.commands import couplings, images, papers, step
+from benchmarks.commands import couplings, gpu, gpu_pack, images, papers, precision, step
 from immiscible_diffusion.cli.options import run_app
 
 app = typer.Typer(
@@ -14,7 +14,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Timings against the strongest public alternatives, recorded as they are measured.",
 )
-for command in (couplings, papers, step, images):
+for command in (couplings, papers, step, images, precision, gpu, gpu_pack):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -9,15 +9,22 @@ import typer
 from torch import Tensor
 
 from benchmarks.couplings import bench, bench_data, bench_line, bench_page, bench_sizes
+from benchmarks.gpu.pack import build_pack
+from benchmarks.gpu.rows import Rows
+from benchmarks.gpu.run import in_turn, run_part
+from benchmarks.gpu.scale import DRY, PARTS, REAL
 from benchmarks.images import bench_images
+from benchmarks.measuring import recorded
 from benchmarks.papers import bench_papers, papers_line
+from benchmarks.precision import SETS, extract, filled, measure_precision
 from benchmarks.step import bench_step, step_line
-from immiscible_diffusion.cli.options import choice, out
+from immiscible_diffusion.cli.options import checked_device, choice, out
 from immiscible_diffusion.data import Images
-from immiscible_diffusion.files import write_bytes, write_json
+from immiscible_diffusion.features import Inception
+from immiscible_diffusion.files import read_json, write_bytes, write_json
 from immiscible_diffusion.runs.folder import environment
 
-__all__ = ["couplings", "images", "papers", "step"]
+__all__ = ["couplings", "gpu", "gpu_pack", "images", "papers", "precision", "step"]
 
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch.")]
 Record = Annotated[Path | None, typer.Option("--out", help="Write the figures to this JSON file.")]
@@ -54,8 +61,8 @@ def papers(
 ) -> None:
     """Measure the papers' tables that need no training: distance reduction and pairing time by batch size."""
     torch.set_num_threads(threads)
-    found = bench_papers(_batches(data), repeats=repeats)
-    _recorded(found, papers_line, record, {"images": Path(data).name})
+    rows = bench_papers(_batches(data), repeats=repeats)
+    _recorded(rows, papers_line, record, {"images": Path(data).name})
 
 
 def step(
@@ -84,21 +91,88 @@ def images(
         write_json(record, {"images": Path(data).name, "environment": environment(), **measured})
 
 
+def precision(
+    cifar10: Annotated[Path, typer.Option(help="Folder of CIFAR-10's parquet files.")],
+    weights: Annotated[Path, typer.Option(help="The Inception network's weights.")],
+    chunks: Annotated[Path, typer.Option(help="Folder that keeps the features: the same command goes on there.")],
+    record: Annotated[Path, typer.Option("--out", help="Write the figures to this JSON file.")],
+    count: Annotated[int, typer.Option(help="Images a side, a multiple of 250.")] = 10_000,
+    damaged: Annotated[int, typer.Option(help="Damaged images of each kind, a multiple of 250.")] = 1000,
+    page: Annotated[Path | None, typer.Option(help="A Markdown page whose tables are filled.")] = None,
+) -> None:
+    """Measure how exact the metrics are, against implementations that share no code with them."""
+    counts = {name: count if name in ("train", "test") else damaged for name in SETS}
+    for path in extract(cifar10, Inception(str(weights), 768), chunks, counts):
+        out.print(path.name)
+    write_json(record, measure_precision(chunks, cifar10=cifar10, weights=weights, count=count))
+    if page is not None:
+        write_bytes(page, filled(page.read_text(encoding="utf-8"), read_json(record)).encode())
+
+
+def gpu_pack(
+    cifar10: Annotated[Path, typer.Option(help="Folder of CIFAR-10's parquet files.")],
+    inception: Annotated[Path, typer.Option(help="The Inception network's weights, safetensors.")],
+    into: Annotated[Path, typer.Option("--out", help="The folder of the pack.")] = Path("build/gpu-pack"),
+    most: Annotated[int, typer.Option("--images", min=1, help="Training images at most.")] = 25_000,
+    reference: Annotated[int, typer.Option(help="Test images of the reference, a multiple of 250.")] = 10_000,
+    features: Annotated[Path, typer.Option(help="Folder that keeps their features.")] = Path("build/gpu-features"),
+    earlier: Annotated[Path | None, typer.Option(help="Results of an earlier run that will travel too.")] = None,
+) -> None:
+    """Build what a bare GPU machine needs beside the working tree: see docs/gpu.md."""
+    lines = build_pack(
+        into,
+        cifar10=cifar10,
+        inception=inception,
+        most=most,
+        reference=reference,
+        features=features,
+        earlier=earlier,
+    )
+    for line in lines:
+        out.print(line, highlight=False, soft_wrap=True)
+
+
+def gpu(
+    folder: Annotated[Path, typer.Option("--out", help="Where rows.jsonl and the averaged weights are written.")],
+    pack: Annotated[Path | None, typer.Option(help="The folder that `make gpu-pack` built.")] = None,
+    parts: Annotated[str, typer.Option(help="Which parts, with commas between them.")] = ",".join(PARTS),
+    earlier: Annotated[Path | None, typer.Option(help="Results of an earlier run, to go on from.")] = None,
+    state: Annotated[Path, typer.Option(help="Folder of whole training states.")] = Path("build/gpu-state"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="All parts in miniature, on a CPU.")] = False,
+    here: Annotated[bool, typer.Option("--here", hidden=True, help="Run the parts in this process.")] = False,
+) -> None:
+    """Measure on a GPU: its tests, the couplings, the training throughput, and the effect on FID.
+
+    Each part has its own process and time limit. The same command goes on where the results in --out, or in --earlier,
+    end.
+    """
+    names = parts.split(",")
+    if unknown := sorted(set(names) - set(PARTS)):
+        raise ValueError(f"no part named {unknown[0]!r}; there are {list(PARTS)}")
+    if pack is None and not dry_run:
+        raise ValueError("a GPU run needs --pack, the folder that `make gpu-pack` builds; --dry-run needs none")
+    if pack is not None and not (pack / "pack.json").is_file():
+        raise ValueError(f"{pack} holds no pack; build one by `make gpu-pack`")
+    scale, rows = DRY if dry_run else REAL, Rows(folder, earlier)
+    if here or dry_run:
+        device = checked_device("cpu" if dry_run else "cuda")
+        for part in names:
+            run_part(part, rows, scale, pack=pack, state=state, earlier=earlier, device=device)
+    else:
+        options = ["--out", str(folder), "--pack", str(pack), "--state", str(state)]
+        in_turn(names, rows, scale, options + (["--earlier", str(earlier)] if earlier else []))
+
+
 def _recorded(
     measured: Iterator[dict[str, Any]],
     line: Callable[[dict[str, Any]], str],
     record: Path | None,
     about: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """Return the rows; each is printed and written before the next is measured."""
-    rows = []
-    about = {**about, "environment": environment()}
-    for row in measured:
-        rows.append(row)
+    def show(row: dict[str, Any]) -> None:
         out.print(line(row), highlight=False, soft_wrap=True)
-        if record is not None:
-            write_json(record, {**about, "rows": rows})
-    return rows
+
+    return recorded(measured, show, record, {**about, "environment": environment()})
 
 
 def _batches(data: str) -> Callable[[int, int], Tensor]:

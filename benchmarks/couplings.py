@@ -1,15 +1,15 @@
 """Time the couplings against the strongest public ways to do the same, in one process, and record what was seen."""
 
-import time
+import math
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.contenders import Pair, contenders
+from benchmarks.measuring import repeated, spread_ms
 from immiscible_diffusion.couplings import assign
 from immiscible_diffusion.data import Images
 
@@ -21,14 +21,23 @@ _SIZES = [
 ]
 SHOWN = [(256, 3072), (1024, 3072), (4096, 3072), (1024, 16384)]
 """The sizes that the README shows."""
-_SECONDS = 1.0
-"""Roughly how long one contender is repeated at one size."""
+_GPU_ROOM = 13
+"""How many times what fits into a CPU's memory and patience fits into a GPU's."""
 _SLOW = 8.0
 """Seconds from which on a call is repeated once only, and its memory is not traced."""
 
 
 def bench(
-    sizes: list[tuple[int, int]], data: Callable[[int, int], Tensor], *, k: int = 64, times: int = 16
+    sizes: Sequence[tuple[int, int]],
+    data: Callable[[int, int], Tensor],
+    *,
+    k: int = 64,
+    times: int = 16,
+    device: str = "cpu",
+    solvers: bool = False,
+    seconds: float = 1.0,
+    left: Callable[[], float] = lambda: math.inf,
+    known: Callable[[dict[str, Any]], bool] = lambda row: False,
 ) -> Iterator[dict[str, Any]]:
     """Yield one measured row for every contender and size.
 
@@ -40,49 +49,72 @@ def bench(
         data: returns unit-variance data, (b, d).
         k: candidates of ``nearest``.
         times: candidates of oversampling, a multiple of b.
+        device: where data and noise are.
+        solvers: whether the two solvers that ``assign`` chooses from on a GPU are contenders too.
+        seconds: roughly how long one contender is repeated at one size.
+        left: returns the seconds that remain; a size of a contender that would take longer is left out.
+        known: whether a row of this task, name, b and d need not be measured.
     """
+    cuda = torch.device(device).type == "cuda"
+    latest = dict[str, tuple[float, int, int]]()
     for b, d in sizes:
         torch.manual_seed(0)
-        x, noise = data(b, d), torch.randn(b, d)
-        plain = _distance(x, noise)
-        best = 1 - _distance(x, assign(x, noise)) / plain
-        for contender in contenders(k, times):
+        with torch.device(device):
+            x, noise = data(b, d).to(device), torch.randn(b, d)
+        plain, best = _distance(x, noise), math.nan
+        for contender in contenders(k, times, solvers=solvers):
             row = {"task": contender.task, "name": contender.name, "ours": contender.ours, "b": b, "d": d}
-            if contender.size(b, d) > contender.largest:
+            if known(row):
+                continue
+            wait = _predicted(latest.get(contender.name), b, d)
+            if contender.size(b, d) > contender.largest * (_GPU_ROOM if cuda else 1):
                 yield {**row, "left_out": "too large or too slow at this size"}
+            elif 3 * wait > left():
+                yield {**row, "left_out": "no time is left for it", "would_take": wait}
             else:
-                measured = _measured(contender.pair, x, noise)
+                try:
+                    measured = _measured(contender.pair, x, noise, seconds)
+                except (RuntimeError, MemoryError) as error:  # such as a device out of memory
+                    if not cuda:
+                        raise
+                    torch.cuda.empty_cache()
+                    yield {**row, "left_out": str(error).splitlines()[0][:200]}
+                    continue
+                latest[contender.name] = measured["median_ms"] / 1000, b, d
                 if contender.task in ("assignment", "approximate"):
+                    if not math.isfinite(best):
+                        best = 1 - _distance(x, assign(x, noise)) / plain
                     reached = measured["distance_reduction_percent"] / 100
                     measured["optimality_gap_percent"] = 100 * (1 - reached / best)
                 yield {**row, **measured}
 
 
-def _measured(pair: Pair, x: Tensor, noise: Tensor) -> dict[str, Any]:
+def _predicted(latest: tuple[float, int, int] | None, b: int, d: int) -> float:
+    """Return an upper guess of the seconds of a call from those at an earlier size: b^3 and d at worst."""
+    if latest is None:
+        return 0.0
+    spent, b_then, d_then = latest
+    return spent * max(1, b / b_then) ** 3 * max(1, d / d_then)
+
+
+def _measured(pair: Pair, x: Tensor, noise: Tensor, seconds: float) -> dict[str, Any]:
     """Return time, memory and effect of one contender, warm: the first call is not counted."""
-
-    def timed() -> tuple[float, Tensor]:
-        begun = time.perf_counter()
-        paired = pair(x, noise)
-        return time.perf_counter() - begun, paired
-
-    first, paired = timed()
-    spent: list[float] = []
-    enough = 1 if first > _SLOW else 3
-    while len(spent) < enough or (sum(spent) < _SECONDS and len(spent) < 15):
-        spent.append(timed()[0])
+    paired = pair(x, noise)
+    first, spent = repeated(lambda: pair(x, noise), device=x.device, seconds=seconds, slow=_SLOW)
     return {
-        "median_ms": 1000 * median(spent),
-        "min_ms": 1000 * min(spent),
-        "max_ms": 1000 * max(spent),
-        "repeats": len(spent),
-        "peak_mib": peak_mib(lambda: pair(x, noise)) if first < _SLOW else None,
+        **spread_ms(spent),
+        "peak_mib": peak_mib(lambda: pair(x, noise), x.device) if first < _SLOW else None,
         "distance_reduction_percent": 100 * (1 - _distance(x, paired) / _distance(x, noise)),
     }
 
 
-def peak_mib(call: Callable[[], object]) -> float:
-    """Return the most memory a call held beyond what there was, in MiB: torch's and numpy's own allocations."""
+def peak_mib(call: Callable[[], object], device: torch.device | str = "cpu") -> float:
+    """Return the most memory a call held beyond what there was, in MiB: on a GPU its own, else torch's and numpy's."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     tracemalloc.start()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()

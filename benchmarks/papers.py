@@ -1,13 +1,13 @@
 """The tables of both papers that need no training: distance reduction and pairing time by batch size."""
 
-import time
 from collections.abc import Callable, Iterator
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.measuring import now, spread_ms
 from immiscible_diffusion.couplings import assign, nearest
 
 __all__ = ["SCALES", "bench_papers", "papers_line", "papers_table"]
@@ -47,9 +47,9 @@ def bench_papers(batch: Callable[[int, int], Tensor], *, repeats: int) -> Iterat
                 for i in range(repeats):
                     x = into(batch(b, i).float())
                     noise = torch.randn_like(x)
-                    begun = time.perf_counter()
+                    begun = now()
                     paired = pair(x, noise)
-                    spent.append(1000 * (time.perf_counter() - begun))
+                    spent.append(now() - begun)
                     before, after = (torch.linalg.vector_norm(x - n, dim=1).mean() for n in (noise, paired))
                     reductions.append(float(100 * (1 - after / before)))
                 known = scale == "unit variance" and pairing == "assignment"
@@ -61,9 +61,7 @@ def bench_papers(batch: Callable[[int, int], Tensor], *, repeats: int) -> Iterat
                     "distance_reduction_percent": mean(reductions),
                     "standard_error": stdev(reductions) / repeats**0.5,
                     "published_percent": _REDUCTION[b] if known else None,
-                    "median_ms": median(spent),
-                    "min_ms": min(spent),
-                    "max_ms": max(spent),
+                    **spread_ms(spent),
                     "published_ms": _MILLISECONDS[pairing][b],
                 }
 

@@ -1,12 +1,12 @@
 """What a coupling adds to a training step: the same net, data and noise streams with and without it."""
 
-import time
 from collections.abc import Iterator, Mapping
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from benchmarks.measuring import now, quartiles, spread_ms
 from immiscible_diffusion.registry import make
 from immiscible_diffusion.streams import stream_seed
 from immiscible_diffusion.train import State, Train, fit, new_state
@@ -25,7 +25,7 @@ ARMS: dict[str, tuple[str, bool]] = {
 
 
 def bench_step(
-    source: Source, codec: Codec, method: Method, net: Any, *, batch: int, steps: int, rounds: int
+    source: Source, codec: Codec, method: Method, net: Any, *, batch: int, steps: int, rounds: int, device: str = "cpu"
 ) -> Iterator[dict[str, Any]]:
     """Yield for every arm the milliseconds of a training step, and its overhead over independent noise.
 
@@ -40,18 +40,19 @@ def bench_step(
         batch: rows a step.
         steps: of each arm in a round, without a first one that is not counted.
         rounds: turns of every arm.
+        device: where the net is; on a GPU it computes in bfloat16.
     """
-    arms = {name: _stepping(source, codec, method, net, *arm, batch) for name, arm in ARMS.items()}
+    arms = {name: _stepping(source, codec, method, net, *arm, batch, device) for name, arm in ARMS.items()}
     spent: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(rounds):
         for name, states in arms.items():
             next(states)
-            begun = time.perf_counter()
+            begun = now(device)
             for _ in range(steps):
                 next(states)
-            spent[name].append(1000 * (time.perf_counter() - begun) / steps)
+            spent[name].append((now(device) - begun) / steps)
     for name, (coupling, prefetch) in ARMS.items():
-        ratios = sorted(own / base for own, base in zip(spent[name], spent["independent"], strict=True))
+        ratios = [arm / base for arm, base in zip(spent[name], spent["independent"], strict=True)]
         yield {
             "arm": name,
             "coupling": coupling,
@@ -60,21 +61,22 @@ def bench_step(
             "threads": torch.get_num_threads(),
             "steps": steps,
             "rounds": rounds,
-            "median_ms": median(spent[name]),
-            "min_ms": min(spent[name]),
-            "max_ms": max(spent[name]),
+            **spread_ms(spent[name]),
             "overhead_percent": 100 * (median(ratios) - 1),
-            "overhead_quartiles": [100 * (ratios[len(ratios) // 4] - 1), 100 * (ratios[-1 - len(ratios) // 4] - 1)],
+            "overhead_quartiles": [100 * (ratio - 1) for ratio in quartiles(ratios)],
         }
     for states in arms.values():
         states.close()
 
 
-def _stepping(source: Source, codec: Codec, method: Method, net: Any, coupling: str, prefetch: bool, batch: int) -> Any:
+def _stepping(
+    source: Source, codec: Codec, method: Method, net: Any, coupling: str, prefetch: bool, batch: int, device: str
+) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(0, 0, "net"))
-        built = net.build(source.shape, source.classes)
-    config = Train(steps=10**9, batch=batch, prefetch=prefetch)
+        built = net.build(source.shape, source.classes).to(device)
+    precision: Literal["fp32", "bf16"] = "fp32" if device == "cpu" else "bf16"
+    config = Train(steps=10**9, batch=batch, prefetch=prefetch, precision=precision)
     state: State = new_state(built, config)
     return fit(state, source, codec, make("coupling", coupling), method, config)
 

@@ -35,14 +35,30 @@ def test_contenders_of_one_task_do_the_same_thing() -> None:
     assert max(distances["assignment among 4 b"]) == pytest.approx(min(distances["assignment among 4 b"]), rel=5e-3)
 
 
-def test_rows_hold_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.couplings._SECONDS", 0.0)
-    rows = list(bench([(32, 64)], bench_data(""), k=4, times=2))
+def test_rows_hold_what_was_measured() -> None:
+    rows = list(bench([(32, 64)], bench_data(""), k=4, times=2, seconds=0.0))
     assert {row["b"] for row in rows} == {32}
     for row in rows:
-        assert 0 < row["min_ms"] <= row["median_ms"] <= row["max_ms"]
+        assert (
+            0 < row["min_ms"] <= row["quartiles_ms"][0] <= row["median_ms"] <= row["quartiles_ms"][1] <= row["max_ms"]
+        )
         assert row["distance_reduction_percent"] > 1
     assert bench_table(rows, [(32, 64)]).count("\n") == len(rows) + 4 + 1
+
+
+def test_what_has_no_time_left_or_is_known_is_not_measured() -> None:
+    sizes = [(16, 8), (32, 8)]
+    none = list(bench(sizes, bench_data(""), k=4, times=2, seconds=0.0, left=lambda: -1.0))
+    assert {row["left_out"] for row in none} == {"no time is left for it"}
+    known = list(bench(sizes, bench_data(""), k=4, times=2, seconds=0.0, known=lambda row: row["name"] != "official"))
+    assert [(row["name"], row["b"]) for row in known] == [("official", 16), ("official", 32)]
+
+
+def test_both_solvers_find_the_optimum() -> None:
+    rows = bench([(24, 16)], bench_data(""), k=4, times=2, seconds=0.0, solvers=True)
+    gaps = {row["name"]: row["optimality_gap_percent"] for row in rows if row["task"] == "assignment"}
+    for name in ("this library, the host solves", "this library, the device solves"):
+        assert gaps[name] == pytest.approx(0, abs=1e-3)
 
 
 def test_memory_is_what_is_held_at_once() -> None:
