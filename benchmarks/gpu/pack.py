@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 
@@ -32,7 +33,7 @@ _PACKAGES = (
 )
 """What a machine with PyTorch, numpy, scipy, Pillow and pytest may lack, in the versions that are installed here."""
 _FEWEST = 5000
-_LAYER = 768
+_LAYER: Literal[768] = 768
 
 
 def build_pack(

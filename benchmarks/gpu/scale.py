@@ -84,7 +84,7 @@ REAL = Scale(
 
 DRY = Scale(
     limits=dict.fromkeys(PARTS, 600),
-    tests=("tests/test_layers.py",),
+    tests=("tests/test_layers.py", "-k", "folder or wrong_import"),
     sizes=((16, 48), (16, 192)),
     seconds=0.0,
     semidiscrete=64,

@@ -69,7 +69,7 @@ def throughput(site: Site) -> bool:
 
 def _net(site: Site, images: Tensor, channels_last: bool) -> nn.Module:
     net = unet(site.scale.large).build(tuple(images.shape[1:]), None).to(site.device)
-    return net.to(memory_format=torch.channels_last) if channels_last else net  # type: ignore[call-overload, no-any-return]
+    return net.to(memory_format=torch.channels_last) if channels_last else net  # type: ignore[call-overload]
 
 
 def _library(

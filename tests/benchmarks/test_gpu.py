@@ -95,7 +95,7 @@ def test_the_couplings_compare_both_solvers_and_a_training_step(dry: Path) -> No
 
 def test_tests_and_throughput_are_recorded(dry: Path) -> None:
     tests = [row for row in Rows(dry).of("tests") if "test" in row]
-    assert len(tests) > 3
+    assert len(tests) >= 2
     assert {row["outcome"] for row in tests} == {"passed"}
     rows = [row for row in Rows(dry).of("throughput") if "mode" in row]
     assert {row["mode"] for row in rows} == set(DRY.modes)
