@@ -5,9 +5,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
+
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.report.sentences import number
-from immiscible_diffusion.report.summary import paired_p
+from immiscible_diffusion.report.uncertainty import Values, t_test_p
 
 __all__ = ["exhibits"]
 
@@ -107,7 +109,7 @@ def _denoising(numbers: Mapping[str, Any]) -> dict[str, Any]:
     base, *others = first
     compared = [
         f"{arm} {number(mean(first[arm].values()))}, {base} {number(mean(first[base].values()))}"
-        + ("" if (p := paired_p(first[arm], first[base])) is None else f" (p = {p:.2g})")
+        + ("" if (p := t_test_p(_differences(first[arm], first[base]))) is None else f" (p = {p:.2g})")
         for arm in others
     ]
     return {
@@ -120,3 +122,7 @@ def _denoising(numbers: Mapping[str, Any]) -> dict[str, Any]:
         "head": ["coupling", "spread", *levels, "independently noised", "seeds"],
         "rows": rows,
     }
+
+
+def _differences(first: Mapping[int, float], second: Mapping[int, float]) -> Values:
+    return np.array([first[seed] - second[seed] for seed in sorted(set(first) & set(second))])

@@ -31,6 +31,6 @@ def thresholds(reference: Mapping[int, Curve], arm: Mapping[int, Curve]) -> list
     for step in sorted(*steps)[1:] if steps else ():
         until = {seed: [point for point in curve if point[0] <= step] for seed, curve in reference.items()}
         each = speedup(until, arm)
-        if max(each.reference_steps.values()) == step:
+        if max(high for _, high in each.reference.values()) == step:
             found.append((step, each))
     return found

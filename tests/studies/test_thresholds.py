@@ -1,6 +1,6 @@
 import pytest
 
-from immiscible_diffusion.report.speedup import Curve, reached, speedup
+from immiscible_diffusion.report.speedup import Curve, arrival, speedup
 from studies.thresholds import thresholds
 
 SLOW: dict[int, Curve] = {0: [(100, 40.0), (200, 20.0), (300, 10.0)], 1: [(100, 50.0), (200, 22.0), (300, 9.0)]}
@@ -11,8 +11,8 @@ def test_each_quality_is_the_references_own_and_the_last_is_the_final_one() -> N
     found = dict(thresholds(SLOW, FAST))
     assert list(found) == [200, 300]
     assert found[200].target == {0: 20.0, 1: 22.0}
-    assert found[200].steps == {0: reached(FAST[0], 20.0), 1: reached(FAST[1], 22.0)}
-    assert found[200].reference_steps == {0: 200, 1: 200}
+    assert found[200].arm == {(0, 0): arrival(FAST[0], 20.0), (1, 1): arrival(FAST[1], 22.0)}
+    assert found[200].reference == {(0, 0): (200, 200), (1, 1): (200, 200)}
     assert found[300] == speedup(SLOW, FAST)
     assert found[300].ratio is None  # seed 1 does not arrive
     assert found[200].ratio is not None

@@ -2,7 +2,8 @@
 
 import csv
 import io
-import json
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -13,11 +14,11 @@ from rich.table import Table
 
 from immiscible_diffusion.cli.options import out
 from immiscible_diffusion.files import write_bytes
-from immiscible_diffusion.report.compare import Comparison, Reach, Target
+from immiscible_diffusion.report.compare import Comparison, flat_rows, notes
 from immiscible_diffusion.report.compare import compare as compare_arms
 from immiscible_diffusion.report.figures import NAMES, bounds_text, compare_figure
 from immiscible_diffusion.report.read_runs import Arm, read_arms
-from immiscible_diffusion.report.speedup import Effort
+from immiscible_diffusion.report.speedup import Speedup, Target, mean_bounds
 from immiscible_diffusion.report.uncertainty import Interval
 
 __all__ = ["compare", "comparison_tables"]
@@ -37,86 +38,80 @@ def compare(
         raise ValueError(f"--figure {figure}: no format {figure.suffix!r}; there are {_FORMATS}")
     arms, left_out = read_arms(folders)
     first = _arm(arms, reference)
-    found = compare_arms(first, arms, metric or _first_metric(first))
-    for each in comparison_tables(found):
-        out.print(each)
+    rows = compare_arms(first, arms, metric or _first_metric(first))
+    for printed in comparison_tables(rows, arms):
+        out.print(printed)
         out.print()
-    for note in [*left_out, *found.notes]:
+    for note in [*left_out, *notes(first, arms)]:
         out.print(f"Note: {escape(note)}", highlight=False)
     if table is not None:
-        write_bytes(table, _csv(found))
+        write_bytes(table, _csv(rows))
         out.print(f"Numbers: {escape(str(table))}", soft_wrap=True)
     if figure is not None:
-        write_bytes(figure, compare_figure(found, first, arms, "png" if figure.suffix == ".png" else "svg"))
+        write_bytes(figure, compare_figure(rows, first, arms, "png" if figure.suffix == ".png" else "svg"))
         out.print(f"Figure: {escape(str(figure))}", soft_wrap=True)
 
 
-def comparison_tables(found: Comparison) -> list[Table]:
-    """Return a comparison as tables for a terminal of 100 columns: ways to two targets, ends, costs."""
-    return [*(_reach_table(found, target) for target in ("final", "best")), _final_table(found), _cost_table(found)]
+def comparison_tables(rows: Sequence[Comparison], arms: Sequence[Arm]) -> list[Table]:
+    """Return comparisons as tables for a terminal of 100 columns: training to two targets, final values, costs."""
+    return [_target_table(rows, "final"), _target_table(rows, "best"), _final_table(rows), _cost_table(arms)]
 
 
-def _reach_table(found: Comparison, target: Target) -> Table:
-    name = NAMES.get(found.metric, found.metric)
-    title = f"Training that B needs to reach the {target} {name} of A = {found.reference}"
+def _target_table(rows: Sequence[Comparison], target: Target) -> Table:
+    title = f"Training that B needs to reach the {target} {_metric(rows)} of A = {rows[0].reference.arm}"
     table = _table(title, ["B", "in", "A", "B", "reached", "A / B", "95 % (t)", "95 % (boot.)"])
-    shown = None
-    for reach in (each for each in found.reaches if each.target == target):
-        if reach.sampling_steps != shown:
-            shown = reach.sampling_steps
-            table.add_section()
-            table.add_row(f"[bold]{shown} sampling steps: A {_number(reach.value)}[/bold]")
-        for unit, effort in (("steps", reach.steps), ("s", reach.seconds)):
-            label = escape(reach.label) if unit == "steps" else ""
-            if effort is None:
-                table.add_row(label, unit, *["-"] * 6)
-            else:
-                table.add_row(label, unit, *_effort_cells(reach, effort))
+    for count, same in itertools.groupby(rows, key=lambda row: row.arm.sampling_steps):
+        table.add_section()
+        for i, row in enumerate(same):
+            if i == 0:
+                table.add_row(f"[bold]{count} sampling steps: A {_number(row.target(target))}[/bold]")
+            table.add_row(escape(row.arm.label), "steps", *_speedup_cells(row.speedup(target)))
+            seconds = row.seconds(target)
+            table.add_row("", "s", *(["-"] * 6 if seconds is None else _speedup_cells(seconds)))
     return table
 
 
-def _effort_cells(reach: Reach, effort: Effort) -> Iterator[str]:
-    yield bounds_text(effort.reference)
-    yield bounds_text(effort.arm)
-    yield f"{reach.count}/{len(reach.pairs)}"
-    yield f"{bounds_text(effort.ratio)}x"
-    if effort.ratio[0] != effort.ratio[1]:
-        yield "not reached" if reach.count < len(reach.pairs) else "first eval."
-        yield ""
+def _speedup_cells(found: Speedup) -> Iterator[str]:
+    yield bounds_text(mean_bounds(found.reference))
+    yield bounds_text(mean_bounds(found.arm))
+    yield f"{found.arrived}/{len(found.arm)}"
+    yield f"{bounds_text(found.bounds)}x"
+    yield "one seed" if found.interval is None and found.ratio is not None else _interval(found.interval)
+    if found.ratio is None:
+        yield "not reached" if found.arrived < len(found.arm) else "first eval."
     else:
-        yield "one seed" if effort.t is None else _interval(effort.t)
-        yield "-" if effort.bootstrap is None else _interval(effort.bootstrap)
+        yield _interval(found.bootstrap)
 
 
-def _final_table(found: Comparison) -> Table:
-    title = f"Last {NAMES.get(found.metric, found.metric)} of A = {found.reference} and of B"
+def _final_table(rows: Sequence[Comparison]) -> Table:
+    title = f"Last {_metric(rows)} of A = {rows[0].reference.arm} and of B"
     table = _table(title, ["B", "B's last", "B - A", "95 % (t)", "p (t)", "p (perm.)", "seeds"])
-    shown = None
-    for each in found.finals:
-        if each.sampling_steps != shown:
-            shown = each.sampling_steps
-            table.add_section()
-            table.add_row(f"[bold]{shown} sampling steps: A {_spread(each.reference)}[/bold]")
-        first, second = (len({pair[side] for pair in each.pairs}) for side in (0, 1))
-        table.add_row(
-            escape(each.label),
-            _spread(each.arm),
-            f"{'+' if each.difference > 0 else ''}{_number(each.difference)}",
-            "-" if each.t is None else _interval(each.t),
-            "-" if each.p_t is None else f"{each.p_t:.2g}",
-            f"{each.p_permutation:.2g}",
-            f"{first} pairs" if len(each.pairs) == first else f"{first}, {second}",
-        )
+    for count, same in itertools.groupby(rows, key=lambda row: row.arm.sampling_steps):
+        table.add_section()
+        for i, row in enumerate(same):
+            found = row.difference
+            if i == 0:
+                table.add_row(f"[bold]{count} sampling steps: A {_spread(found.reference)}[/bold]")
+            first, second = (len({pair[side] for pair in row.pairs}) for side in (0, 1))
+            table.add_row(
+                escape(row.arm.label),
+                _spread(found.arm),
+                f"{'+' if found.mean > 0 else ''}{_number(found.mean)}",
+                _interval(found.interval),
+                "-" if found.p_t is None else f"{found.p_t:.2g}",
+                "-" if found.p_permutation is None else f"{found.p_permutation:.2g}",
+                f"{first} pairs" if len(row.pairs) == first else f"{first}, {second}",
+            )
     return table
 
 
-def _cost_table(found: Comparison) -> Table:
+def _cost_table(arms: Sequence[Arm]) -> Table:
     table = _table("What a training step takes", ["arm", "runs", "ms a step", "coupling", "share"])
-    for cost in found.costs:
-        share = f"{100 * cost.coupling_ms / cost.step_ms:.1f} %" if cost.step_ms else "-"
-        table.add_row(
-            escape(cost.label), str(cost.runs), _number(cost.step_ms), f"{_number(cost.coupling_ms)} ms", share
-        )
+    for arm in arms:
+        if arm.pace is not None:
+            step, percent = arm.pace.step_ms, arm.pace.coupling_percent
+            coupling = f"{_number(step * percent / 100)} ms"
+            table.add_row(escape(arm.name), str(len(arm.runs)), _number(step), coupling, f"{percent:.1f} %")
     return table
 
 
@@ -134,12 +129,20 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
-def _interval(bounds: Interval) -> str:
-    return f"{_number(bounds[0])} to {_number(bounds[1])}"
+def _interval(bounds: Interval | None) -> str:
+    """Return an interval as text; one that has a single end names it."""
+    if bounds is None:
+        return "-"
+    low, high = (_number(bound) for bound in bounds)
+    return f"from {low}" if math.isinf(bounds[1]) else f"to {high}" if bounds[0] == 0 else f"{low} to {high}"
 
 
 def _spread(values: tuple[float, float]) -> str:
     return f"{_number(values[0])} ± {_number(values[1])}"
+
+
+def _metric(rows: Sequence[Comparison]) -> str:
+    return NAMES.get(rows[0].metric, rows[0].metric)
 
 
 def _arm(arms: Sequence[Arm], name: str | None) -> Arm:
@@ -150,12 +153,14 @@ def _arm(arms: Sequence[Arm], name: str | None) -> Arm:
 
 
 def _first_metric(arm: Arm) -> str:
-    chosen = json.loads(arm.config["evaluate.metrics"])
-    return str(chosen[0]["use"]).rpartition(":")[2].lower()
+    first = next((metric for measured in arm.measured for metric in measured.curves), None)
+    if first is None:
+        raise ValueError(f"{arm.name} holds no evaluation; name a run that was evaluated")
+    return first
 
 
-def _csv(found: Comparison) -> bytes:
-    rows, text = found.rows(), io.StringIO()
+def _csv(comparisons: Sequence[Comparison]) -> bytes:
+    rows, text = list(flat_rows(comparisons)), io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from immiscible_diffusion.report.compare import Comparison, Reach
-from immiscible_diffusion.report.read_runs import Arm
-from immiscible_diffusion.report.summary import Measured, Summary, counted, spread
+from immiscible_diffusion.report.compare import Comparison
+from immiscible_diffusion.report.read_runs import Arm, Measured
+from immiscible_diffusion.report.speedup import mean_bounds
+from immiscible_diffusion.report.summary import Summary, counted
+from immiscible_diffusion.report.uncertainty import spread
 
 NAMES = {"frechet": "Fréchet", "frechet-pooled_pixels": "Fréchet pixel", "kernel-pooled_pixels": "kernel pixel"}
 """How metrics are written for people."""
@@ -36,7 +38,7 @@ def curves_figure(summary: Summary, metric: str) -> bytes:
                 name, style = _short(summary, measured), "--" if "," in label else "-"
                 handles[name] = _draw(axis, measured.curves[metric], label, colours[measured.arm], style)
                 if summary.reference(measured.arm) == label:
-                    final, _ = spread(list(measured.final(metric).values()))
+                    final, _ = spread(measured.final(metric).values())
                     axis.axhline(final, color=_COLOURS[0], linewidth=0.8, linestyle=":")
         axis.set_title(counted(count) + (f", {group}" if group else ""), fontsize=11)
         if lowest > 0:
@@ -73,7 +75,7 @@ def ends_figure(summary: Summary, metric: str) -> bytes:
         for label in summary.labels:
             measured = summary.find(label, count)
             if measured is not None and summary.group(measured.arm) == group:
-                middle, half = spread(list(measured.final(metric).values()))
+                middle, half = spread(measured.final(metric).values())
                 hollow = {"markerfacecolor": "white"} if "," in label else {}
                 axis.errorbar(middle, len(names), xerr=half, color=colours[measured.arm], fmt="o", capsize=3, **hollow)
                 names.append(_short(summary, measured))
@@ -136,7 +138,9 @@ def inspect_figure(rows: Sequence[dict[str, Any]]) -> bytes:
     return _png(figure)
 
 
-def compare_figure(found: Comparison, reference: Arm, arms: Sequence[Arm], form: Literal["png", "svg"]) -> bytes:
+def compare_figure(
+    rows: Sequence[Comparison], reference: Arm, arms: Sequence[Arm], form: Literal["png", "svg"]
+) -> bytes:
     """Return every arm's curve as PNG or SVG, a panel for each number of sampling steps, with its way to the target.
 
     Lines are means over seeds, bands one standard deviation. Both axes are logarithmic, so that equal ratios of
@@ -144,7 +148,7 @@ def compare_figure(found: Comparison, reference: Arm, arms: Sequence[Arm], form:
     at which all seeds of an arm had reached it, and the numbers are how much sooner that was than the reference's own.
     """
     plt = _pyplot()
-    panels = sorted({each.sampling_steps for each in found.reaches})
+    metric, panels = rows[0].metric, sorted({row.arm.sampling_steps for row in rows})
     columns = min(2, len(panels))
     shape = -(-len(panels) // columns), columns
     figure, axes = plt.subplots(*shape, figsize=(5.2 * columns, 3.7 * shape[0] + 0.3), squeeze=False)
@@ -153,11 +157,10 @@ def compare_figure(found: Comparison, reference: Arm, arms: Sequence[Arm], form:
     for axis, count in zip(axes.flat, panels, strict=False):
         lowest = math.inf
         for arm in ordered:
-            for _, start in (series for series in arm.series if series[0] == count):
-                curves = arm.curves(found.metric, count, start)
-                if curves:
-                    label, style = (arm.name, "-") if start == "matched" else (f"{arm.name}, plain start", "--")
-                    _draw(axis, curves, label, colours[arm.name], style)
+            for measured in arm.measured:
+                if measured.sampling_steps == count and metric in measured.curves:
+                    curves, style = measured.curves[metric], "-" if measured.start == "matched" else "--"
+                    _draw(axis, curves, measured.label, colours[arm.name], style)
                     lowest = min(lowest, *(value for curve in curves.values() for _, value in curve))
         axis.set_title(counted(count), fontsize=11)
         axis.set_xscale("log")
@@ -169,14 +172,13 @@ def compare_figure(found: Comparison, reference: Arm, arms: Sequence[Arm], form:
             each.set_minor_formatter(plt.matplotlib.ticker.NullFormatter())
         axis.tick_params(which="both", labelsize=8)
         axis.grid(which="both", alpha=0.2)
-        shown = [each for each in found.reaches if (each.sampling_steps, each.target) == (count, "final")]
-        for line, reach in enumerate(shown):
-            axis.axhline(reach.value, color=_COLOURS[0], linewidth=0.8, linestyle=":")
-            _mark(axis, reach, colours[reach.label.removesuffix(", plain start")], line)
+        for line, row in enumerate(row for row in rows if row.arm.sampling_steps == count):
+            axis.axhline(row.target(), color=_COLOURS[0], linewidth=0.8, linestyle=":")
+            _mark(axis, row, colours[row.arm.arm], line)
     for axis in list(axes.flat)[max(0, len(panels) - columns) : len(panels)]:
         axis.set_xlabel("training steps")
     for axis in axes[:, 0]:
-        axis.set_ylabel(NAMES.get(found.metric, found.metric))
+        axis.set_ylabel(NAMES.get(metric, metric))
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_visible(False)
     handles, labels = axes.flat[0].get_legend_handles_labels()
@@ -198,17 +200,18 @@ def bounds_text(bounds: tuple[float, float]) -> str:
     return f"≤ {high}" if bounds[0] == 0 else f"{low}-{high}"
 
 
-def _mark(axis: Any, reach: Reach, colour: str, line: int) -> None:
+def _mark(axis: Any, row: Comparison, colour: str, line: int) -> None:
     """Draw where an arm was at the target, if all its seeds were, and write its ratio as one line of the panel."""
-    high = reach.steps.arm[1]
+    found, target = row.speedup(), row.target()
+    high = mean_bounds(found.arm)[1]
     if math.isfinite(high):
-        axis.plot([high], [reach.value], marker="v", color=colour, markersize=6, zorder=3)
+        axis.plot([high], [target], marker="v", color=colour, markersize=6, zorder=3)
         bottom, top = axis.get_ylim()
-        axis.vlines(high, bottom, reach.value, color=colour, linewidth=0.8, linestyle=":")
+        axis.vlines(high, bottom, target, color=colour, linewidth=0.8, linestyle=":")
         axis.set_ylim(bottom, top)
-    text = f"{reach.label}: {bounds_text(reach.steps.ratio)} x"
-    if reach.count < len(reach.pairs):
-        text += f" ({reach.count} of {len(reach.pairs)} reached it)"
+    text = f"{row.arm.label}: {bounds_text(found.bounds)} x"
+    if found.arrived < len(row.pairs):
+        text += f" ({found.arrived} of {len(row.pairs)} reached it)"
     axis.text(0.98, 0.97 - 0.06 * line, text, transform=axis.transAxes, ha="right", va="top", fontsize=8, color=colour)
 
 

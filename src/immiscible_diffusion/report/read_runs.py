@@ -2,97 +2,139 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
-
-import numpy as np
 
 from immiscible_diffusion.files import read_index, read_json, read_lines
 from immiscible_diffusion.report.speedup import Curve
 from immiscible_diffusion.runs.folder import is_finished
 
-__all__ = ["Arm", "Run", "differences", "read_arms", "refuse_unlike"]
+__all__ = ["Arm", "Measured", "Pace", "Run", "differences", "read_arms", "refuse_unlike"]
 
 _MEASURED_BY = "source", "evaluate.features", "evaluate.samples", "evaluate.seed"
-"""Keys that decide what a distance is a distance of: where they differ, numbers have nothing to say to each other."""
-
+"""Keys that decide what a distance is a distance of: runs that differ here cannot be compared."""
 _HARDWARE = "system", "processor", "accelerator", "threads"
+_NO_METRIC = {"step", "sampling_steps", "start", "samples", "sample_seed", "wall_seconds"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One finished run as its folder holds it.
-
-    ``config`` is the resolved configuration without the seed, dotted key -> JSON text; ``hardware`` and ``software``
-    say what its sessions ran on and with.
-    """
+    """One finished run as its folder holds it: resolved configuration, a session's environment each, lines written."""
 
     folder: Path
-    seed: int
-    config: Mapping[str, str]
+    config: Mapping[str, Any]
+    environment: Sequence[Mapping[str, Any]]
     evaluations: Sequence[Mapping[str, Any]]
     log: Sequence[Mapping[str, Any]]
+
+    @property
+    def seed(self) -> int:
+        """The seed of training."""
+        return int(self.config["train"]["seed"])
+
+    @cached_property
+    def choices(self) -> dict[str, str]:
+        """The configuration without the seed, dotted key -> JSON text."""
+        return {key: text for key, text in _flat(self.config).items() if key != "train.seed"}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Milliseconds of a training step, and the percentage of them that the step spent on its coupling."""
+
+    step_ms: float
+    coupling_percent: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One arm at one number of sampling steps from one start: metric -> seed -> curve.
+
+    ``start`` is ``matched``, the coupling's own, or ``normal``. ``hardware`` says what its runs ran on.
+    """
+
+    arm: str
+    sampling_steps: int
+    start: str
+    curves: Mapping[str, Mapping[int, Curve]]
+    pace: Pace | None
     hardware: frozenset[str]
-    software: frozenset[str]
 
-    def curve(self, metric: str, sampling_steps: int, start: str) -> Curve:
-        """Return (training step, value) by rising step, empty where this was not measured."""
-        asked = (sampling_steps, start)
-        return sorted(
-            (line["step"], float(line[metric]))
-            for line in self.evaluations
-            if (line["sampling_steps"], line["start"]) == asked and metric in line
-        )
+    @property
+    def label(self) -> str:
+        """The arm's name, with its start where that is not the coupling's own."""
+        return self.arm if self.start == "matched" else f"{self.arm}, plain start"
 
-    def seconds(self, step: float) -> float | None:
-        """Return the wall seconds of training, evaluations apart, up to a step; linear between two lines of the log."""
-        if not self.log:
-            return None
-        steps, seconds = ([0.0, *(float(line[key]) for line in self.log)] for key in ("step", "step_seconds"))
-        return float(np.interp(step, steps, seconds))
-
-    def pace(self) -> tuple[float, float] | None:
-        """Return the milliseconds that a step took, and those of them for which it had to wait for its coupling."""
-        if not self.log:
-            return None
-        last = self.log[-1]
-        # A prefetched pairing costs what the step waited for it; that is never less than the pairing otherwise.
-        coupling = min(last["coupling_seconds"], last.get("waiting_seconds", last["coupling_seconds"]))
-        return 1000 * last["step_seconds"] / last["step"], 1000 * coupling / last["step"]
+    def final(self, metric: str) -> dict[int, float]:
+        """Return the last value of a metric by seed."""
+        return {seed: curve[-1][1] for seed, curve in self.curves[metric].items()}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that are alike but for the seed: seed -> run."""
+    """Runs that are alike but for the seed, seed -> run; ``point`` is grid key -> label, empty outside a grid."""
 
     name: str
     runs: Mapping[int, Run]
+    point: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def config(self) -> Mapping[str, str]:
-        """The configuration that the runs share."""
-        return next(iter(self.runs.values())).config
+    def choices(self) -> Mapping[str, str]:
+        """The configuration that the runs share, dotted key -> JSON text."""
+        return self.first.choices
+
+    @property
+    def first(self) -> Run:
+        """The run of the lowest seed."""
+        return next(iter(self.runs.values()))
 
     @property
     def hardware(self) -> frozenset[str]:
         """What the runs ran on; more than one member where they ran on different machines."""
-        return frozenset[str]().union(*(run.hardware for run in self.runs.values()))
+        return self._sessions(*_HARDWARE)
 
     @property
     def software(self) -> frozenset[str]:
         """Versions and commits of the runs."""
-        return frozenset[str]().union(*(run.software for run in self.runs.values()))
+        return self._sessions("commit", "packages")
 
-    @property
-    def series(self) -> list[tuple[int, str]]:
-        """What was measured: (sampling steps, start), sorted."""
-        return sorted({(e["sampling_steps"], e["start"]) for run in self.runs.values() for e in run.evaluations})
+    @cached_property
+    def measured(self) -> list[Measured]:
+        """All that was measured, by rising number of sampling steps, the coupling's own start first."""
+        table: dict[tuple[int, str], dict[str, dict[int, list[tuple[int, float]]]]] = {}
+        for seed, run in self.runs.items():
+            for line in sorted(run.evaluations, key=lambda line: int(line["step"])):
+                by_metric = table.setdefault((line["sampling_steps"], line["start"]), {})
+                for metric, value in line.items():
+                    if metric not in _NO_METRIC and isinstance(value, int | float):
+                        by_metric.setdefault(metric, {}).setdefault(seed, []).append((line["step"], float(value)))
+        pace, hardware = self.pace, self.hardware
+        return [Measured(self.name, *key, curves, pace, hardware) for key, curves in sorted(table.items())]
 
-    def curves(self, metric: str, sampling_steps: int, start: str) -> dict[int, Curve]:
-        """Return seed -> curve of the runs that have one."""
-        found = {seed: run.curve(metric, sampling_steps, start) for seed, run in sorted(self.runs.items())}
-        return {seed: curve for seed, curve in found.items() if curve}
+    @cached_property
+    def pace(self) -> Pace | None:
+        """The median over the logged intervals of all runs: a mean would count what other programs took meanwhile."""
+        steps, couplings = list[float](), list[float]()
+        for run in self.runs.values():
+            start = {"step": 0, "step_seconds": 0.0, "coupling_seconds": 0.0, "waiting_seconds": 0.0}
+            for before, after in pairwise([start, *run.log]):
+                count = after["step"] - before["step"]
+                spent = {key: (after[key] - before[key]) / count for key in start if key in before and key in after}
+                steps.append(spent["step_seconds"])
+                # Prefetched pairs cost what the step waited for them, which is never less than the pairing otherwise.
+                couplings.append(min(spent[key] for key in ("coupling_seconds", "waiting_seconds") if key in spent))
+        if not steps:
+            return None
+        step, coupling = median(steps), median(couplings)
+        return Pace(round(1000 * step, 3), round(100 * coupling / step, 3) if step else 0.0)
+
+    def _sessions(self, *keys: str) -> frozenset[str]:
+        sessions = [session for run in self.runs.values() for session in run.environment]
+        return frozenset(json.dumps([session.get(key) for key in keys]) for session in sessions)
 
 
 def read_arms(paths: Sequence[Path]) -> tuple[list[Arm], list[str]]:
@@ -105,9 +147,9 @@ def read_arms(paths: Sequence[Path]) -> tuple[list[Arm], list[str]]:
         ValueError: a path is neither kind of folder, a file cannot be read, no run is finished, or one arm has the
             same seed twice.
     """
-    groups: dict[str, list[tuple[Run, str]]] = {}
+    groups: dict[str, list[tuple[Run, Mapping[str, Any]]]] = {}
     seen, notes = set[Path](), list[str]()
-    for folder, label in (each for path in paths for each in _listed(path, notes)):
+    for folder, entry in (listed for path in paths for listed in _listed(path, notes)):
         if folder.resolve() in seen:
             continue
         seen.add(folder.resolve())
@@ -115,25 +157,30 @@ def read_arms(paths: Sequence[Path]) -> tuple[list[Arm], list[str]]:
             notes.append(f"left out, not finished: {folder}")
             continue
         run = _read(folder)
-        groups.setdefault(json.dumps(run.config, sort_keys=True), []).append((run, label))
+        groups.setdefault(json.dumps(run.choices, sort_keys=True), []).append((run, entry))
     if not groups:
         raise ValueError(f"no finished run in {', '.join(map(str, paths))}; train them to the end first")
-    return [Arm(name, _by_seed(name, group)) for name, group in _named(list(groups.values())).items()], notes
+    entries = [next((entry for _, entry in group if entry), {}) for group in groups.values()]
+    names = _names([entry.get("arm", "") for entry in entries], [group[0][0].choices for group in groups.values()])
+    arms = zip(names, groups.values(), entries, strict=True)
+    return [
+        Arm(name, _by_seed(name, [run for run, _ in group]), entry.get("point", {})) for name, group, entry in arms
+    ], notes
 
 
 def differences(arm: Arm, other: Arm) -> dict[str, str]:
-    """Return key -> what it is here and there, of keys that both may have: options of another choice go without saying.
+    """Return key -> how its value differs, of keys that both arms may have, without those of the couplings.
 
-    The couplings are what arms are for; their keys are left out.
+    An option of something that only one arm chose is left out: the differing choice is listed.
     """
-    here, there = arm.config, other.config
-    told = {}
-    for key in sorted(set(here) | set(there)):
-        if here.get(key) != there.get(key) and _choices(here, key) == _choices(there, key):
-            told[key.removesuffix(".use")] = (
-                f"{_plain(here.get(key, 'absent'))}, not {_plain(there.get(key, 'absent'))}"
-            )
-    return {key: text for key, text in told.items() if key.partition(".")[0] != "coupling"}
+    here, there = arm.choices, other.choices
+    return {
+        key.removesuffix(".use"): f"{_plain(here.get(key, 'absent'))}, not {_plain(there.get(key, 'absent'))}"
+        for key in sorted(set(here) | set(there))
+        if here.get(key) != there.get(key)
+        and _above(here, key) == _above(there, key)
+        and key.partition(".")[0] != "coupling"
+    }
 
 
 def refuse_unlike(arm: Arm, other: Arm, metric: str) -> None:
@@ -142,88 +189,82 @@ def refuse_unlike(arm: Arm, other: Arm, metric: str) -> None:
     Raises:
         ValueError: source, features, number or seed of samples, or the metric's options differ; names the key.
     """
-    found = {key: text for key, text in differences(arm, other).items() if key.startswith(_MEASURED_BY)}
-    metrics = [_metric(each.config, metric) for each in (arm, other)]
+    differing = {key: text for key, text in differences(arm, other).items() if key.startswith(_MEASURED_BY)}
+    metrics = [_metric(each.choices, metric) for each in (arm, other)]
     if metrics[0] != metrics[1]:
-        found["evaluate.metrics"] = f"{metrics[0]}, not {metrics[1]}"
-    if found:
-        said = "; ".join(f"{key} is {text}" for key, text in found.items())
+        differing["evaluate.metrics"] = f"{metrics[0]}, not {metrics[1]}"
+    if differing:
+        said = "; ".join(f"{key} is {text}" for key, text in differing.items())
         raise ValueError(f"{arm.name} was not measured as {other.name} was, so they are not compared: {said}")
 
 
-def _listed(path: Path, notes: list[str]) -> Iterator[tuple[Path, str]]:
-    """Yield run folders with their names in the index, empty for those that have none."""
+def _listed(path: Path, notes: list[str]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Yield run folders with their entries in the index, empty for those that have none."""
     if (path / "config.json").is_file():
-        yield path, ""
+        yield path, {}
         return
-    inside = sorted(each.parent for each in path.glob("*/config.json"))
+    inside = sorted(config.parent for config in path.glob("*/config.json"))
     if not (path / "index.json").is_file():
         if not inside:
             raise ValueError(f"{path} holds neither a run (config.json) nor an experiment (index.json)")
-        yield from ((folder, "") for folder in inside)
+        yield from ((folder, {}) for folder in inside)
         return
-    listed = [(str(run["folder"]), str(run["arm"])) for run in read_index(path)["runs"]]
-    for folder, label in listed:
-        yield path / folder, label
-    if others := {each.name for each in inside} - {folder for folder, _ in listed}:
+    entries = read_index(path)["runs"]
+    yield from ((path / entry["folder"], entry) for entry in entries)
+    if others := {folder.name for folder in inside} - {entry["folder"] for entry in entries}:
         notes.append(f"left out, not in {path / 'index.json'}: {', '.join(sorted(others))}; name them to include them")
 
 
 def _read(folder: Path) -> Run:
-    plain = read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     try:
-        seed = int(plain["train"].pop("seed"))
+        int(config["train"]["seed"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'config.json'} is not the configuration of a run: it has no train.seed") from error
     path = folder / "environment.json"
-    sessions = read_json(path) if path.is_file() else [{}]
-    hardware = frozenset(json.dumps([session.get(key) for key in _HARDWARE]) for session in sessions)
-    software = frozenset(json.dumps([session.get("commit"), session.get("packages")]) for session in sessions)
     evaluations, log = (read_lines(folder / name) for name in ("evaluations.jsonl", "log.jsonl"))
-    return Run(folder, seed, _flat(plain), evaluations, log, hardware, software)
+    return Run(folder, config, read_json(path) if path.is_file() else [{}], evaluations, log)
 
 
-def _by_seed(name: str, group: Sequence[tuple[Run, str]]) -> dict[int, Run]:
+def _by_seed(name: str, group: Sequence[Run]) -> dict[int, Run]:
     runs: dict[int, Run] = {}
-    for run, _ in group:
+    for run in group:
         if run.seed in runs:
             raise ValueError(f"{name}, seed {run.seed}, is there twice: {runs[run.seed].folder} and {run.folder}")
         runs[run.seed] = run
     return dict(sorted(runs.items()))
 
 
-def _named(groups: Sequence[Sequence[tuple[Run, str]]]) -> dict[str, Sequence[tuple[Run, str]]]:
-    """Return name -> group: the index's name where there is one that no other group has, else what differs."""
-    labels = [next((label for _, label in group if label), "") for group in groups]
-    configs = [group[0][0].config for group in groups]
+def _names(labels: Sequence[str], configs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return a name for each configuration: its label in the index where no other has it, else what differs."""
     names = []
     for label, config in zip(labels, configs, strict=True):
-        told = _telling(config, configs) or "run"
-        names.append(told if not label else label if labels.count(label) == 1 else f"{label} ({told})")
-    return dict(zip(names, groups, strict=True))
+        differing = _telling(config, configs) or "run"
+        names.append(differing if not label else label if labels.count(label) == 1 else f"{label} ({differing})")
+    return names
 
 
 def _telling(config: Mapping[str, str], all_configs: Sequence[Mapping[str, str]]) -> str:
     """Return the keys and values that tell one configuration from those that made the same choices above the key."""
     parts = []
     for key, value in config.items():
-        peers = [each for each in all_configs if _choices(each, key) == _choices(config, key)]
-        if any(each.get(key) != value for each in peers):
+        peers = [other for other in all_configs if _above(other, key) == _above(config, key)]
+        if any(other.get(key) != value for other in peers):
             parts.append(f"{key.removesuffix('.use')}={_plain(value)}")
     return ", ".join(parts)
 
 
-def _choices(config: Mapping[str, str], key: str) -> list[str | None]:
+def _above(config: Mapping[str, str], key: str) -> list[str | None]:
     """Return the names chosen by ``use`` on the way to a key: options are comparable only under equal choices."""
     steps = key.removesuffix(".use").split(".")[:-1]
     return [config.get(".".join([*steps[: i + 1], "use"])) for i in range(len(steps))]
 
 
 def _metric(config: Mapping[str, str], metric: str) -> str:
-    """Return the metric's choice and options as JSON, or those of all metrics where one of them yields it."""
+    """Return the metric's choice and options as JSON, or those of all metrics where none has its name."""
     chosen = json.loads(config.get("evaluate.metrics", "[]"))
-    own = [choice for choice in chosen if str(choice.get("use")).rpartition(":")[2].lower() == metric]
-    return json.dumps(own or chosen, sort_keys=True)
+    same = [choice for choice in chosen if str(choice.get("use")).rpartition(":")[2].lower() == metric]
+    return json.dumps(same or chosen, sort_keys=True)
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, str]:
