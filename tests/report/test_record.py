@@ -12,15 +12,21 @@ import pytest
 import torch
 
 from immiscible_diffusion.cli import run
+from immiscible_diffusion.cli.options import run_app
 from immiscible_diffusion.report.record import pace, record, speedup_values
 from immiscible_diffusion.report.sentences import findings, speedup_cells
 from immiscible_diffusion.report.speedup import Curve, speedup
 from immiscible_diffusion.report.summary import read_summary
+from studies.__main__ import app
 from studies.charts import chart, dots
 from studies.pages import pages
 from studies.rerun import recorded_config
 
 ROOT = Path(__file__).parents[2]
+
+
+def studies(arguments: list[str]) -> int:
+    return run_app(app, arguments)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(runs: Path, tmp_path: Path) -> Path:
     """Return a repository with that experiment recorded and its pages written."""
     assert run(["report", str(runs), "--record", str(tmp_path / "results" / "image-scale" / "cpu")]) == 0
-    assert run(["report", "--root", str(tmp_path)]) == 0
+    assert studies(["pages", "--root", str(tmp_path)]) == 0
     return tmp_path
 
 
@@ -130,7 +136,7 @@ def recorded(numbers: dict[str, dict[str, dict[str, dict[str, float]]]], arm: st
 
 
 def test_pages_say_what_is_recorded(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["report", "--root", str(root), "--check"]) == 0
+    assert studies(["pages", "--root", str(root), "--check"]) == 0
     assert pages(root) == pages(root)
     text = (root / "docs" / "results" / "image-scale-cpu.md").read_text()
     numbers = json.loads((root / "results" / "image-scale" / "cpu" / "summary.json").read_text())
@@ -143,11 +149,11 @@ def test_pages_say_what_is_recorded(root: Path, capsys: pytest.CaptureFixture[st
     numbers["finals"][0]["mean"] *= 2
     (root / "results" / "image-scale" / "cpu" / "summary.json").write_text(json.dumps(numbers))
     capsys.readouterr()
-    assert run(["report", "--root", str(root), "--check"]) == 1
+    assert studies(["pages", "--root", str(root), "--check"]) == 1
     assert "image-scale-cpu.md" in capsys.readouterr().err
-    assert run(["report", "--root", str(root)]) == 0
+    assert studies(["pages", "--root", str(root)]) == 0
     (root / "docs" / "results" / "old.md").write_text("")
-    assert run(["report", "--root", str(root), "--check"]) == 1
+    assert studies(["pages", "--root", str(root), "--check"]) == 1
 
 
 def test_runs_that_two_records_hold_are_told(root: Path) -> None:
@@ -183,7 +189,7 @@ def test_runs_measured_once_are_compared_by_their_ends(
             line["frechet"] = (9 if "assignment" in path.parent.name else 10) + 0.01 * hash_of(path.parent.name)
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert run(["report", str(once), "--record", str(tmp_path / "results" / "image-scale" / "cpu")]) == 0
-    assert run(["report", "--root", str(tmp_path)]) == 0
+    assert studies(["pages", "--root", str(tmp_path)]) == 0
     numbers = json.loads((tmp_path / "results" / "image-scale" / "cpu" / "summary.json").read_text())
     assert numbers["speedups"] == []
     assert "Final Fréchet distance" in capsys.readouterr().out
@@ -219,16 +225,16 @@ def test_dots_stand_where_their_means_are() -> None:
 
 
 def test_the_pages_of_this_repository_say_what_is_recorded() -> None:
-    assert run(["report", "--root", str(ROOT), "--check"]) == 0, "write them again: immiscible report"
+    assert studies(["pages", "--root", str(ROOT), "--check"]) == 0, "write them again: python -m studies pages"
 
 
 def test_a_recorded_run_is_repeated_bit_for_bit(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = root / "results" / "image-scale" / "cpu" / "summary.json"
     arguments = ["rerun", str(summary), "--arm", "2-assignment", "--seed", "1", "--out", str(tmp_path / "again")]
-    assert run(arguments) == 0
+    assert studies(arguments) == 0
     assert "bit for bit" in capsys.readouterr().out
     # A finished run is not measured by itself.
-    assert run(arguments) == 2
+    assert studies(arguments) == 2
     assert "holds a finished run" in capsys.readouterr().err
     config = recorded_config(summary, "2-assignment", 1)
     assert (config.train.seed, config.plain()["codec"]["std"]) == (1, 48.0)
@@ -240,12 +246,12 @@ def test_a_recorded_run_is_repeated_bit_for_bit(root: Path, tmp_path: Path, caps
     threads = torch.get_num_threads()
     numbers["environment"][-1]["threads"] = threads + 1
     summary.write_text(json.dumps(numbers))
-    assert run([*arguments[:-1], str(tmp_path / "more threads")]) == 1
+    assert studies([*arguments[:-1], str(tmp_path / "more threads")]) == 1
     environment = json.loads((tmp_path / "more threads" / "2-assignment-seed1" / "environment.json").read_text())
     assert environment[-1]["threads"] == threads + 1
     assert torch.get_num_threads() == threads
     assert "at step 3" in capsys.readouterr().err
-    assert run([*arguments[:3], "none", *arguments[4:]]) == 2
+    assert studies([*arguments[:3], "none", *arguments[4:]]) == 2
 
 
 def test_a_chart_draws_means_and_bands_where_they_are() -> None:
