@@ -4,7 +4,7 @@ import csv
 import io
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -60,14 +60,10 @@ def comparison_tables(rows: Sequence[Comparison], arms: Sequence[Arm]) -> list[T
 def _target_table(rows: Sequence[Comparison], target: Target) -> Table:
     title = f"Training that B needs to reach the {target} {_metric(rows)} of A = {rows[0].reference.arm}"
     table = _table(title, ["B", "in", "A", "B", "reached", "A / B", "95 % (t)", "95 % (boot.)"])
-    for count, same in itertools.groupby(rows, key=lambda row: row.arm.sampling_steps):
-        table.add_section()
-        for i, row in enumerate(same):
-            if i == 0:
-                table.add_row(f"[bold]{count} sampling steps: A {_number(row.target(target))}[/bold]")
-            table.add_row(escape(row.arm.label), "steps", *_speedup_cells(row.speedup(target)))
-            seconds = row.seconds(target)
-            table.add_row("", "s", *(["-"] * 6 if seconds is None else _speedup_cells(seconds)))
+    for row in _with_heads(table, rows, lambda first: _number(first.target(target))):
+        table.add_row(escape(row.arm.label), "steps", *_speedup_cells(row.speedup(target)))
+        seconds = row.seconds(target)
+        table.add_row("", "s", *(["-"] * 6 if seconds is None else _speedup_cells(seconds)))
     return table
 
 
@@ -86,23 +82,27 @@ def _speedup_cells(found: Speedup) -> Iterator[str]:
 def _final_table(rows: Sequence[Comparison]) -> Table:
     title = f"Last {_metric(rows)} of A = {rows[0].reference.arm} and of B"
     table = _table(title, ["B", "B's last", "B - A", "95 % (t)", "p (t)", "p (perm.)", "seeds"])
-    for count, same in itertools.groupby(rows, key=lambda row: row.arm.sampling_steps):
-        table.add_section()
-        for i, row in enumerate(same):
-            found = row.difference
-            if i == 0:
-                table.add_row(f"[bold]{count} sampling steps: A {_spread(found.reference)}[/bold]")
-            first, second = (len({pair[side] for pair in row.pairs}) for side in (0, 1))
-            table.add_row(
-                escape(row.arm.label),
-                _spread(found.arm),
-                f"{'+' if found.mean > 0 else ''}{_number(found.mean)}",
-                _interval(found.interval),
-                "-" if found.p_t is None else f"{found.p_t:.2g}",
-                "-" if found.p_permutation is None else f"{found.p_permutation:.2g}",
-                f"{first} pairs" if len(row.pairs) == first else f"{first}, {second}",
-            )
+    for row in _with_heads(table, rows, lambda first: _spread(first.difference.reference)):
+        found = row.difference
+        seeds, arm_seeds = (len(set(side)) for side in zip(*row.pairs, strict=True))
+        table.add_row(
+            escape(row.arm.label),
+            _spread(found.arm),
+            f"{'+' if found.mean > 0 else ''}{_number(found.mean)}",
+            _interval(found.interval),
+            *("-" if p is None else f"{p:.2g}" for p in (found.p_t, found.p_permutation)),
+            f"{seeds} pairs" if len(row.pairs) == seeds else f"{seeds}, {arm_seeds}",
+        )
     return table
+
+
+def _with_heads(table: Table, rows: Sequence[Comparison], value: Callable[[Comparison], str]) -> Iterator[Comparison]:
+    """Yield comparisons, with a section and a line about A in the table before each number of sampling steps."""
+    for count, same in itertools.groupby(rows, key=lambda row: row.arm.sampling_steps):
+        first, *others = same
+        table.add_section()
+        table.add_row(f"[bold]{count} sampling steps: A {value(first)}[/bold]")
+        yield from (first, *others)
 
 
 def _cost_table(arms: Sequence[Arm]) -> Table:

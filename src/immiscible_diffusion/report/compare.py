@@ -130,34 +130,22 @@ def flat_rows(comparisons: Sequence[Comparison]) -> Iterator[dict[str, Any]]:
     targets: tuple[Target, ...] = ("final", "best")
     for each, target in itertools.product(comparisons, targets):
         about = {"reference": each.reference.arm, "arm": each.arm.label, "metric": each.metric}
+        about |= {"sampling_steps": each.arm.sampling_steps, "target": target, "target_value": each.target(target)}
         last = each.difference
         ends = {"reference_last": last.reference[0], "reference_last_sd": last.reference[1]}
         ends |= {"arm_last": last.arm[0], "arm_last_sd": last.arm[1], "difference": last.mean}
+        ends |= {**_bounds("difference_t", last.interval), "p_t": last.p_t, "p_permutation": last.p_permutation}
         for unit, found in (("steps", each.speedup(target)), ("seconds", each.seconds(target))):
             if found is not None:
-                yield {
-                    **about,
-                    "sampling_steps": each.arm.sampling_steps,
-                    "target": target,
-                    "target_value": each.target(target),
-                    "reached": found.arrived,
-                    "pairs": len(each.pairs),
-                    "paired": all(a == b for a, b in each.pairs),
-                    "unit": unit,
-                    **_bounds("reference", mean_bounds(found.reference)),
-                    **_bounds("arm", mean_bounds(found.arm)),
-                    **_bounds("ratio", found.bounds),
-                    **_bounds("t", found.interval),
-                    **_bounds("bootstrap", found.bootstrap),
-                    "ratio_by_seeds": json.dumps({f"{a}/{b}": _known(*r) for (a, b), r in found.by_pair.items()}),
-                    **ends,
-                    **_bounds("difference_t", last.interval),
-                    "p_t": last.p_t,
-                    "p_permutation": last.p_permutation,
-                }
+                row = {"reached": found.arrived, "pairs": len(each.pairs), "paired": all(a == b for a, b in each.pairs)}
+                row |= {"unit": unit, **_bounds("reference", mean_bounds(found.reference))}
+                row |= {**_bounds("arm", mean_bounds(found.arm)), **_bounds("ratio", found.bounds)}
+                row |= {**_bounds("t", found.interval), **_bounds("bootstrap", found.bootstrap)}
+                by_seeds = {f"{a}/{b}": _known(*bounds) for (a, b), bounds in found.by_pair.items()}
+                yield {**about, **row, "ratio_by_seeds": json.dumps(by_seeds), **ends}
 
 
-def _bounds(name: str, bounds: Interval | None) -> dict[str, float | None]:
+def _bounds(name: str, bounds: Interval | None) -> dict[str, Any]:
     low, high = bounds or (None, None)
     return {f"{name}_low": low, f"{name}_high": high}
 

@@ -83,11 +83,6 @@ class Arm:
     point: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def choices(self) -> Mapping[str, str]:
-        """The configuration that the runs share, dotted key -> JSON text."""
-        return self.first.choices
-
-    @property
     def first(self) -> Run:
         """The run of the lowest seed."""
         return next(iter(self.runs.values()))
@@ -173,7 +168,7 @@ def differences(arm: Arm, other: Arm) -> dict[str, str]:
 
     An option of something that only one arm chose is left out: the differing choice is listed.
     """
-    here, there = arm.choices, other.choices
+    here, there = arm.first.choices, other.first.choices
     return {
         key.removesuffix(".use"): f"{_plain(here.get(key, 'absent'))}, not {_plain(there.get(key, 'absent'))}"
         for key in sorted(set(here) | set(there))
@@ -190,7 +185,7 @@ def refuse_unlike(arm: Arm, other: Arm, metric: str) -> None:
         ValueError: source, features, number or seed of samples, or the metric's options differ; names the key.
     """
     differing = {key: text for key, text in differences(arm, other).items() if key.startswith(_MEASURED_BY)}
-    metrics = [_metric(each.choices, metric) for each in (arm, other)]
+    metrics = [_metric(each.first.choices, metric) for each in (arm, other)]
     if metrics[0] != metrics[1]:
         differing["evaluate.metrics"] = f"{metrics[0]}, not {metrics[1]}"
     if differing:
