@@ -27,7 +27,7 @@ def test_equal_arms_have_ratio_one() -> None:
 def test_an_arm_that_does_not_arrive_has_no_ratio() -> None:
     found = speedup({0: falling(1), 1: falling(1)}, {0: falling(0.5), 1: falling(2)})
     assert found.ratio is None
-    assert found.arm[0, 0] == (1600, math.inf)
+    assert found.arm[0, 0] == (1600.0, math.inf)
     assert found.arm[1, 1] == pytest.approx((800, 800), rel=0.01)
     assert mean_bounds(found.arm) == pytest.approx((1200, math.inf), rel=0.01)
 

@@ -129,15 +129,19 @@ def flat_rows(comparisons: Sequence[Comparison]) -> Iterator[dict[str, Any]]:
     """
     targets: tuple[Target, ...] = ("final", "best")
     for each, target in itertools.product(comparisons, targets):
-        about = {"reference": each.reference.arm, "arm": each.arm.label, "metric": each.metric}
+        about: dict[str, Any] = {"reference": each.reference.arm, "arm": each.arm.label, "metric": each.metric}
         about |= {"sampling_steps": each.arm.sampling_steps, "target": target, "target_value": each.target(target)}
         last = each.difference
-        ends = {"reference_last": last.reference[0], "reference_last_sd": last.reference[1]}
+        ends: dict[str, Any] = {"reference_last": last.reference[0], "reference_last_sd": last.reference[1]}
         ends |= {"arm_last": last.arm[0], "arm_last_sd": last.arm[1], "difference": last.mean}
         ends |= {**_bounds("difference_t", last.interval), "p_t": last.p_t, "p_permutation": last.p_permutation}
         for unit, found in (("steps", each.speedup(target)), ("seconds", each.seconds(target))):
             if found is not None:
-                row = {"reached": found.arrived, "pairs": len(each.pairs), "paired": all(a == b for a, b in each.pairs)}
+                row: dict[str, Any] = {
+                    "reached": found.arrived,
+                    "pairs": len(each.pairs),
+                    "paired": all(a == b for a, b in each.pairs),
+                }
                 row |= {"unit": unit, **_bounds("reference", mean_bounds(found.reference))}
                 row |= {**_bounds("arm", mean_bounds(found.arm)), **_bounds("ratio", found.bounds)}
                 row |= {**_bounds("t", found.interval), **_bounds("bootstrap", found.bootstrap)}
