@@ -1,6 +1,7 @@
 """The command ``python -m studies``."""
 
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -17,5 +18,11 @@ app = typer.Typer(
 for command in (papers, pages, draw, rerun):
     app.command()(command)
 
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command of this repository's studies and return its exit code."""
+    return run_app(app, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(run_app(app, sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))

@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from immiscible_diffusion import Denoising, Pixels, Trained
-from immiscible_diffusion.cli import run
 from immiscible_diffusion.experiments.experiment import read_experiment
 from immiscible_diffusion.files import write_json
 from immiscible_diffusion.methods import Consistency
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.runs.run import execute
 from immiscible_diffusion.schedules import Betas
+from studies.__main__ import run
 from studies.denoising import Denoised, clean_error, denoise, predict_clean, read_run
 from studies.study_figures import denoising_figure, miscibility_figure
 
