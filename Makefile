@@ -40,7 +40,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 results: $(READY)
-	$(BIN)/immiscible demo
+	$(BIN)/immiscible train demo
 	$(BIN)/immiscible report runs/demo --record results/demo
 	$(BIN)/python -m studies pages
 

@@ -1,19 +1,42 @@
-"""Work in other processes that gives the same bytes as in this one."""
+"""Tasks in worker processes. One worker that dies fails one task, and no worker outlives this process."""
 
+import atexit
+import inspect
 import multiprocessing
+import multiprocessing.resource_tracker as resource_tracker
 import os
+import pickle
 import signal
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar, cast
+from multiprocessing.context import SpawnProcess
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 
-__all__ = ["elsewhere", "one_thread"]
+__all__ = ["News", "on_stop_signals", "one_thread", "results", "run_tasks"]
 
 T = TypeVar("T")
+if TYPE_CHECKING:
+    _Pipe = Connection[Any, Any]
+else:
+    _Pipe = Connection  # which cannot be subscripted
+_NEWS_EVERY = 0.2
+"""Seconds between two messages of a task; what it yields sooner is not sent."""
+
+
+class News(NamedTuple):
+    """Something that a task did: it yielded a value, returned one, or raised an error."""
+
+    task: int
+    kind: Literal["yielded", "returned", "raised"]
+    value: Any
 
 
 @contextmanager
@@ -30,60 +53,196 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def elsewhere(work: Callable[..., T], tasks: Sequence[tuple[Any, ...]], workers: int) -> Iterator[T]:
-    """Yield ``work(*task)`` of every task as they end, from this many fresh processes, each with its share of tasks.
+def on_stop_signals(handler: Callable[[int, Any], None]) -> dict[int, Any]:
+    """Handle requests to terminate and a closed terminal, unless they are ignored as under ``nohup``.
 
-    They end with the iterator, however it ends, and with this process, were it killed.
+    Returns:
+        The handlers before, by the number of the signal.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handled = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in handled}
+
+
+def results(work: Callable[..., T], tasks: Sequence[tuple[Any, ...]], workers: int) -> Generator[T, None, None]:
+    """Yield ``work(*task)`` of every task as they end, from worker processes.
 
     Raises:
         Exception: what work raised.
         RuntimeError: a process died.
     """
-    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads in mid-air
-    processes: list[Any] = []
-    working: dict[Connection[Any, Any], Any] = {}
+    with closing(run_tasks(work, tasks, workers)) as all_news:
+        for news in all_news:
+            if news.kind == "raised":
+                raise news.value
+            yield news.value
+
+
+def run_tasks(
+    work: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int, *, threads: int | None = None
+) -> Generator[News, None, None]:
+    """Call ``work(*task)`` for every task, in order, in this many fresh processes, and yield what becomes of them.
+
+    A worker takes one task after the other. If it dies, its task has ``raised`` a RuntimeError, and a new worker goes
+    on with the tasks that are left. Closing this generator, Ctrl-C and the end of this process, even by ``kill -9``,
+    end the workers. ``work`` may be a generator function: then it ends at its next ``yield``, where it is closed and
+    may save what it has; what it yields is sent at most five times a second. Any other function is cut off.
+
+    Args:
+        work: a function that can be imported, or a method of an object that can be pickled.
+        tasks: the arguments of each call.
+        workers: processes at a time.
+        threads: CPU threads of torch in each worker; torch's default if None.
+    """
+    waiting, running = deque(range(len(tasks))), dict[_Pipe, tuple[SpawnProcess, int]]()
+    end = partial(_end, running, work)
+    atexit.register(end)  # where a program ends with this generator half read
     try:
-        for first in range(min(workers, len(tasks))):
-            receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(target=_serve, args=(work, tasks[first::workers], sender))
-            process.start()
-            sender.close()
-            processes.append(process)
-            working[receiver] = process
-        while working:
-            for ready in wait(list(working)):
-                receiver = cast("Connection[Any, Any]", ready)
+        for _ in range(min(workers, len(tasks))):
+            _start(running, work, tasks, waiting.popleft(), threads)
+        while running:
+            for ready in wait(list(running)):
+                connection = cast(_Pipe, ready)
+                process, task = running[connection]
                 try:
-                    failed, value = receiver.recv()
-                except EOFError:  # it has ended
-                    process = working.pop(receiver)
+                    kind, value = connection.recv()
+                except (EOFError, ConnectionResetError):
+                    del running[connection]
+                    connection.close()
                     process.join()
-                    if process.exitcode:
-                        raise RuntimeError(
-                            f"a worker ended with exit code {process.exitcode}; "
-                            "-9 is often a want of memory: try fewer workers or a smaller batch"
-                        ) from None
-                    continue
-                if failed:
-                    raise value
-                yield value
+                    kind, value = "raised", RuntimeError(_death(process.exitcode))
+                    if waiting:
+                        _start(running, work, tasks, waiting.popleft(), threads)
+                else:
+                    if kind != "yielded":
+                        _next(running, connection, tasks, waiting)
+                yield News(task, kind, value)
     finally:
-        for process in processes:
-            process.terminate()
-            process.join()
+        atexit.unregister(end)
+        end()
 
 
-def _serve(work: Callable[..., T], tasks: Sequence[tuple[Any, ...]], sender: "Connection[Any, Any]") -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    for task in tasks:
-        try:
-            answer: tuple[bool, Any] = (False, work(*task))
-        except Exception as error:
-            answer = (True, error)
-        sender.send(answer)
-        if answer[0]:
-            return
+def _end(running: dict[_Pipe, tuple[SpawnProcess, int]], work: Callable[..., Any]) -> None:
+    """End the workers: a closed connection is their sign to stop, which a plain function does not look at."""
+    for connection in running:
+        connection.close()
+    for process, _ in running.values():
+        if not inspect.isgeneratorfunction(work):
+            process.kill()
+        process.join()
+
+
+def _start(
+    running: dict[_Pipe, tuple[SpawnProcess, int]],
+    work: Callable[..., Any],
+    tasks: Sequence[tuple[Any, ...]],
+    task: int,
+    threads: int | None,
+) -> None:
+    """Start a worker with its first task."""
+    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads in mid-air
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(work, there, threads))
+    with _without_interrupts():
+        process.start()
+    there.close()
+    running[here] = process, task
+    _send(here, tasks[task])
+
+
+def _next(
+    running: dict[_Pipe, tuple[SpawnProcess, int]],
+    connection: _Pipe,
+    tasks: Sequence[tuple[Any, ...]],
+    waiting: deque[int],
+) -> None:
+    """Hand a worker its next task, or let it go if none is left."""
+    process, _ = running[connection]
+    if waiting:
+        task = waiting.popleft()
+        running[connection] = process, task
+        _send(connection, tasks[task])
+        return
+    del running[connection]
+    connection.close()
+    process.join()
+
+
+def _send(connection: _Pipe, task: tuple[Any, ...]) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):  # the worker is dead, which receiving from it shows
+        connection.send_bytes(pickle.dumps(task))
+
+
+def _death(exitcode: int | None) -> str:
+    return (
+        f"a worker ended with exit code {exitcode}; -9 is often a want of memory: try fewer workers or a smaller batch"
+    )
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Hold back Ctrl-C; a process started here never gets it, but learns from its parent that it is to stop."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # or the first start would do that, and let Ctrl-C through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(work: Callable[..., Any], parent: _Pipe, threads: int | None) -> None:
+    """Carry out the tasks that the parent sends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    terminated = threading.Event()
+    if inspect.isgeneratorfunction(work):
+        on_stop_signals(lambda *_: terminated.set())
+    else:
+        threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    try:
+        while True:
+            task = pickle.loads(parent.recv_bytes())  # noqa: S301
+            try:
+                answer = "returned", _carry_out(work, task, parent, terminated)
+            except Exception as error:
+                answer = "raised", _portable(error)
+            if terminated.is_set():
+                sys.exit(128 + signal.SIGTERM)
+            parent.send(answer)
+    except (EOFError, OSError):  # the parent has no more tasks, or is gone
+        return
+
+
+def _carry_out(work: Callable[..., Any], task: tuple[Any, ...], parent: _Pipe, terminated: threading.Event) -> Any:
+    """Return what the work returns; if it is a generator, send what it yields, and close it when it is to stop.
+
+    Raises:
+        OSError: the parent has closed the connection.
+    """
+    if not inspect.isgeneratorfunction(work):
+        return work(*task)
+    sent = 0.0
+    with closing(work(*task)) as steps:
+        for value in steps:
+            if terminated.is_set() or parent.poll():  # nothing comes in mid-task but the end of the connection
+                break
+            if time.monotonic() - sent > _NEWS_EVERY:
+                sent = time.monotonic()
+                parent.send(("yielded", value))
+    return None
+
+
+def _portable(error: Exception) -> Exception:
+    """Return the error, or its text where it cannot be pickled."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _end_with_the_parent() -> None:

@@ -55,6 +55,16 @@ def test_every_final_number_is_in_a_run(runs_folder: Path) -> None:
     assert checked == 4 * 2 * 2 * 2
 
 
+def test_the_demo_reports_after_every_seed_what_is_still_to_come(
+    runs_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["demo", "--scale", "smoke", "--out", str(runs_folder.parent), "--workers", "1"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    first, last = said.split("Still to come: independent, seed 1, assignment, seed 1, nearest, seed 1")
+    assert first.index("nearest, seed 0: done") < first.index("report.html")
+    assert last.index("nearest, seed 1: done") < last.index("report.html")
+
+
 def test_report_again_is_the_same_and_can_be_recorded(runs_folder: Path, tmp_path: Path) -> None:
     before = (runs_folder / "report.html").read_bytes()
     assert run(["report", str(runs_folder), "--record", str(tmp_path / "kept")]) == 0

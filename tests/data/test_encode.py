@@ -24,7 +24,7 @@ from immiscible_diffusion.data.latent_files import Progress, Takeable, encode
 from immiscible_diffusion.data.latent_files.stored import read_manifest
 from immiscible_diffusion.data.latents import Latents
 from immiscible_diffusion.priors import StandardNormal
-from immiscible_diffusion.processes import elsewhere
+from immiscible_diffusion.processes import results
 from immiscible_diffusion.types import Batch
 
 OPTIONS: dict[str, Any] = {"flip": True, "shard_rows": 8, "batch": 3}
@@ -115,9 +115,9 @@ def test_workers_write_the_same_bytes(tmp_path: Path, workers: int) -> None:
 
 def test_a_worker_that_fails_or_dies_is_an_error_and_the_others_end() -> None:
     with pytest.raises(ValueError, match="three"):
-        list(elsewhere(fail_at_three_die_at_five, [(1,), (2,), (3,), (4,)], 1))
+        list(results(fail_at_three_die_at_five, [(1,), (2,), (3,), (4,)], 1))
     with pytest.raises(RuntimeError, match="a worker ended with exit code -9"):
-        list(elsewhere(fail_at_three_die_at_five, [(1,), (5,)], 1))
+        list(results(fail_at_three_die_at_five, [(1,), (5,)], 1))
     assert not multiprocessing.active_children()
 
 

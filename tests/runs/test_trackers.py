@@ -27,7 +27,8 @@ def test_tensorboard_holds_the_log_and_the_evaluations(tmp_path: Path) -> None:
     (cell,) = read_experiment("demo").cells(None, [parse_override(text) for text in sets])
     console = Console(quiet=True)
     experiment = read_experiment("demo")
-    assert not launch(experiment, [cell], tmp_path, workers=1, device="cpu", console=console, tracker="tensorboard")
+    runs = launch(experiment, [cell], tmp_path, workers=1, device="cpu", console=console, tracker="tensorboard")
+    assert list(runs) == [(cell, None)]
     found = scalars(tmp_path / "trackers" / cell.folder)
     log = {line["step"]: line["loss"] for line in read_lines(tmp_path / cell.folder / "log.jsonl")}
     assert found["loss"] == pytest.approx(log)

@@ -126,7 +126,7 @@ def test_two_processes_write_the_same_bytes(model: Path, tmp_path: Path, monkeyp
 def test_a_process_loads_the_model_once(model: Path, tmp_path: Path) -> None:
     samples._loaded.cache_clear()
     for first in (0, 4):
-        samples._work(model, tmp_path, samples._Part(first, 4, [first]), ASKED, "cpu")
+        samples._work(model, tmp_path, samples._Part(first, 4, [first]), ASKED, "cpu", [])
     assert (samples._loaded.cache_info().misses, samples._loaded.cache_info().hits) == (1, 1)
     samples._loaded.cache_clear()
 

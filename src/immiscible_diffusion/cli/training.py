@@ -1,6 +1,7 @@
 """Commands about experiments: show them, carry them out."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from immiscible_diffusion.cli.options import Device, Name, Out, Scale, Sets, Wor
 from immiscible_diffusion.cli.studies import print_report
 from immiscible_diffusion.experiments.experiment import Cell, Experiment, read_experiment
 from immiscible_diffusion.experiments.values import parse_override
-from immiscible_diffusion.runs.launch import launch
+from immiscible_diffusion.runs.launch import launch, run_name
 from immiscible_diffusion.runs.reuse import reuse
 from immiscible_diffusion.runs.trackers import tracker_names
 
@@ -19,8 +20,11 @@ __all__ = ["demo", "show", "train"]
 
 
 def demo(out_folder: Out = Path("runs"), scale: Scale = None, sets: Sets = None, workers: Workers = None) -> None:
-    """Train three couplings on real digits from the same seeds, and show what they change (a few minutes)."""
-    _train("demo", out_folder, scale, sets, workers, None)
+    """Train three couplings on real digits from the same seeds, and show what they change (a few minutes).
+
+    The report is written after every seed. Without --scale, runs are shorter than those of `immiscible train demo`.
+    """
+    _train("demo", out_folder, scale or "quick", sets, workers, None, reports=True)
     print_report(out_folder / "demo")
 
 
@@ -75,7 +79,13 @@ def _train(
     device: str | None,
     tracker: str = "",
     reused: list[Path] | None = None,
+    reports: bool = False,
 ) -> Path:
+    """Carry out an experiment and return its folder; with ``reports``, write its report after every seed but the last.
+
+    Raises:
+        ArithmeticError: a run failed.
+    """
     experiment, cells = _cells(name, scale, sets)
     if tracker and tracker not in tracker_names():
         raise ValueError(f"--tracker {tracker!r}: accelerate has {tracker_names()}")
@@ -85,8 +95,17 @@ def _train(
     if reused:
         copied = reuse(cells, folder, reused)
         out.print(f"Copied {len(copied)} finished runs: {', '.join(copied) or 'none is the same'}")
+    failed, left = [], list(cells)
     try:
-        failed = launch(experiment, cells, folder, workers=count, device=device, console=out, tracker=tracker)
+        with closing(
+            launch(experiment, cells, folder, workers=count, device=device, console=out, tracker=tracker)
+        ) as runs:
+            for cell, error in runs:
+                left.remove(cell)
+                failed += [f"{run_name(cell)}: {error}"] if error else []
+                if reports and left and not error and all(other.seed != cell.seed for other in left):
+                    print_report(folder)
+                    out.print(f"Still to come: {', '.join(run_name(other) for other in left)}")
     except KeyboardInterrupt:
         err.print("Interrupted; what was trained is saved, and the same command goes on from there.")
         raise typer.Exit(130) from None

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ _TELL_EVERY = 20.0
 _PRIOR_ROWS = 20_000
 
 
-def execute(config: Config, folder: Path, device: torch.device) -> Iterator[int]:
+def execute(config: Config, folder: Path, device: torch.device) -> Generator[int, None, None]:
     """Carry out one run in its folder, or what is left of it, and yield the number of finished steps after each.
 
     However it ends, the last good state is saved: the same call again goes on from there.

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from io import BytesIO
@@ -17,7 +16,7 @@ import torch
 from immiscible_diffusion.experiments.config import read_config
 from immiscible_diffusion.export.model import load_export
 from immiscible_diffusion.files import read_json, write_bytes, write_json
-from immiscible_diffusion.processes import one_thread
+from immiscible_diffusion.processes import one_thread, results
 from immiscible_diffusion.registry import make
 from immiscible_diffusion.runs.evaluation import labels_for
 from immiscible_diffusion.runs.pictures import save_grid
@@ -128,26 +127,19 @@ def _made(export: Path, folder: Path, asked: Asked, parts: list[_Part], workers:
         trained = load_export(export)
         yield from (_write(trained, folder, part, asked, device) for part in parts)
         return
-    # To hand these over imports the modules of their classes in the process, which load_export does not.
     index = read_json(export / "immiscible.json")
     pieces = [make(kind, index[kind], imports=False) for kind in ("net", "method", "codec")]
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (pieces,)) as pool:
-        futures = [pool.submit(_work, export, folder, part, asked, device) for part in parts]
-        try:
-            yield from (future.result() for future in as_completed(futures))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _begin(pieces: list[Any]) -> None:
-    """Take the pieces of a model."""
+    tasks = [(export, folder, part, asked, device, pieces) for part in parts]
+    with closing(results(_work, tasks, workers)) as counts:
+        yield from counts
 
 
 _loaded = lru_cache(1)(load_export)
 """The model of a process that writes part after part of it."""
 
 
-def _work(export: Path, folder: Path, part: _Part, asked: Asked, device: str) -> int:
+def _work(export: Path, folder: Path, part: _Part, asked: Asked, device: str, pieces: list[Any]) -> int:
+    """Write a part. Receiving the model's pieces imports the modules of their classes, which load_export does not."""
     with one_thread():
         return _write(_loaded(export), folder, part, asked, device)
 

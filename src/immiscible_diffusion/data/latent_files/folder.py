@@ -29,7 +29,7 @@ from immiscible_diffusion.data.latent_files.stored import (
     shard_name,
 )
 from immiscible_diffusion.files import locked, write_json
-from immiscible_diffusion.processes import elsewhere
+from immiscible_diffusion.processes import results
 from immiscible_diffusion.registry import describe
 
 __all__ = ["Progress", "encode"]
@@ -103,7 +103,7 @@ def encode(
             write_json(folder / MANIFEST, manifest.plain())
         there = {shard.file for shard in manifest.shards}
         tasks = [(i, _of(manifest, i, training)) for i in range(manifest.count) if shard_name(i) not in there]
-        for shard in elsewhere(job.make, tasks, workers) if workers else starmap(job.make, tasks):
+        for shard in results(job.make, tasks, workers) if workers else starmap(job.make, tasks):
             shards = sorted([*manifest.shards, shard], key=lambda each: each.number)
             manifest = dataclasses.replace(manifest, shards=tuple(shards))
             write_json(folder / MANIFEST, manifest.plain())
