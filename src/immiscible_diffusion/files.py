@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,20 +145,20 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process, where the system has file locks.
+    """Hold a folder for this process; the system frees it when the process ends, however that ends.
 
     Raises:
         ValueError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
+    from filelock import FileLock, Timeout
 
-    with (folder / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(f"another process is working in {folder}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", blocking=False, thread_local=False)  # another thread may close a generator
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"another process is working in {folder}") from error
+    try:
         yield
+    finally:
+        lock.release()
