@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from immiscible_diffusion import Images
-from immiscible_diffusion.data import _workers
+from immiscible_diffusion.data import _loading
 from pictures import content, encoded, folder, parquet, tarred, zipped
 
 PETS = {f"{name}/{i}.png": encoded(100 * label + 10 * i) for label, name in enumerate(["cat", "dog"]) for i in range(5)}
@@ -238,7 +238,7 @@ def test_mistakes_are_named(tmp_path: Path, options: dict[str, Any], message: st
 
 
 def test_a_set_that_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_workers, "_physical_bytes", lambda: 10 * 3 * 8 * 8)
+    monkeypatch.setattr(_loading, "_physical_bytes", lambda: 10 * 3 * 8 * 8)
     path = pets("folder", tmp_path)
     with pytest.raises(ValueError, match=r"10 decoded images need .* set source.memory = false"):
         Images(path, size=8, held_out_rows=2).held_out()

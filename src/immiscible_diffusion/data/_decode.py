@@ -1,21 +1,18 @@
 """From the encoded bytes of one image to its square of RGB pixels."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
-
-from immiscible_diffusion.types import UInt8
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MAX_BYTES", "PILLOW_LIMIT", "Decoder", "Reader", "Resize", "UnreadableError", "decode", "fill"]
+__all__ = ["MAX_BYTES", "PILLOW_LIMIT", "Decoder", "Pixels", "Reader", "Resize", "UnreadableError", "decode"]
 
+Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 Reader = Callable[[int], bytes]
 """Returns the encoded bytes of one row; picklable, so that worker processes can hold it."""
 Resize = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
@@ -41,7 +38,7 @@ class Decoder:
     resize: Resize
     max_pixels: int
 
-    def __call__(self, row: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    def __call__(self, row: int) -> Pixels:
         """Return the pixels of one row, (3, size, size).
 
         Raises:
@@ -56,24 +53,9 @@ class Decoder:
             raise UnreadableError(text.splitlines()[0][:300]) from error
 
 
-def fill(decoder: Decoder, rows: Sequence[int], out: UInt8[Tensor, "b c h w"]) -> dict[int, str]:
-    """Decode rows into ``out`` and return position -> reason for those that could not be read; they become black.
-
-    Rows are read in rising order, which is the order on disk.
-    """
-    bad = {}
-    for i in sorted(range(len(rows)), key=rows.__getitem__):
-        try:
-            out[i] = torch.from_numpy(np.ascontiguousarray(decoder(rows[i])))
-        except UnreadableError as error:
-            out[i] = 0
-            bad[i] = str(error)
-    return dict(sorted(bad.items()))
-
-
 def decode(
     content: bytes, size: int, crop: int = 0, resize: Resize = "lanczos", max_pixels: int = PILLOW_LIMIT
-) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+) -> Pixels:
     """Return one encoded image as RGB, (size, size, 3), uint8.
 
     The orientation of its EXIF data is honoured; of an animation the first frame is taken; what is transparent is

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
+from itertools import tee
 from typing import get_args
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 from immiscible_diffusion.data._batch_order import flipped_orders
 from immiscible_diffusion.data._decode import PILLOW_LIMIT, Decoder, Resize
 from immiscible_diffusion.data._listing import Bad, split_of
+from immiscible_diffusion.data._loading import CHUNK, chunks, decoded, loaded
 from immiscible_diffusion.data._open import Columns, OnBad, Opened, open_rows
-from immiscible_diffusion.data._workers import CHUNK, chunks, decoded, loaded
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Batch, Int
 
@@ -131,11 +132,11 @@ class Images:
             for order, flip in flipped_orders(len(found.train), size, seed, start):
                 yield self._batch(*self._fetch(found.train[order]), flip)
             return
-        plans = flipped_orders(len(found.train), size, seed, start)
-        ahead = (found.train[order] for order, _ in flipped_orders(len(found.train), size, seed, start))
-        with closing(decoded(self._decoder(), ahead, self.workers)) as made:
-            for rows, pixels, bad in made:
-                yield self._batch(rows, pixels, bad, next(plans)[1])
+        plans, ahead = tee(flipped_orders(len(found.train), size, seed, start))
+        upcoming = (found.train[order] for order, _ in ahead)
+        with closing(decoded(self._decoder(), upcoming, self.workers)) as made:
+            for (rows, pixels, bad), (_, flip) in zip(made, plans, strict=False):
+                yield self._batch(rows, pixels, bad, flip)
 
     def held_out(self) -> Batch:
         """Return the images and labels that training never sees; bad ones are missing from it.

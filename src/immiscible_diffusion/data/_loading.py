@@ -1,0 +1,153 @@
+"""Decode rows ahead through torch's ``DataLoader``, in an order that does not depend on the number of workers."""
+
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from immiscible_diffusion.data._decode import Decoder, Pixels, UnreadableError
+
+__all__ = ["AHEAD", "CHUNK", "Decoded", "chunks", "decoded", "loaded"]
+
+AHEAD = 3
+"""Batches that are being decoded or wait to be taken: bounds both the memory and the work lost at the end."""
+CHUNK = 256
+"""Rows that are decoded at a time where no batch says how many."""
+
+
+class Decoded(NamedTuple):
+    """A batch: its rows, (b,), their pixels, (b, 3, size, size), and position -> reason of those that are black."""
+
+    rows: Tensor
+    pixels: Tensor
+    bad: dict[int, str]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A data set in the sense of torch: several row numbers -> their pixels, and of each the reason why it is black."""
+
+    decoder: Decoder
+
+    def __getitem__(self, rows: list[int]) -> tuple[Pixels, list[str]]:
+        pixels = np.zeros((len(rows), 3, self.decoder.size, self.decoder.size), np.uint8)
+        reasons = [""] * len(rows)
+        for i, row in enumerate(rows):
+            try:
+                pixels[i] = self.decoder(row)
+            except UnreadableError as error:
+                reasons[i] = str(error)
+        return pixels, reasons
+
+
+def decoded(decoder: Decoder, batches: Iterator[Tensor], workers: int) -> Generator[Decoded, None, None]:
+    """Yield the pixels of each batch of rows, in order.
+
+    Each batch is divided among the workers, in rising order of its rows, for neighbours lie together on disk;
+    ``AHEAD`` batches are in work at a time. Workers are spawned processes. They end with the generator, whether it is
+    exhausted, closed or left by an exception, and within seconds of this process. An interrupt reaches this process
+    alone.
+
+    Args:
+        decoder: takes a row to its pixels.
+        batches: rows, (b,) each.
+        workers: how many processes; 0 decodes in this one.
+
+    Raises:
+        RuntimeError: a worker died.
+    """
+    upcoming: deque[tuple[Tensor, Tensor]] = deque()
+    count = max(workers, 1)
+
+    def jobs() -> Iterator[list[int]]:
+        for rows in batches:
+            order = rows.argsort(stable=True)
+            upcoming.append((rows, order))
+            yield from (part.tolist() for part in rows[order].tensor_split(count))
+
+    loader = DataLoader(
+        cast("Dataset[tuple[Pixels, list[str]]]", _Parts(decoder)),
+        batch_size=None,
+        sampler=jobs(),
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=AHEAD if workers else None,
+        collate_fn=tuple,  # leaves arrays as they are: they come through a pipe and need no shared memory
+        generator=torch.Generator(),  # else it draws a seed from the global one
+    )
+    with _interrupts_held():
+        made = iter(loader)
+    try:
+        while parts := list(islice(made, count)):
+            rows, order = upcoming.popleft()
+            pixels = torch.empty((len(rows), 3, decoder.size, decoder.size), dtype=torch.uint8)
+            pixels[order] = torch.from_numpy(np.concatenate([part for part, _ in parts]))
+            reasons = zip(order.tolist(), chain.from_iterable(reasons for _, reasons in parts), strict=True)
+            yield Decoded(rows, pixels, dict(sorted((i, reason) for i, reason in reasons if reason)))
+        return
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        death = str(error).splitlines()[0].rstrip(". ")
+    finally:
+        del made  # ends the workers
+    raise RuntimeError(
+        f"{death}: it ran out of memory, or was ended, or the program that started it lacks the guard "
+        'if __name__ == "__main__":'
+    )
+
+
+def loaded(decoder: Decoder, count: int, workers: int, *, strict: bool) -> tuple[Tensor, dict[int, str]]:
+    """Return the pixels of rows 0 .. count, and row -> reason of the bad ones; a strict call ends with the first.
+
+    Raises:
+        ValueError: the pixels do not fit into this machine's memory.
+    """
+    needed, there = count * 3 * decoder.size**2, _physical_bytes()
+    if needed > 0.9 * there:
+        raise ValueError(
+            f"{count} decoded images need {needed / 2**30:.1f} GiB and this machine has {there / 2**30:.1f} GiB: "
+            "set source.memory = false"
+        )
+    pixels = torch.empty((count, 3, decoder.size, decoder.size), dtype=torch.uint8)
+    bad: dict[int, str] = {}
+    with closing(decoded(decoder, iter(chunks(torch.arange(count))), workers)) as made:
+        for part in made:
+            first = int(part.rows[0])
+            pixels[first : first + len(part.rows)] = part.pixels
+            bad |= {first + i: reason for i, reason in part.bad.items()}
+            if strict and bad:
+                break
+    return pixels, bad
+
+
+def chunks(rows: Tensor) -> list[Tensor]:
+    """Return the rows in pieces of a size that is worth sharing out."""
+    return [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
+
+
+def _physical_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Start processes that never see an interrupt, not even before their first line."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
