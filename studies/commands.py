@@ -19,6 +19,7 @@ from immiscible_diffusion.runs.folder import environment, is_finished
 from immiscible_diffusion.runs.run import execute
 from immiscible_diffusion.streams import stream
 from studies.denoising import Denoised, denoise, read_run
+from studies.pages import html_page
 from studies.pages import pages as all_pages
 from studies.papers import SCALES, papers_page, papers_table
 from studies.papers import papers as listed
@@ -66,7 +67,7 @@ def _print_papers(root: Path = Path()) -> None:
 def draw(
     what: Annotated[str, typer.Argument(help="miscibility: Figure 2 and the measure; denoising: Figure 3.")],
     runs: Annotated[Path | None, typer.Argument(help="denoising: an experiment's folder, such as runs/demo.")] = None,
-    out_folder: Annotated[Path, typer.Option("--out", help="Where WHAT.png and WHAT.json go.")] = Path("figures"),
+    out_folder: Annotated[Path, typer.Option("--out", help="Where WHAT.webp and WHAT.json go.")] = Path("figures"),
     source: Annotated[str, typer.Option(help="miscibility: a source's name, or a table.")] = "digits",
     codec: Annotated[str, typer.Option(help="miscibility: how raw data become model space.")] = "pixels",
     couplings: Annotated[
@@ -89,9 +90,9 @@ def draw(
         about = {"runs": runs.name, "sampling_steps": steps}
     else:
         raise ValueError(f"no picture named {what!r}; there are ['miscibility', 'denoising']")
-    write_bytes(out_folder / f"{what}.png", picture)
+    write_bytes(out_folder / f"{what}.webp", picture)
     write_json(out_folder / f"{what}.json", {**about, "environment": environment(), "rows": numbers})
-    out.print(f"Figures: {escape(str(out_folder / what))}.png and .json", soft_wrap=True)
+    out.print(f"Figures: {escape(str(out_folder / what))}.webp and .json", soft_wrap=True)
 
 
 def _miscibility(
@@ -149,8 +150,19 @@ def pages(
     check: Annotated[
         bool, typer.Option("--check", help="Change nothing; fail where pages and results differ.")
     ] = False,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write one HTML page of all results, build/results.html, and no other.")
+    ] = False,
 ) -> None:
     """Write the pages over everything that is recorded in results/ into docs/results/."""
+    if html and check:
+        raise ValueError(
+            "--check compares the Markdown pages; the HTML page is not kept: use one of --html and --check"
+        )
+    if html:
+        write_bytes(root / "build" / "results.html", html_page(root))
+        out.print(f"All results on one page: {escape(str(root / 'build' / 'results.html'))}", soft_wrap=True)
+        return
     found = all_pages(root)
     kept = {path.relative_to(root).as_posix() for path in (root / "docs" / "results").glob("*") if path.is_file()}
     stale = [name for name, page in found.items() if name not in kept or (root / name).read_bytes() != page]

@@ -37,7 +37,7 @@ def exhibits(root: Path) -> list[dict[str, Any]]:
         (path, _denoising) for path in sorted((root / "results").rglob("denoising.json"))
     ]:
         if path.is_file():
-            picture = path.with_suffix(".png")
+            picture = path.with_suffix(".webp")
             drawn = picture.relative_to(root).as_posix() if picture.is_file() else ""
             found.append(shown(read_json(path)) | {"record": path.relative_to(root).as_posix(), "picture": drawn})
     return found

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.diagnostics.miscibility import leading_plane, paths
-from immiscible_diffusion.report.figures import _COLOURS, _png, _pyplot
+from immiscible_diffusion.report.figures import COLOURS, figure_bytes, pyplot
 from studies.denoising import Denoised
 
 __all__ = ["denoising_figure", "miscibility_figure"]
@@ -18,7 +18,7 @@ _LEAVES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4
 
 
 def miscibility_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Tensor, Tensor, Tensor]]]]) -> bytes:
-    """Return the ways of data to their noise as PNG, a row a data set, a column a coupling (arXiv:2406.12303, Fig. 2).
+    """Return the ways of data to their noise as WebP, a row a data set, a column a coupling (arXiv:2406.12303, Fig. 2).
 
     A line is the path of one datum; squares are data, points are noise, colours are clusters or classes. All are seen
     in the plane in which the data vary most, the same for all couplings. A line is the way that flow matching trains
@@ -33,7 +33,7 @@ def miscibility_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Tensor, Te
     """
     if not panels or not all(found for _, found in panels):
         raise ValueError("the picture of miscibility needs a data set and a coupling at least")
-    plt = _pyplot()
+    plt = pyplot()
     columns = max(len(found) for _, found in panels)
     figure, axes = plt.subplots(len(panels), columns, figsize=(3.6 * columns, 3.7 * len(panels)), squeeze=False)
     for row, (title, found) in zip(axes, panels, strict=True):
@@ -47,11 +47,11 @@ def miscibility_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Tensor, Te
         for axis in row[len(found) :]:
             axis.set_visible(False)
         row[0].set_ylabel(title, fontsize=10)
-    return _png(figure)
+    return figure_bytes(figure, "webp")
 
 
 def denoising_figure(arms: Mapping[str, Sequence[Denoised]], *, images: int = 8) -> bytes:
-    """Return what each arm's net makes of noise as PNG (arXiv:2406.12303, Fig. 3).
+    """Return what each arm's net makes of noise as WebP (arXiv:2406.12303, Fig. 3).
 
     On the left the clean images that it predicts from pure noise, and below them the samples of the same noise, of the
     first run; on the right its error by noise level, over runs: mean and one standard deviation.
@@ -65,7 +65,7 @@ def denoising_figure(arms: Mapping[str, Sequence[Denoised]], *, images: int = 8)
     """
     if not arms or not all(arms.values()):
         raise ValueError("the figure of denoising needs an arm, and a run of each")
-    plt = _pyplot()
+    plt = pyplot()
     figure = plt.figure(figsize=(12, max(4.0, 2.0 * len(arms))))
     left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
     rows = left.subplots(len(arms), 1, squeeze=False)[:, 0]
@@ -79,7 +79,7 @@ def denoising_figure(arms: Mapping[str, Sequence[Denoised]], *, images: int = 8)
             side.set_visible(False)
     panels = right.subplots(2, 1, sharex=True, sharey=True)
     for axis, kind in zip(panels, ("coupled", "independent"), strict=True):
-        for colour, (name, runs) in zip(_COLOURS, arms.items(), strict=False):
+        for colour, (name, runs) in zip(COLOURS, arms.items(), strict=False):
             _draw_errors(axis, runs, kind, name, colour)
         axis.axhline(1, color="black", linewidth=0.7, linestyle=":")
         axis.set_yscale("log")
@@ -94,7 +94,7 @@ def denoising_figure(arms: Mapping[str, Sequence[Denoised]], *, images: int = 8)
         axis.tick_params(which="both", labelsize=8)
     panels[-1].set_xlabel("t (1 is pure noise)", fontsize=9)
     panels[0].legend(frameon=False, fontsize=8)
-    return _png(figure)
+    return figure_bytes(figure, "webp")
 
 
 def _draw_errors(axis: Any, runs: Sequence[Denoised], kind: str, name: str, colour: str) -> None:

@@ -12,7 +12,7 @@ from immiscible_diffusion.diagnostics.inspect import inspect as compare_pairs
 from immiscible_diffusion.files import write_bytes, write_json
 from immiscible_diffusion.registry import names
 from immiscible_diffusion.report.figures import inspect_figure
-from immiscible_diffusion.report.page import inspect_table, terminal_tables
+from immiscible_diffusion.report.page import FIGURES, inspect_table, terminal_tables
 from immiscible_diffusion.report.page import report as write_report
 from immiscible_diffusion.report.summary import read_summary
 from immiscible_diffusion.runs.conditions import with_states
@@ -61,8 +61,8 @@ def report(
     """Write report.html, summary.json and figures from the runs in a folder, and print the main table."""
     print_report(folder)
     if record is not None:
-        for path in [folder / "summary.json", *sorted((folder / "figures").glob("*.png"))]:
-            write_bytes(record / path.name, path.read_bytes())
+        for name in ("summary.json", *FIGURES):
+            write_bytes(record / Path(name).name, (folder / name).read_bytes())
         out.print(f"Recorded in {escape(str(record))}")
 
 

@@ -1,127 +1,190 @@
-"""Figures of a summary or a comparison, as bytes."""
+"""Figures of a record, of a comparison and of couplings, as the bytes of a file."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from immiscible_diffusion.report.compare import Comparison
-from immiscible_diffusion.report.read_runs import Arm, Measured
+from immiscible_diffusion.report.read_runs import Arm
 from immiscible_diffusion.report.speedup import mean_bounds
-from immiscible_diffusion.report.summary import Summary, counted
+from immiscible_diffusion.report.summary import counted
 from immiscible_diffusion.report.uncertainty import spread
 
 NAMES = {"frechet": "Fréchet", "frechet-pooled_pixels": "Fréchet pixel", "kernel-pooled_pixels": "kernel pixel"}
 """How metrics are written for people."""
 
-__all__ = ["NAMES", "bounds_text", "compare_figure", "curves_figure", "ends_figure", "inspect_figure", "samples_figure"]
+__all__ = [
+    "COLOURS",
+    "NAMES",
+    "bounds_text",
+    "compare_figure",
+    "distance_figure",
+    "figure_bytes",
+    "inspect_figure",
+    "metric_label",
+    "pyplot",
+    "samples_figure",
+]
 
-_COLOURS = ["#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+COLOURS = ["#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 """Grey for the reference, then the colour-blind safe palette of Okabe and Ito."""
+_MOST_BYTES = 60_000
+"""Size of the largest WebP: pictures are kept in a repository's history for ever."""
+_WIDTH = 1040
+"""Pixels of the widest picture of samples, about a page's width."""
+
+Line = tuple[str, Mapping[Any, Sequence[Sequence[float]]], str, str]
+"""One line of a panel: label, seed -> [(training step, value), ...], colour, line style."""
 
 
-def curves_figure(summary: Summary, metric: str) -> bytes:
-    """Return distance against training steps as PNG, a panel for each number of sampling steps and group of arms."""
-    panels = [(group, count) for group in summary.groups for count in summary.sampling_steps]
-    columns = len(summary.sampling_steps) if len(summary.groups) > 1 else min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    plt = _pyplot()
-    figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.5 * rows), squeeze=False, sharex="row")
-    colours, handles = _colours(summary), dict[str, Any]()
-    lowest = min(value for m in summary.measured for curve in m.curves[metric].values() for _, value in curve)
-    for axis, (group, count) in zip(axes.flat, panels, strict=False):
-        for label in summary.labels:
-            measured = summary.find(label, count)
-            if measured is not None and summary.group(measured.arm) == group:
-                name, style = _short(summary, measured), "--" if "," in label else "-"
-                handles[name] = _draw(axis, measured.curves[metric], label, colours[measured.arm], style)
-                if summary.reference(measured.arm) == label:
-                    final, _ = spread(measured.final(metric).values())
-                    axis.axhline(final, color=_COLOURS[0], linewidth=0.8, linestyle=":")
-        axis.set_title(counted(count) + (f", {group}" if group else ""), fontsize=11)
-        if lowest > 0:
-            axis.set_yscale("log")
-            axis.yaxis.set_major_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
-            axis.yaxis.set_minor_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
-        axis.tick_params(which="both", labelsize=8)
-        axis.grid(which="both", alpha=0.2)
-    for axis in axes[-1]:
-        axis.set_xlabel("training steps")
-    for axis in axes[:, 0]:
-        axis.set_ylabel(f"{NAMES.get(metric, metric)} distance to held-out data")
-    for axis in list(axes.flat)[len(panels) :]:
-        axis.set_visible(False)
-    columns = min(len(handles), 4)
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-    return _png(figure)
+def metric_label(configuration: Mapping[str, Any], metric: str) -> str:
+    """Return a metric's name for people, with its features; FID where it is one.
 
-
-def ends_figure(summary: Summary, metric: str) -> bytes:
-    """Return final distances as PNG: a row an arm, mean and one standard deviation over seeds, a panel as in curves.
-
-    The dotted line is independent noise; hollow marks are the plain start.
+    >>> metric_label({"evaluate": {"features": {"use": "inception", "layer": 768}}}, "frechet")
+    'FID (768 features)'
     """
-    panels = [(group, count) for group in summary.groups for count in summary.sampling_steps]
-    columns = len(summary.sampling_steps)
-    rows, plt = -(-len(panels) // columns), _pyplot()
-    arms = len(summary.labels) // len(summary.groups)
-    shape = (4.2 * columns, (0.26 * arms + 0.9) * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=shape, squeeze=False, sharey="row")
-    colours = _colours(summary)
-    for axis, (group, count) in zip(axes.flat, panels, strict=True):
-        names = list[str]()
-        for label in summary.labels:
-            measured = summary.find(label, count)
-            if measured is not None and summary.group(measured.arm) == group:
-                middle, half = spread(measured.final(metric).values())
-                hollow = {"markerfacecolor": "white"} if "," in label else {}
-                axis.errorbar(middle, len(names), xerr=half, color=colours[measured.arm], fmt="o", capsize=3, **hollow)
-                names.append(_short(summary, measured))
-                if summary.reference(measured.arm) == label:
-                    axis.axvline(middle, color=_COLOURS[0], linewidth=0.8, linestyle=":")
-        axis.set_yticks(range(len(names)), names, fontsize=9)
-        axis.set_ylim(len(names) - 0.5, -0.5)
-        axis.set_title(counted(count) + (f", {group}" if group else ""), fontsize=10)
+    features = configuration["evaluate"]["features"]
+    base, _, network = metric.partition("-")
+    if base == "frechet" and not network and features["use"] == "inception":
+        return f"FID ({features['layer']} features)"
+    return f"{NAMES.get(base, base)} distance, {network or features['use']} (not FID)"
+
+
+def distance_figure(numbers: Mapping[str, Any]) -> bytes:
+    """Return a record's first metric as SVG, a panel for each group of arms and number of sampling steps.
+
+    Curves: mean over seeds against training steps, with a band of one standard deviation; the dotted line is the final
+    value of independent noise. An experiment that was measured once, at the end of training, has a row an arm instead:
+    mean and one standard deviation; hollow marks are the plain start.
+
+    Args:
+        numbers: a record with curves, ``summary.json`` of format 2.
+    """
+    metric = numbers["metrics"][0]
+    rows = [row for row in numbers["curves"] if row["metric"] == metric]
+    groups, counts = (list(dict.fromkeys(row[key] for row in rows)) for key in ("group", "sampling_steps"))
+    panels = {
+        counted(count) + (f", {group}" if group else ""): same
+        for group in groups
+        for count in sorted(counts)
+        if (same := [row for row in rows if (row["group"], row["sampling_steps"]) == (group, count)])
+    }
+    once = all(len(curve) < 2 for row in rows for curve in row["by_seed"].values())
+    columns = len(counts) if len(groups) > 1 or once else min(2 if len(counts) == 4 else 3, len(counts))
+    references = {row["reference"] for row in numbers["finals"] if "reference" in row}
+    label = metric_label(next(iter(numbers["configurations"].values())), metric)
+    colours, names = _colours(numbers), _names(numbers)
+    if once:
+        return _ends(panels, columns, label, colours, names, references)
+    lines = {
+        title: [_line(names[row["label"]], row, colours[row["arm"]]) for row in same] for title, same in panels.items()
+    }
+    figure, axes = _curve_panels(lines, columns, label)
+    for axis, same in zip(axes.values(), panels.values(), strict=True):
+        for row in same:
+            if row["label"] in references:
+                axis.axhline(_final(row)[0], color=COLOURS[0], linewidth=0.8, linestyle=":")
+    return figure_bytes(figure, "svg")
+
+
+def _ends(
+    panels: Mapping[str, Sequence[Mapping[str, Any]]],
+    columns: int,
+    label: str,
+    colours: Mapping[str, str],
+    names: Mapping[str, str],
+    references: set[str],
+) -> bytes:
+    rows, arms = -(-len(panels) // columns), max(len(same) for same in panels.values())
+    shape = (1.3 + 3.4 * columns, (0.26 * arms + 0.9) * rows)
+    figure, axes = pyplot().subplots(rows, columns, figsize=shape, squeeze=False, sharey="row")
+    for axis, (title, same) in zip(axes.flat, panels.items(), strict=False):
+        for i, row in enumerate(same):
+            middle, half = _final(row)
+            hollow = {"markerfacecolor": "white"} if row["start"] != "matched" else {}
+            axis.errorbar(middle, i, xerr=half, color=colours[row["arm"]], fmt="o", linewidth=1.8, **hollow)
+            if row["label"] in references:
+                axis.axvline(middle, color=COLOURS[0], linewidth=0.8, linestyle=":")
+        axis.set_yticks(range(len(same)), [names[row["label"]] for row in same], fontsize=9)
+        axis.set_ylim(len(same) - 0.5, -0.5)
+        axis.set_title(title, fontsize=10)
         axis.tick_params(axis="x", labelsize=8)
         axis.grid(axis="x", alpha=0.2)
     for axis in axes[-1]:
-        axis.set_xlabel(f"{NAMES.get(metric, metric)} distance to held-out data")
-    return _png(figure)
+        axis.set_xlabel(label, fontsize=9)
+    return figure_bytes(figure, "svg")
 
 
-def samples_figure(summary: Summary, seed: int) -> bytes:
-    """Return the arms' sample grids under the same initial noise as PNG: a row an arm, a column a number of steps."""
+def samples_figure(numbers: Mapping[str, Any], folder: Path) -> bytes:
+    """Return the sample grids of a record's first seed as WebP, each arm's side by side, under the same initial noise.
+
+    Small images are enlarged pixel for pixel. Where 64 images an arm do not fit into 60 kB, fewer are shown.
+
+    Args:
+        numbers: the record of the runs.
+        folder: the experiment's folder, which holds the runs' folders.
+    """
     from PIL import Image
 
-    folders = {run["arm"]: run["folder"] for run in summary.index["runs"] if run["seed"] == seed}
-    arms = list(dict.fromkeys((m.arm, m.start, m.label) for m in summary.measured))
-    steps = summary.sampling_steps
-    plt = _pyplot()
-    figure, axes = plt.subplots(
-        len(arms), len(steps), figsize=(2.5 * len(steps), 2.45 * len(arms) + 0.2), squeeze=False
-    )
-    for axis, count in zip(axes[0], steps, strict=True):
-        axis.set_title(counted(count), fontsize=10)
-    for row, (arm, start, label) in zip(axes, arms, strict=True):
-        for axis, count in zip(row, steps, strict=True):
-            path = summary.folder / folders.get(arm, "") / "samples" / f"steps-{count}-{start}.png"
-            axis.set_xticks([])
-            axis.set_yticks([])
+    seed = min(run["seed"] for run in numbers["runs"])
+    folders = {run["arm"]: folder / run["folder"] / "samples" for run in numbers["runs"] if run["seed"] == seed}
+    counts = sorted({row["sampling_steps"] for row in numbers["curves"]})
+    grids = dict[tuple[str, str], Any]()
+    for label, arm, start in dict.fromkeys((row["label"], row["arm"], row["start"]) for row in numbers["curves"]):
+        for count in counts:
+            path = folders.get(arm, folder) / f"steps-{count}-{start}.png"
             if path.is_file():
-                with Image.open(path) as grid:
-                    axis.imshow(np.asarray(grid), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        row[0].set_ylabel(label, fontsize=10)
-    return _png(figure)
+                with Image.open(path) as opened:
+                    grids[label, counted(count)] = np.asarray(opened.convert("RGB"))
+    return _grids(grids, len(counts))
+
+
+def _grids(grids: Mapping[tuple[str, str], Any], counts: int) -> bytes:
+    columns = next((n for n in (4, 3) if counts % n == 0 or n % counts == 0), 4)
+    return _webp(
+        _side_by_side({head: _cut(grid, rows) for head, grid in grids.items()}, columns) for rows in (8, 4, 2, 1)
+    )
+
+
+def _cut(grid: Any, rows: int) -> Any:
+    """Return the first rows of a grid of eight rows of images with a line between them, else all that is given."""
+    height = len(grid) + 1
+    return grid[: height * rows // 8 - 1] if height % 8 == 0 else grid
+
+
+def _side_by_side(pictures: Mapping[tuple[str, str], Any], columns: int) -> Any:
+    """Return pictures (h, w, 3) of values 0..255 as one, each below its two lines of text."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    width, gap, head = _WIDTH // columns - 8, 8, 34
+    shown = dict[tuple[str, str], Any]()
+    for key, pixels in pictures.items():
+        image, times = Image.fromarray(pixels), width / pixels.shape[1]
+        size = (max(1, int(times)) * image.width, max(1, int(times)) * image.height)
+        small = times < 1
+        size = (width, round(image.height * times)) if small else size
+        shown[key] = image.resize(size, Image.Resampling.LANCZOS if small else Image.Resampling.NEAREST)
+    wide, high = (max((each.size[side] for each in shown.values()), default=1) for side in (0, 1))
+    rows = -(-len(shown) // columns)
+    canvas = Image.new("RGB", (columns * (wide + gap), max(1, rows * (high + head + gap))), "white")
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
+    for i, ((label, count), image) in enumerate(shown.items()):
+        left, top = i % columns * (wide + gap) + gap // 2, i // columns * (high + head + gap)
+        pen.multiline_text((left, top + 2), f"{label}\n{count}", fill="black", font=font, spacing=1)
+        canvas.paste(image, (left, top + head))
+    return canvas
 
 
 def inspect_figure(rows: Sequence[dict[str, Any]]) -> bytes:
     """Return couplings side by side as PNG: what they gain against what they cost, and the law of their noise."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     for i, row in enumerate(rows):
-        colour, marker = _COLOURS[i % len(_COLOURS)], "osD^v<>"[i // len(_COLOURS) % 7]
+        colour, marker = COLOURS[i % len(COLOURS)], "osD^v<>"[i // len(COLOURS) % 7]
         left.plot(
             row["milliseconds"], row["distance_reduction_percent"], marker, color=colour, label=row["coupling"], ms=8
         )
@@ -135,7 +198,7 @@ def inspect_figure(rows: Sequence[dict[str, Any]]) -> bytes:
     for axis in (left, right):
         axis.grid(alpha=0.2)
     figure.legend(loc="outside lower center", ncols=min(len(rows), 5), frameon=False, fontsize=9)
-    return _png(figure)
+    return figure_bytes(figure, "png")
 
 
 def compare_figure(
@@ -143,47 +206,28 @@ def compare_figure(
 ) -> bytes:
     """Return every arm's curve as PNG or SVG, a panel for each number of sampling steps, with its way to the target.
 
-    Lines are means over seeds, bands one standard deviation. Both axes are logarithmic, so that equal ratios of
-    training steps are equal lengths. The dotted line is the reference's final value, the marks on it are the mean steps
-    at which all seeds of an arm had reached it, and the numbers are how much sooner that was than the reference's own.
+    Lines are means over seeds, bands one standard deviation. The dotted line is the reference's final value, the marks
+    on it are the mean steps at which all seeds of an arm had reached it, and the numbers are the ratio of the
+    reference's steps to the arm's.
     """
-    plt = _pyplot()
-    metric, panels = rows[0].metric, sorted({row.arm.sampling_steps for row in rows})
-    columns = min(2, len(panels))
-    shape = -(-len(panels) // columns), columns
-    figure, axes = plt.subplots(*shape, figsize=(5.2 * columns, 3.7 * shape[0] + 0.3), squeeze=False)
+    metric, counts = rows[0].metric, sorted({row.arm.sampling_steps for row in rows})
     ordered = [reference, *(arm for arm in arms if arm is not reference)]
-    colours = {arm.name: _COLOURS[i % len(_COLOURS)] for i, arm in enumerate(ordered)}
-    for axis, count in zip(axes.flat, panels, strict=False):
-        lowest = math.inf
-        for arm in ordered:
-            for measured in arm.measured:
-                if measured.sampling_steps == count and metric in measured.curves:
-                    curves, style = measured.curves[metric], "-" if measured.start == "matched" else "--"
-                    _draw(axis, curves, measured.label, colours[arm.name], style)
-                    lowest = min(lowest, *(value for curve in curves.values() for _, value in curve))
-        axis.set_title(counted(count), fontsize=11)
-        axis.set_xscale("log")
-        axis.set_yscale("log" if lowest > 0 else "symlog")
-        for each, subs in ((axis.xaxis, (1, 2, 5)), (axis.yaxis, (1, 1.5, 2, 3, 5, 7))):
-            if each.get_scale() == "log":
-                each.set_major_locator(plt.matplotlib.ticker.LogLocator(subs=subs))
-            each.set_major_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
-            each.set_minor_formatter(plt.matplotlib.ticker.NullFormatter())
-        axis.tick_params(which="both", labelsize=8)
-        axis.grid(which="both", alpha=0.2)
-        for line, row in enumerate(row for row in rows if row.arm.sampling_steps == count):
-            axis.axhline(row.target(), color=_COLOURS[0], linewidth=0.8, linestyle=":")
-            _mark(axis, row, colours[row.arm.arm], line)
-    for axis in list(axes.flat)[max(0, len(panels) - columns) : len(panels)]:
-        axis.set_xlabel("training steps")
-    for axis in axes[:, 0]:
-        axis.set_ylabel(NAMES.get(metric, metric))
-    for axis in list(axes.flat)[len(panels) :]:
-        axis.set_visible(False)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False, fontsize=9)
-    return _bytes(figure, form)
+    colours = {arm.name: COLOURS[i % len(COLOURS)] for i, arm in enumerate(ordered)}
+    panels: dict[str, list[Line]] = {
+        counted(count): [
+            (each.label, each.curves[metric], colours[arm.name], "-" if each.start == "matched" else "--")
+            for arm in ordered
+            for each in arm.measured
+            if each.sampling_steps == count and metric in each.curves
+        ]
+        for count in counts
+    }
+    figure, axes = _curve_panels(panels, min(2, len(panels)), NAMES.get(metric, metric))
+    for count, axis in zip(counts, axes.values(), strict=True):
+        for i, row in enumerate(row for row in rows if row.arm.sampling_steps == count):
+            axis.axhline(row.target(), color=COLOURS[0], linewidth=0.8, linestyle=":")
+            _mark(axis, row, colours[row.arm.arm], i)
+    return figure_bytes(figure, form)
 
 
 def bounds_text(bounds: tuple[float, float]) -> str:
@@ -215,14 +259,45 @@ def _mark(axis: Any, row: Comparison, colour: str, line: int) -> None:
     axis.text(0.98, 0.97 - 0.06 * line, text, transform=axis.transAxes, ha="right", va="top", fontsize=8, color=colour)
 
 
-def _short(summary: Summary, measured: Measured) -> str:
-    """Return an arm's label within its group: that of its coupling."""
-    point = next(run.get("point", {}) for run in summary.index["runs"] if run["arm"] == measured.arm)
-    name = str(point.get("coupling", measured.arm)) if summary.group(measured.arm) else measured.arm
-    return name if measured.start == "matched" else f"{name}, plain start"
+def _curve_panels(panels: Mapping[str, Sequence[Line]], columns: int, label: str) -> tuple[Any, dict[str, Any]]:
+    """Return a figure of curves over training steps, and its axes by title; equal ratios of steps are equal lengths."""
+    plt = pyplot()
+    rows = -(-len(panels) // columns)
+    shape = (min(5.2, 13 / columns) * columns, 3.4 * rows + 0.3)
+    figure, axes = plt.subplots(rows, columns, figsize=shape, squeeze=False)
+    handles = dict[str, Any]()
+    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=False):
+        for name, curves, colour, style in lines:
+            handles[name] = _draw(axis, curves, name, colour, style)
+        values = [value for _, curves, _, _ in lines for curve in curves.values() for _, value in curve]
+        axis.set_title(title, fontsize=11)
+        for scaled, positive in ((axis.xaxis, True), (axis.yaxis, min(values, default=1) > 0)):
+            if positive:
+                _log_scale(scaled)
+        axis.tick_params(which="both", labelsize=8)
+        axis.grid(alpha=0.2)
+        axis.set_xlabel("training steps" if axis in list(axes.flat)[max(0, len(panels) - columns) :] else "")
+    for axis in axes[:, 0]:
+        axis.set_ylabel(label, fontsize=9)
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.set_visible(False)
+    columns = min(len(handles), 4)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    return figure, dict(zip(panels, axes.flat, strict=False))
 
 
-def _draw(axis: Any, by_seed: Any, label: str, colour: str, style: str) -> Any:
+def _log_scale(scaled: Any) -> None:
+    """Make an axis logarithmic, with about five round numbers on it."""
+    ticker = pyplot().matplotlib.ticker
+    scaled._set_axes_scale("log")
+    low, high = scaled.get_view_interval()
+    wide = ticker.LogLocator(subs=(1, 2, 5) if high / low > 15 else (1, 1.5, 2, 3, 5, 7))
+    scaled.set_major_locator(wide if high / low > 4 else ticker.MaxNLocator(5, steps=(1, 2, 5, 10)))
+    scaled.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:g}")
+    scaled.set_minor_locator(ticker.NullLocator())
+
+
+def _draw(axis: Any, by_seed: Mapping[Any, Any], label: str, colour: str, style: str) -> Any:
     curves = list(by_seed.values())
     shared = sorted(set.intersection(*({step for step, _ in curve} for curve in curves)))
     values = np.array([[dict(curve)[step] for step in shared] for curve in curves])
@@ -233,15 +308,40 @@ def _draw(axis: Any, by_seed: Any, label: str, colour: str, style: str) -> Any:
     return axis.plot(shared, middle, style, color=colour, label=label, linewidth=1.6, marker="o", markersize=2.5)[0]
 
 
-def _colours(summary: Summary) -> dict[str, str]:
+def _line(name: str, row: Mapping[str, Any], colour: str) -> Line:
+    return name, row["by_seed"], colour, "-" if row["start"] == "matched" else "--"
+
+
+def _final(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Return mean and standard deviation of the last values over seeds."""
+    return spread([curve[-1][1] for curve in row["by_seed"].values()])
+
+
+def _names(numbers: Mapping[str, Any]) -> dict[str, str]:
+    """Return each label as it stands within its group: by its coupling, where the panel's title names the rest."""
+    points = {run["arm"]: run.get("point", {}) for run in numbers["runs"]}
+    rows = {row["label"]: row for row in numbers["curves"]}
+    return {
+        label: str(points[row["arm"]].get("coupling", row["arm"])) + ", plain start" * (row["start"] != "matched")
+        if row["group"]
+        else label
+        for label, row in rows.items()
+    }
+
+
+def _colours(numbers: Mapping[str, Any]) -> dict[str, str]:
     """Return a colour for each arm: grey for independent noise, the same for one coupling in every group."""
-    points = {run["arm"]: run.get("point", {}).get("coupling", run["arm"]) for run in summary.index["runs"]}
-    arms = list(dict.fromkeys(measured.arm for measured in summary.measured))
-    couplings = sorted(dict.fromkeys(points[arm] for arm in arms), key=lambda name: name != "independent")
-    return {arm: _COLOURS[couplings.index(points[arm]) % len(_COLOURS)] for arm in arms}
+    couplings = {run["arm"]: str(run.get("point", {}).get("coupling", run["arm"])) for run in numbers["runs"]}
+    ordered = sorted(dict.fromkeys(couplings.values()), key=lambda name: name != "independent")
+    return {arm: COLOURS[ordered.index(name) % len(COLOURS)] for arm, name in couplings.items()}
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Return matplotlib's ``pyplot`` without a window, in the style of every figure here.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     try:
         import matplotlib
     except ImportError as error:
@@ -251,18 +351,44 @@ def _pyplot() -> Any:
     import matplotlib.ticker
 
     plt.rcParams.update({"figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False})
+    plt.rcParams.update({"svg.hashsalt": "immiscible", "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"]})
     return plt
 
 
-def _png(figure: Any) -> bytes:
-    return _bytes(figure, "png")
+def figure_bytes(figure: Any, form: Literal["png", "svg", "webp"]) -> bytes:
+    """Return a figure's file and close it; the same figure gives the same bytes, so nothing in it names a date.
+
+    A WebP has at most 60 kB, if need be with fewer pixels.
+    """
+    if form == "webp":
+        from PIL import Image
+
+        data = _webp(Image.open(BytesIO(_saved(figure, "png", dpi))) for dpi in (130, 105, 85))
+    else:
+        data = _saved(figure, form, 130)
+    pyplot().close(figure)
+    return data
 
 
-def _bytes(figure: Any, form: Literal["png", "svg"]) -> bytes:
-    """Return a figure's file; the same figure gives the same bytes, so nothing in it names a date."""
+def _saved(figure: Any, form: Literal["png", "svg"], dpi: int) -> bytes:
     buffer = BytesIO()
-    plt = _pyplot()
-    with plt.rc_context({"svg.hashsalt": "immiscible"}):
-        figure.savefig(buffer, format=form, dpi=130, metadata={"Software": None} if form == "png" else {"Date": None})
-    plt.close(figure)
+    figure.savefig(buffer, format=form, dpi=dpi, metadata={"Software": None} if form == "png" else {"Date": None})
     return buffer.getvalue()
+
+
+def _webp(pictures: Iterable[Any]) -> bytes:
+    """Return the first of ever smaller pictures that fits into 60 kB as WebP, without loss or nearly so, else the last.
+
+    >>> from PIL import Image
+    >>> _webp([Image.new("RGB", (20, 20))])[8:16]
+    b'WEBPVP8L'
+    """
+    data = b""
+    for picture in pictures:
+        for options in ({"lossless": True}, {"quality": 90}, {"quality": 80}):
+            buffer = BytesIO()
+            picture.convert("RGB").save(buffer, "WEBP", method=6, **options)
+            data = buffer.getvalue()
+            if len(data) <= _MOST_BYTES:
+                return data
+    return data

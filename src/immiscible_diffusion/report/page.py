@@ -2,38 +2,37 @@
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from immiscible_diffusion.files import write_bytes, write_json
-from immiscible_diffusion.report.figures import NAMES, curves_figure, ends_figure, samples_figure
+from immiscible_diffusion.report.figures import NAMES, distance_figure, metric_label, samples_figure
 from immiscible_diffusion.report.record import finals, pace, record, speedups
-from immiscible_diffusion.report.sentences import final_cells, findings, number, speedup_cells
+from immiscible_diffusion.report.sentences import final_cells, findings, speedup_cells
 from immiscible_diffusion.report.summary import Summary, read_summary
 
-__all__ = ["inspect_table", "report", "terminal_tables"]
+__all__ = ["FIGURES", "data_uri", "inspect_table", "render", "report", "terminal_tables"]
+
+FIGURES = ("figures/distance.svg", "figures/samples.webp")
+"""The pictures that a report writes into an experiment's folder."""
 
 
 def report(folder: Path) -> Path:
-    """Write ``report.html``, ``summary.json`` and ``figures/*.png`` into an experiment's folder; return the page.
+    """Write ``report.html``, ``summary.json`` and ``FIGURES`` into an experiment's folder; return the page.
 
     Raises:
         ValueError: the folder holds no finished run.
     """
     summary = read_summary(folder)
-    seed = min(run["seed"] for run in summary.index["runs"] if run["folder"] not in summary.unfinished)
-    draw, name = (ends_figure, "ends") if summary.measured_once else (curves_figure, "curves")
-    figures = {f"{name}-{metric}": draw(summary, metric) for metric in summary.metrics}
-    figures["samples"] = samples_figure(summary, seed)
-    for name, png in figures.items():
-        write_bytes(folder / "figures" / f"{name}.png", png)
     numbers = record(summary)
+    figures = dict(zip(FIGURES, (distance_figure(numbers), samples_figure(numbers, folder)), strict=True))
+    for name, data in figures.items():
+        write_bytes(folder / name, data)
     write_json(folder / "summary.json", numbers)
-    page = _page(summary, numbers, figures, seed)
-    write_bytes(folder / "report.html", page.encode())
+    write_bytes(folder / "report.html", _page(summary, numbers, figures))
     return folder / "report.html"
 
 
@@ -103,34 +102,53 @@ def _pair_rows(summary: Summary) -> list[dict[str, Any]]:
     return rows
 
 
-def _page(summary: Summary, numbers: dict[str, Any], figures: dict[str, bytes], seed: int) -> str:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise ImportError("the report needs jinja2: pip install 'immiscible-diffusion[report]'") from error
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(
-        "report.html"
-    )
+def _page(summary: Summary, numbers: dict[str, Any], figures: Mapping[str, bytes]) -> bytes:
     metric = summary.metrics[0]
     configuration = next(iter(numbers["configurations"].values()))
-    return template.render(
+    seeds = sorted({run["seed"] for run in numbers["runs"]})
+    return render(
+        Path(__file__).parent / "templates" / "report.html",
         **numbers,
-        metric=metric,
-        number=number,
-        told={"curves": "Distance against training steps", "ends": "Distance at the end of training"},
-        drawn=next(iter(figures)).partition("-")[0],
-        written={metric: NAMES.get(metric, metric) for metric in summary.metrics},
-        labels=summary.labels,
-        sampling_steps=summary.sampling_steps,
+        once=summary.measured_once,
+        label={name: metric_label(configuration, name) for name in summary.metrics},
+        plain_start=any(row["start"] != "matched" for row in numbers["curves"]),
         speedup_rows={name: [speedup_cells(row) for row in speedups(summary, name)] for name in summary.metrics},
-        final_rows={name: finals(summary, name) for name in summary.metrics},
+        final_rows={name: [final_cells(row) for row in finals(summary, name)] for name in summary.metrics},
         pair_rows=[row["cells"] for row in _pair_rows(summary)],
         findings=findings(speedups(summary, metric), finals(summary, metric), NAMES.get(metric, metric)),
-        images={name: base64.b64encode(png).decode() for name, png in figures.items()},
-        seeds=sorted({run["seed"] for run in numbers["runs"]}),
-        sample_seed=seed,
+        images=[data_uri(name, data) for name, data in figures.items()],
+        seeds=seeds,
         configuration=configuration,
         configuration_text=json.dumps(configuration, indent=2),
         environment_text=json.dumps(numbers["environment"], indent=2),
     )
+
+
+def render(template: Path, **values: Any) -> bytes:
+    """Return a jinja2 template filled in, ending in one line break; values are escaped in a template named ``.html``.
+
+    Raises:
+        ImportError: jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ImportError("pages need jinja2: pip install 'immiscible-diffusion[report]'") from error
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        autoescape=jinja2.select_autoescape(["html"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return (environment.get_template(template.name).render(**values).rstrip() + "\n").encode()
+
+
+def data_uri(name: str, data: bytes) -> str:
+    """Return a picture's address that holds the picture itself, so that a page needs no other file.
+
+    >>> data_uri("figures/distance.svg", b"<svg/>")
+    'data:image/svg+xml;base64,PHN2Zy8+'
+    """
+    kind = {".svg": "svg+xml"}.get(Path(name).suffix, Path(name).suffix[1:])
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
