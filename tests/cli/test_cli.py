@@ -24,14 +24,14 @@ def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_demo_writes_a_self_contained_report(runs_folder: Path) -> None:
     page = (runs_folder / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 3
+    assert [page.count(f"data:image/{kind};base64,") for kind in ("svg+xml", "webp", "png")] == [1, 1, 0]
     assert not re.search(r'(src|href)="(?!data:)[a-z]+:', page)
     numbers = json.loads((runs_folder / "summary.json").read_text())
     assert numbers["unfinished"] == []
     assert {row["arm"] for row in numbers["finals"]} == {"independent", "assignment", "nearest", "nearest, plain start"}
-    for name in ("curves-frechet", "curves-kernel", "samples"):
-        with Image.open(runs_folder / "figures" / f"{name}.png") as figure:
-            assert figure.size[0] > 500
+    with Image.open(runs_folder / "figures" / "samples.webp") as figure:
+        assert figure.size[0] > 500
+    assert all(path.stat().st_size < 60_000 for path in (runs_folder / "figures").iterdir())
 
 
 def test_every_final_number_is_in_a_run(runs_folder: Path) -> None:
@@ -70,9 +70,8 @@ def test_report_again_is_the_same_and_can_be_recorded(runs_folder: Path, tmp_pat
     assert run(["report", str(runs_folder), "--record", str(tmp_path / "kept")]) == 0
     assert (runs_folder / "report.html").read_bytes() == before
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
-        "curves-frechet.png",
-        "curves-kernel.png",
-        "samples.png",
+        "distance.svg",
+        "samples.webp",
         "summary.json",
     ]
 

@@ -1,5 +1,6 @@
 """Records and pages made of real runs: references within a group, pages that say what is recorded, one run repeated."""
 
+import base64
 import html
 import json
 import re
@@ -18,8 +19,7 @@ from immiscible_diffusion.report.sentences import findings, speedup_cells
 from immiscible_diffusion.report.speedup import Curve, speedup
 from immiscible_diffusion.report.summary import read_summary
 from studies.__main__ import app
-from studies.charts import chart, dots
-from studies.pages import pages
+from studies.pages import html_page, pages
 from studies.rerun import recorded_config
 
 ROOT = Path(__file__).parents[2]
@@ -142,9 +142,8 @@ def test_pages_say_what_is_recorded(root: Path, capsys: pytest.CaptureFixture[st
     numbers = json.loads((root / "results" / "image-scale" / "cpu" / "summary.json").read_text())
     assert all(f"{row['mean']:.3g} ±" in text or f"{row['mean']:.0f} ±" in text for row in numbers["finals"])
     assert numbers["question"] in text
-    page = (root / "docs" / "results" / "index.html").read_text()
-    assert page.count("<svg") == 6  # three scales, two metrics
-    assert 'src="http' not in page
+    assert text.count("](../../results/image-scale/cpu/distance.svg)") == 1
+    assert text.count("](../../results/image-scale/cpu/samples.webp)") == 1
     # Control: a changed number, and a page too many.
     numbers["finals"][0]["mean"] *= 2
     (root / "results" / "image-scale" / "cpu" / "summary.json").write_text(json.dumps(numbers))
@@ -170,7 +169,7 @@ def test_runs_that_two_records_hold_are_told(root: Path) -> None:
         in found["docs/results/other-cpu.md"].decode()
     )
     assert "not a repetition" not in found["docs/results/image-scale-cpu.md"].decode()
-    assert found["docs/results/index.html"].decode().count("not a repetition") == 1
+    assert html_page(root).decode().count("not a repetition") == 1
 
 
 def numbers_title(root: Path) -> str:
@@ -200,28 +199,15 @@ def test_runs_measured_once_are_compared_by_their_ends(
         re.search(r"ends at a Fréchet distance of 10.*: \S+-assignment 1\d % better \(p = ", line) for line in told
     )
     assert "Training steps to the independent arm" not in text
-    assert "ends-frechet.png" in text
-    assert (tmp_path / "results" / "image-scale" / "cpu" / "ends-frechet.png").is_file()
-    assert (tmp_path / "docs" / "results" / "index.html").read_text().count('">distance at the end<') == 6
+    assert "at the end of training, by coupling and sampling steps](../../results/image-scale/cpu/distance.svg)" in text
+    svg = (tmp_path / "results" / "image-scale" / "cpu" / "distance.svg").read_text()
+    assert "training steps" not in svg
+    assert svg.count(">assignment</text>") == 1 * 3  # a row in each of three panels
 
 
 def hash_of(name: str) -> int:
     """Return a small number that differs between run folders."""
     return sum(map(ord, name)) % 7
-
-
-def test_dots_stand_where_their_means_are() -> None:
-    rows = [
-        {"label": "near", "by_seed": {"0": [[9, 1.0]], "1": [[9, 3.0]]}},
-        {"label": "far, plain start", "by_seed": {"0": [[9, 6.0]], "1": [[9, 6.0]]}},
-    ]
-    svg = dots(rows, {"near": "c0", "far, plain start": "c1"}, "a < b")
-    centres = [float(value) for value in re.findall(r'<circle cx="([^"]*)"', svg)]
-    (low, _), (high, _) = (part.split(",") for part in re.findall(r'<polyline points="([^"]*)"', svg)[0].split())
-    assert float(low) < centres[0] < float(high)
-    assert centres[0] - float(low) == pytest.approx(float(high) - centres[0], abs=0.2)
-    assert centres[1] > centres[0]
-    assert svg.count("fill-opacity") == 1
 
 
 def test_the_pages_of_this_repository_say_what_is_recorded() -> None:
@@ -254,20 +240,17 @@ def test_a_recorded_run_is_repeated_bit_for_bit(root: Path, tmp_path: Path, caps
     assert studies([*arguments[:3], "none", *arguments[4:]]) == 2
 
 
-def test_a_chart_draws_means_and_bands_where_they_are() -> None:
-    rows = [{"label": "a", "by_seed": {"0": [[0, 1.0], [100, 10.0]], "1": [[0, 1.0], [100, 10.0]]}}]
-    svg = chart(rows, {"a": "c1"}, "a < b")
-    points = re.findall(r'<polyline points="([^"]*)"', svg)[0].split()
-    (x0, y0), (x1, y1) = (map(float, point.split(",")) for point in points)
-    assert x0 < x1
-    assert y0 > y1  # larger values stand higher
-    assert "a &lt; b" in svg
-    apart = chart(
-        [{**rows[0], "by_seed": {"0": [[0, 1.0], [100, 10.0]], "1": [[0, 3.0], [100, 10.0]]}}], {"a": "c1"}, ""
-    )
-    band = re.findall(r'class="band" points="([^"]*)"', apart)[0].split()
-    assert band[0] != band[-1]
-    assert re.findall(r'class="band" points="([^"]*)"', svg)[0].split()[0] == f"{x0},{y0}"
+def test_the_html_page_holds_its_pictures_and_is_not_kept(root: Path) -> None:
+    assert studies(["pages", "--root", str(root), "--html"]) == 0
+    page = (root / "build" / "results.html").read_text()
+    assert page == html_page(root).decode()
+    for name, kind in (("distance.svg", "svg+xml"), ("samples.webp", "webp")):
+        data = base64.b64encode((root / "results" / "image-scale" / "cpu" / name).read_bytes()).decode()
+        assert page.count(f'src="data:image/{kind};base64,{data}"') == 1
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    assert "<script" not in page
+    assert studies(["pages", "--root", str(root), "--check"]) == 0
+    assert studies(["pages", "--root", str(root), "--html", "--check"]) == 2
 
 
 BROWSER = next(
@@ -277,16 +260,14 @@ BROWSER = next(
 
 TELL = """<script>
   const wide = () => document.documentElement.scrollWidth - document.documentElement.clientWidth;
-  const count = query => [...document.querySelectorAll(query)].filter(each => each.getClientRects().length).length;
-  const told = [document.documentElement.clientWidth, wide(), count("figure")];
-  const choice = document.querySelector('[data-choose="metric"]');
-  choice.value = "kernel"; choice.dispatchEvent(new Event("change", {bubbles: true}));
-  told.push(count("figure"), document.querySelectorAll('[data-metric="frechet"][hidden]').length);
-  const box = document.querySelector('[data-choose="arm"]');
-  told.push(count("tr[data-arm]")); box.click(); told.push(count("tr[data-arm]"));
-  for (const each of document.querySelectorAll("details")) each.open = true;
-  told.push(wide());
-  parent.document.title = told.join(" ");
+  const drawn = () => [...document.images].filter(each => each.complete && each.naturalWidth > 300).length;
+  for (const each of document.images) each.loading = "eager";
+  window.addEventListener("load", () => {
+    const told = [document.documentElement.clientWidth, wide(), drawn()];
+    for (const each of document.querySelectorAll("details")) each.open = true;
+    told.push(wide());
+    parent.document.title = told.join(" ");
+  });
 </script>"""
 
 
@@ -309,15 +290,12 @@ def told(page: str, width: int, tmp_path: Path) -> list[int]:
 @pytest.mark.skipif(not BROWSER, reason="needs chromium or google-chrome, which this machine has not")
 @pytest.mark.parametrize("width", [1200, 390])
 def test_the_page_in_a_browser(root: Path, tmp_path: Path, width: int) -> None:
-    """At desktop and phone width nothing is wider than the window, and a choice changes what is shown."""
-    page = (root / "docs" / "results" / "index.html").read_text()
-    client, overflow, first, after, hidden, rows, fewer, unfolded = told(page, width, tmp_path)
+    """At desktop and phone width nothing is wider than the window, and both pictures are drawn."""
+    page = html_page(root).decode()
+    client, overflow, drawn, unfolded = told(page, width, tmp_path)
     assert abs(client - width) < 20
-    assert (overflow, unfolded) == (0, 0)
-    assert (first, after, hidden) == (3, 3, 1)
-    assert fewer < rows
-    # Controls: a page that is too wide, and one without its script, where everything is shown.
+    assert (overflow, drawn, unfolded) == (0, 2, 0)
+    # Controls: a page that is too wide, and a picture that is damaged.
     wide = page.replace("<main>", '<main><div style="width: 3000px">wide</div>')
     assert told(wide, width, tmp_path)[1] > 0
-    plain = re.sub(r"<script>.*?</script>", "", page, flags=re.S)
-    assert told(plain, width, tmp_path)[2] == 6
+    assert told(page.replace("image/webp;base64,", "image/webp;base64,A", 1), width, tmp_path)[2] == 1

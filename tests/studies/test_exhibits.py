@@ -7,7 +7,7 @@ import pytest
 
 from immiscible_diffusion.files import write_json
 from studies.exhibits import exhibits
-from studies.pages import pages
+from studies.pages import html_page, pages
 
 ROOT = Path(__file__).parents[2]
 RUN = {"times": [1.0, 0.6, 0.2], "coupled": [0.9, 0.2, 0.01], "independent": [1.1, 0.3, 0.02]}
@@ -48,12 +48,15 @@ def test_every_record_is_shown_beside_what_was_published(root: Path) -> None:
 
 
 def test_the_pages_show_them_and_nothing_that_is_not_there(root: Path) -> None:
-    found = pages(root)
-    for name in ("docs/results/README.md", "docs/results/index.html"):
-        text = found[name].decode()
+    for page in (pages(root)["docs/results/README.md"], html_page(root)):
+        text = page.decode()
         assert all(each["title"] in text for each in exhibits(root))
         assert "2.17 ± 0.35" in text
-        assert "miscibility.png" not in text
+        assert "miscibility.webp" not in text
+        assert "image/webp" not in text
+    (root / "results" / "figures" / "miscibility.webp").write_bytes(b"RIFF")
+    assert "](../../results/figures/miscibility.webp)" in pages(root)["docs/results/README.md"].decode()
+    assert 'src="data:image/webp;base64,UklGRg=="' in html_page(root).decode()
     (root / "results" / "figures" / "miscibility.json").unlink()
     assert "2.17 ± 0.35" not in pages(root)["docs/results/README.md"].decode()
     assert exhibits(root / "nowhere") == []

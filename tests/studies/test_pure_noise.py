@@ -117,7 +117,7 @@ def test_both_pictures_are_drawn_by_their_commands(tmp_path: Path, capsys: pytes
     assert sorted({row["arm"] for row in rows}) == ["assignment", "flipped", "independent"]
     assert len(rows) == 6
     for name in ("miscibility", "denoising"):
-        with Image.open(tmp_path / "figures" / f"{name}.png") as picture:
+        with Image.open(tmp_path / "figures" / f"{name}.webp") as picture:
             assert min(picture.size) > 500
     capsys.readouterr()
     write_json(tmp_path / "index.json", {"runs": [{"arm": "x", "seed": 0, "folder": "../x"}]})

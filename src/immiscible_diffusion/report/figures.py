@@ -387,7 +387,7 @@ def _webp(pictures: Iterable[Any]) -> bytes:
     for picture in pictures:
         for options in ({"lossless": True}, {"quality": 90}, {"quality": 80}):
             buffer = BytesIO()
-            picture.convert("RGB").save(buffer, "WEBP", method=6, **options)
+            picture.convert("RGB").save(buffer, "WEBP", **options)
             data = buffer.getvalue()
             if len(data) <= _MOST_BYTES:
                 return data
