@@ -12,7 +12,7 @@ from immiscible_diffusion.export.model import load_export
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.methods import Denoising
 from immiscible_diffusion.priors import StandardNormal
-from immiscible_diffusion.runs.evaluation import labels_for
+from immiscible_diffusion.runs.conditions import conditions_for
 from immiscible_diffusion.runs.folder import is_finished
 from immiscible_diffusion.sample import Trained, generate
 from immiscible_diffusion.streams import stream
@@ -83,17 +83,17 @@ def denoise(
     levels = list(times) or method.schedule.times(10).tolist()
     held = config.source.held_out()
     x, cond = config.codec.encode(held.raw[:rows]), held.cond[:rows] if held.cond is not None else None
-    labels = cond if getattr(config.net, "conditional", False) else None
+    labels = cond if config.net.condition(config.source.classes) in ("labels", "text") else None
     pairs = {
         "coupled": _paired(config, x, cond),
         "independent": torch.randn(x.shape, generator=stream(config.evaluate.seed, 0, "noise")),
     }
     errors = {name: [clean_error(trained, x, noise, t, labels) for t in levels] for name, noise in pairs.items()}
     noise = torch.cat([_start(trained, config, i) for i in range(max(images, 64))])
-    asked = labels_for(config, len(noise))
+    asked = conditions_for(config, len(noise))
     guesses = predict_clean(trained, noise, float(method.schedule.times(1)[0]), asked).clamp(x.min(), x.max())
     samples = generate(
-        trained, images, steps=steps, seed=config.evaluate.seed, start="normal", cond=labels_for(config, images)
+        trained, images, steps=steps, seed=config.evaluate.seed, start="normal", cond=conditions_for(config, images)
     )
     return Denoised(
         times=levels,

@@ -21,7 +21,7 @@ def make(folder: Path) -> list[str]:
 
     from immiscible_diffusion.codecs import VAE, Pixels
     from immiscible_diffusion.couplings import Nearest
-    from immiscible_diffusion.export.model import export
+    from immiscible_diffusion.export.model import save_export
     from immiscible_diffusion.methods import Consistency, Denoising
     from immiscible_diffusion.nets import Dit, UNet, UNetCondition
     from immiscible_diffusion.priors import StandardNormal
@@ -66,7 +66,7 @@ def make(folder: Path) -> list[str]:
         for weight in net.parameters():  # an untrained net predicts next to nothing, whatever it is given
             weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(2)), alpha=0.02)
         model = Trained(net, method, codec, prior, shape, "independent")
-        export(model, folder / name, net=described, classes=classes, about={"steps": 0})
+        save_export(model, folder / name, net=described, classes=classes, about={"steps": 0})
         list(write_samples(folder / name, folder / f"{name}-samples", 1, asked, workers=1, device="cpu"))
     return list(models)
 

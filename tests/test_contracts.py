@@ -15,7 +15,6 @@ from encodable import Blur, Pictures
 from immiscible_diffusion import types
 from immiscible_diffusion.data.latent_files import encode
 from immiscible_diffusion.registry import KINDS, describe, lookup, make, names
-from immiscible_diffusion.schedules import Schedule
 
 PROTOCOLS: dict[str, Any] = {
     "coupling": types.Coupling,
@@ -24,7 +23,8 @@ PROTOCOLS: dict[str, Any] = {
     "source": types.Source,
     "features": types.Features,
     "metric": types.Metric,
-    "schedule": Schedule,
+    "net": types.NetDescription,
+    "schedule": types.Schedule,
 }
 EVERYTHING = [(kind, name) for kind in KINDS for name in names(kind) if name != "plain"]  # "plain": a doctest's
 
@@ -98,6 +98,51 @@ def test_nets_keep_shape_and_use_their_labels_or_not(name: str, classes: int | N
     assert torch.equal(first, second) == (classes is None)
     with pytest.raises(ValueError, match="labels; this source has none"):
         make("net", {"use": name, "conditional": True}).build((3, 8, 8), None)
+
+
+@pytest.mark.parametrize("name", names("net"))
+@pytest.mark.parametrize("classes", [None, 4])
+def test_nets_read_what_they_wrote(name: str, classes: int | None, tmp_path: Path) -> None:
+    described = make("net", {"use": name, "conditional": classes is not None})
+    assert described.condition(classes) == ("nothing" if classes is None else "labels")
+    torch.manual_seed(0)
+    net = described.build((3, 8, 8), classes).eval()
+    described.save(net, tmp_path)
+    again = described.load(tmp_path, (3, 8, 8), classes).eval()
+    other = described.build((3, 8, 8), classes).eval()  # control: other random weights
+    x_t, t, labels = torch.randn(4, 3, 8, 8), torch.rand(4), torch.tensor([0, 1, 2, 3])
+    with torch.no_grad():
+        assert torch.equal(again(x_t, t, labels), net(x_t, t, labels))
+        assert not torch.equal(other(x_t, t, labels), net(x_t, t, labels))
+    for path in list(tmp_path.rglob("*.safetensors")):
+        path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"cannot (read|load)"):
+        described.load(tmp_path, (3, 8, 8), classes)
+    if isinstance(described, types.HasStockParts):
+        assert all((tmp_path / part).is_dir() for part in described.stock_parts())
+
+
+@pytest.mark.parametrize("name", names("net"))
+def test_nets_with_a_dense_condition_know_its_shape(name: str) -> None:
+    described = make("net", name)
+    if not isinstance(described, types.HasDenseCondition):
+        pytest.skip(f"{name} takes no dense condition")
+    described = make("net", {"use": name, "beside": 2})
+    assert described.condition(4) == "dense"
+    net, x_t, t = described.build((3, 8, 8), None), torch.randn(4, 3, 8, 8), torch.rand(4)
+    assert net(x_t, t, torch.zeros(4, *described.condition_shape((3, 8, 8)))).shape == x_t.shape
+    with pytest.raises(ValueError, match="beside its input"):
+        net(x_t, t, torch.zeros(4, 1, *described.condition_shape((3, 8, 8))))
+
+
+@pytest.mark.parametrize("name", names("method"))
+def test_methods_name_a_scheduler_of_diffusers_or_why_not(name: str) -> None:
+    import diffusers
+
+    sampling = make("method", name).stock_sampling()
+    assert bool(sampling.scheduler) != bool(sampling.why_none)
+    if sampling.scheduler:
+        assert getattr(diffusers, sampling.scheduler)(**sampling.options).config
 
 
 @pytest.mark.parametrize("name", [name for name in names("codec") if name not in ("vae", "bounds")])

@@ -30,8 +30,8 @@ from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import make
 from immiscible_diffusion.sample import Trained, generate
 from immiscible_diffusion.streams import stream_seed
-from immiscible_diffusion.train import State, Taught, Train, fit, new_state, teacher_of
-from immiscible_diffusion.types import Features
+from immiscible_diffusion.train import State, Train, fit, new_state, teacher_of
+from immiscible_diffusion.types import Features, HasTeacher
 
 __all__ = ["ARMS", "effect", "evaluation_steps", "packed", "unpacked"]
 
@@ -196,7 +196,7 @@ class _Training:
         if self.cuda:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         state = new_state(net, self.config)
-        if isinstance(self.study.method, Taught):
+        if isinstance(self.study.method, HasTeacher):
             state.teacher = teacher_of(state.net)
         return state
 

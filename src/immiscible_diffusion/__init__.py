@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from immiscible_diffusion.codecs import VAE, Pixels
     from immiscible_diffusion.couplings import Assignment, Independent, Nearest, assign, assign_index, nearest
     from immiscible_diffusion.data import Digits, Images, Latents
+    from immiscible_diffusion.export.model import load_export, save_export
     from immiscible_diffusion.methods import Consistency, Denoising, Edm
     from immiscible_diffusion.nets import MLP, Dit, UNet, UNetCondition, guided
     from immiscible_diffusion.registry import make, names, register
@@ -49,11 +50,13 @@ __all__ = [
     "fit",
     "generate",
     "guided",
+    "load_export",
     "make",
     "names",
     "nearest",
     "new_state",
     "register",
+    "save_export",
     "stream",
     "with_guidance",
     "with_sampler",
@@ -65,6 +68,7 @@ _HOMES = {
     "codecs": ["VAE", "Pixels"],
     "couplings": ["Assignment", "Independent", "Nearest", "assign", "assign_index", "nearest"],
     "data": ["Digits", "Images", "Latents"],
+    "export.model": ["load_export", "save_export"],
     "methods": ["Consistency", "Denoising", "Edm"],
     "nets": ["MLP", "Dit", "UNet", "UNetCondition", "guided"],
     "registry": ["make", "names", "register"],

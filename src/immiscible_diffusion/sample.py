@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,32 +12,11 @@ from immiscible_diffusion.nets.guided import guided
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import describe, make
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Codec, Float, Method, Net, Prior
+from immiscible_diffusion.types import Codec, Float, HasFreshNoise, Method, Prior
 
-__all__ = ["Start", "Stochastic", "Trained", "draw", "generate", "warn_if_fresh", "with_guidance", "with_sampler"]
+__all__ = ["Start", "Trained", "draw", "generate", "warn_if_fresh", "with_guidance", "with_sampler"]
 
 Start = Literal["matched", "normal"]
-
-
-@runtime_checkable
-class Stochastic(Protocol):
-    """A method that knows whether its sampling adds noise of its own, and can draw it image by image."""
-
-    def stochastic(self, steps: int) -> bool:
-        """Return whether sampling in this many steps adds fresh noise."""
-        ...
-
-    def sample(
-        self,
-        net: Net,
-        noise: Tensor,
-        cond: Tensor | None = None,
-        *,
-        steps: int,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-    ) -> Tensor:
-        """Return data generated from the noise, (n, *dims); a generator an image draws that image's fresh noise."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +36,7 @@ class Trained:
 
 
 def with_sampler(trained: Trained, sampler: str, **options: Any) -> Trained:
-    """Return the same model with another sampler of its method, and options of it such as ``eta``.
+    """Return the same model with another sampler of its method, its own if empty, and options such as ``eta``.
 
     Options that belong to the sampler left, ``eta`` and ``clip`` of ``ddim``, do not pass to another: a warning names
     what is dropped.
@@ -73,6 +52,7 @@ def with_sampler(trained: Trained, sampler: str, **options: Any) -> Trained:
     described = describe("method", trained.method)
     if "sampler" not in described:
         raise ValueError(f"the method {described['use']!r} has one way to sample; leave the sampler out")
+    sampler = sampler or described["sampler"]
     if sampler != described["sampler"]:
         left = {key: described.pop(key) for key in ("eta", "clip") if key in described}
         if dropped := ", ".join(f"{key} = {value}" for key, value in left.items() if value and key not in options):
@@ -146,7 +126,7 @@ def draw(
 ) -> Float[Tensor, "n *dims"]:
     """Return data in model space, (n, *dims), generated from the noise; fresh noise is drawn from one stream each."""
     method = trained.method
-    if isinstance(method, Stochastic) and method.stochastic(steps):
+    if isinstance(method, HasFreshNoise) and method.stochastic(steps):
         return method.sample(trained.net, noise, cond, steps=steps, generator=streams)
     return method.sample(trained.net, noise, cond, steps=steps)
 
@@ -154,7 +134,7 @@ def draw(
 def warn_if_fresh(trained: Trained, steps: int) -> None:
     """Warn where sampling adds fresh noise, and the model was trained with coupled noise."""
     method = trained.method
-    if trained.coupling == "independent" or not (isinstance(method, Stochastic) and method.stochastic(steps)):
+    if trained.coupling == "independent" or not (isinstance(method, HasFreshNoise) and method.stochastic(steps)):
         return
     warnings.warn(
         f"{type(method).__name__} in {steps} steps adds fresh noise, independent of the data, but this model was "

@@ -6,7 +6,7 @@ sees the same legend.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,27 +14,10 @@ from torch import Tensor
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Float
 
-__all__ = ["SIGMAS", "Betas", "Schedule", "Straight", "check_steps", "karras", "log_sigma", "log_time", "uniform"]
+__all__ = ["SIGMAS", "Betas", "Straight", "check_steps", "karras", "log_sigma", "log_time", "uniform"]
 
 SIGMAS = 0.002, 80.0
 """The sigmas that stand at t = 0 and t = 1, the ends of sampling of Karras et al. (arXiv:2206.00364, Table 1)."""
-
-
-@runtime_checkable
-class Schedule(Protocol):
-    """Which times are trained and sampled, and how much data and noise x_t holds there."""
-
-    def draw(self, b: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        """Return random training times, (b,), float32."""
-        ...
-
-    def times(self, steps: int) -> Tensor:
-        """Return the times at which sampling asks the net, falling, (steps,), float32."""
-        ...
-
-    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return alpha and sigma at these times, each (b,)."""
-        ...
 
 
 @register("schedule")

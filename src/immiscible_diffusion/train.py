@@ -6,29 +6,20 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from immiscible_diffusion.prefetch import ahead
 from immiscible_diffusion.streams import stream, stream_seed
-from immiscible_diffusion.types import Batch, Codec, Coupling, HasMemory, Method, Source
+from immiscible_diffusion.types import Batch, Codec, Coupling, HasMemory, HasTeacher, Method, Source
 
-__all__ = ["NotFiniteError", "State", "Taught", "Train", "fit", "new_state", "teacher_of"]
+__all__ = ["NotFiniteError", "State", "Train", "fit", "new_state", "teacher_of"]
 
 
 class NotFiniteError(ArithmeticError):
     """The loss or its gradient is NaN or infinite; the state is that of the last good step."""
-
-
-@runtime_checkable
-class Taught(Protocol):
-    """A method that compares the net with a teacher: an average of its weights other than the one to sample from."""
-
-    def teacher_decay(self, progress: float) -> float:
-        """Return the average's decay at this share of training, in [0, 1); 0 from the start on means no teacher."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -152,7 +143,7 @@ def fit(
     >>> [s.step for s in fit(state, Digits(), Pixels(), Assignment(), Denoising(), config)]
     [1, 2]
     """
-    if isinstance(method, Taught) and state.teacher is None and method.teacher_decay(0.0) > 0:
+    if isinstance(method, HasTeacher) and state.teacher is None and method.teacher_decay(0.0) > 0:
         if state.step:
             raise ValueError(f"this state of step {state.step} has no teacher; another method trained it")
         state.teacher = teacher_of(state.net)
@@ -234,7 +225,7 @@ class _Averages:
 def _step(state: State, pair: _Pair, method: Method, config: Train, averages: _Averages) -> None:
     i, device, rows = state.step, pair.x.device, len(pair.x)
     progress = i / config.steps
-    teacher = state.teacher if isinstance(method, Taught) else state.ema
+    teacher = state.teacher if isinstance(method, HasTeacher) else state.ema
     time_draws = stream(config.seed, i, "time", device)
     for parameter in averages.weights:
         parameter.grad = None
@@ -263,7 +254,7 @@ def _step(state: State, pair: _Pair, method: Method, config: Train, averages: _A
         group["lr"] = config.lr * min(1.0, (i + 1) / max(config.warmup, 1))
     state.optimizer.step()
     averages.move("ema", min(config.ema, (1 + i) / (10 + i)))
-    if isinstance(method, Taught) and state.teacher is not None:
+    if isinstance(method, HasTeacher) and state.teacher is not None:
         averages.move("teacher", method.teacher_decay(progress))
 
 

@@ -1,4 +1,6 @@
-"""The nouns of this library as protocols, and the legend of shapes and of time.
+"""Every noun of this library and every optional ability of one, as protocols; the legend of shapes and of time.
+
+The nouns come first. An optional ability is a protocol named ``Has...``; ``isinstance`` tells who has it.
 
 Shapes: ``b`` batch rows, ``m`` noise rows, ``n`` images, ``c h w`` image axes, ``d`` coordinates of a row,
 ``k`` candidates, ``f`` features; ``*dims`` stands for any number of axes.
@@ -8,11 +10,13 @@ Time: ``t`` lies in [0, 1]; 0 is data, 1 is noise. ``x`` is data in model space,
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     # The tests load jaxtyping first, and every call is checked; a user's import needs torch alone.
@@ -28,21 +32,52 @@ else:
 __all__ = [
     "Batch",
     "Codec",
+    "Condition",
     "Coupling",
     "Features",
     "Float",
+    "Generators",
+    "HasAutoencoder",
+    "HasCaptionNumbers",
+    "HasCaptions",
+    "HasClassNames",
+    "HasDenseCondition",
+    "HasFingerprint",
+    "HasFreshNoise",
     "HasMemory",
+    "HasMoments",
+    "HasNullCondition",
+    "HasPictures",
+    "HasPrompts",
+    "HasRandomAccess",
+    "HasStockParts",
+    "HasStockSampling",
+    "HasTeacher",
     "Int",
     "Method",
     "Metric",
     "Net",
+    "NetDescription",
     "Prior",
+    "Schedule",
     "Source",
+    "StockSampling",
+    "TimeScale",
     "UInt8",
 ]
 
 Net = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """A net maps (x_t (b, *dims), t (b,), cond) to its prediction, (b, *dims)."""
+
+Condition = Literal["nothing", "labels", "text", "dense"]
+"""What a net is conditioned on: nothing; class labels, (b,); hidden states of captions, (b, l, f); or a dense condition
+that enters beside x_t, (b, width, ...)."""
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+"""One generator for a batch, or one an image, so that an image does not depend on its batch; None: the global one."""
+
+TimeScale = Literal["levels", "log_sigma"]
+"""What a diffusers model gets for the time t: 1000 t, or 250 ln(sigma)."""
 
 
 class Batch(NamedTuple):
@@ -88,19 +123,6 @@ class Coupling(Protocol):
 
 
 @runtime_checkable
-class HasMemory(Protocol):
-    """A coupling that keeps tensors between batches. The loop saves them with the training state and restores them."""
-
-    def memory(self) -> dict[str, Tensor]:
-        """Return the tensors that the coupling keeps, without a copy; empty before the first batch."""
-        ...
-
-    def remember(self, memory: dict[str, Tensor]) -> None:
-        """Restore the tensors of ``memory()``; an empty dict makes the coupling forget."""
-        ...
-
-
-@runtime_checkable
 class Method(Protocol):
     """Loss and sampling of one family of models, which must agree on time, prediction and scale."""
 
@@ -125,9 +147,12 @@ class Method(Protocol):
         cond: Tensor | None = None,
         *,
         steps: int,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> Tensor:
-        """Return data generated from the noise in this many steps, (n, *dims)."""
+        """Return data generated from the noise in this many steps, (n, *dims).
+
+        Several generators come only to a method that ``HasFreshNoise``.
+        """
         ...
 
 
@@ -187,4 +212,258 @@ class Metric(Protocol):
 
     def __call__(self, real: Tensor, generated: Tensor) -> float:
         """Return one number for features (n, f) and (m, f)."""
+        ...
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """The times that are trained and sampled, and the shares of data and noise in x_t at each of them."""
+
+    def draw(self, b: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+        """Return random training times, (b,), float32."""
+        ...
+
+    def times(self, steps: int) -> Tensor:
+        """Return the times at which sampling evaluates the net, falling, (steps,), float32."""
+        ...
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha and sigma at these times, each (b,)."""
+        ...
+
+
+@runtime_checkable
+class NetDescription(Protocol):
+    """The frozen dataclass that describes a net: its options, and how it is built, written and read."""
+
+    def condition(self, classes: int | None) -> Condition:
+        """Return what the net is conditioned on where the data have this many classes, or no labels (None)."""
+        ...
+
+    def build(self, shape: tuple[int, ...], classes: int | None) -> nn.Module:
+        """Return the net for data of this shape, (c, h, w) for images, with weights from the global generator."""
+        ...
+
+    def save(self, net: nn.Module, folder: Path) -> None:
+        """Write the weights of a net that ``build`` or ``load`` made, and all else that ``load`` needs, into a folder.
+
+        The folder exists and holds nothing of the net's.
+        """
+        ...
+
+    def load(self, folder: Path, shape: tuple[int, ...], classes: int | None) -> nn.Module:
+        """Return the net that ``save`` wrote; ValueError where a file is missing, damaged or does not fit."""
+        ...
+
+
+@runtime_checkable
+class HasMemory(Protocol):
+    """A coupling that keeps tensors between batches. The loop saves them with the training state and restores them."""
+
+    def memory(self) -> dict[str, Tensor]:
+        """Return the tensors that the coupling keeps, without a copy; empty before the first batch."""
+        ...
+
+    def remember(self, memory: dict[str, Tensor]) -> None:
+        """Restore the tensors of ``memory()``; an empty dict makes the coupling forget."""
+        ...
+
+
+@runtime_checkable
+class HasCaptions(Protocol):
+    """A source of images with one or more captions each."""
+
+    def captions(self, rows: Int[Tensor, " b"]) -> Sequence[Sequence[str]]:
+        """Return the captions of these rows: one or more each, or for every row none."""
+        ...
+
+
+@runtime_checkable
+class HasCaptionNumbers(Protocol):
+    """A source whose condition is the number of a caption."""
+
+    def caption_texts(self, numbers: Int[Tensor, " b"]) -> list[str]:
+        """Return the captions of these numbers."""
+        ...
+
+
+@runtime_checkable
+class HasClassNames(Protocol):
+    """A source that can name its classes."""
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """The classes' names in the order of their labels, or None where they have none."""
+        ...
+
+
+@runtime_checkable
+class HasPictures(Protocol):
+    """A source whose condition can be shown as pictures."""
+
+    def pictures(self, n: int) -> list[Tensor]:
+        """Return two batches, each (n, c, h, w): the known part of the first n held-out images, and the images."""
+        ...
+
+
+@runtime_checkable
+class HasRandomAccess(Source, Protocol):
+    """A source of images whose rows can be read by number.
+
+    Numbers run from 0 through training and held-out rows together; ``held_out().rows`` are the held-out ones.
+    """
+
+    def take(self, rows: Int[Tensor, " b"]) -> Batch:
+        """Return these rows in this order, uint8 (b, c, h, w), without flips; ``rows`` as in ``Batch.rows``.
+
+        Images that cannot be read may be missing from it. A number beyond the last is a ValueError or IndexError.
+        """
+        ...
+
+
+@runtime_checkable
+class HasMoments(Protocol):
+    """A codec that turns images into the moments of a posterior."""
+
+    def moments(self, images: UInt8[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b z y x"], Tensor | None]:
+        """Return mean and standard deviation, None where there is no posterior."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return the values that determine the moments, as JSON values."""
+        ...
+
+
+@runtime_checkable
+class HasAutoencoder(Protocol):
+    """A codec whose autoencoder is written into every export."""
+
+    def save(self, folder: Path) -> str:
+        """Write ``vae/`` into the folder; return why diffusers' pipelines cannot use it, or the empty text."""
+        ...
+
+    def load(self, folder: Path) -> Codec:
+        """Return the same codec with the ``vae/`` of the folder, where the folder has one."""
+        ...
+
+
+@runtime_checkable
+class HasDenseCondition(Protocol):
+    """The description of a net whose condition can be dense."""
+
+    def condition_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the dense condition of one datum of this shape."""
+        ...
+
+
+@runtime_checkable
+class HasPrompts(NetDescription, Protocol):
+    """The description of a net that attends to texts: captions, or a prompt for each class."""
+
+    @property
+    def text(self) -> str:
+        """The folder or hub name of the text encoder; empty where the net attends to learned tokens instead."""
+        ...
+
+    @property
+    def revision(self) -> str:
+        """The hub's branch, tag or commit of the text encoder; its main branch if empty."""
+        ...
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """One text a class; empty takes the source's class names."""
+        ...
+
+
+@runtime_checkable
+class HasNullCondition(Protocol):
+    """A net that was trained with a condition that is dropped at random, as classifier-free guidance needs it."""
+
+    conditional: bool
+
+    def null(self, cond: Tensor) -> Tensor:
+        """Return the null condition of each row, in the form of ``cond``."""
+        ...
+
+
+@runtime_checkable
+class HasTeacher(Protocol):
+    """A method that compares the net with a teacher: a second average of its weights, beside the one to sample from."""
+
+    def teacher_decay(self, progress: float) -> float:
+        """Return the average's decay at this share of training, in [0, 1); 0 from the start on means no teacher."""
+        ...
+
+
+@runtime_checkable
+class HasFreshNoise(Protocol):
+    """A method whose sampling can add fresh noise, and takes a generator for each image to draw it from."""
+
+    def stochastic(self, steps: int) -> bool:
+        """Return whether sampling in this many steps adds fresh noise."""
+        ...
+
+
+@runtime_checkable
+class HasFingerprint(Protocol):
+    """A feature network that can be told from others, so that its features can be cached."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that is equal where the features are."""
+        ...
+
+
+@dataclass(frozen=True)
+class StockSampling:
+    """How stock diffusers samples from what a method trained, for exports and their model cards.
+
+    Args:
+        scheduler: the name of diffusers' scheduler; empty where none would be right, for the reason ``why_none``.
+        options: what the scheduler is made with.
+        why_none: see ``scheduler``.
+        differs: the method's own sampler, where the scheduler's is another; empty where they draw the same images.
+        time: how diffusers' loop counts time.
+        steps: the number of sampling steps that the model card shows.
+        set_timesteps: the arguments of ``scheduler.set_timesteps`` as Python; empty for ``steps`` alone.
+        begin: x at the first step as Python, made of ``noise`` and ``scheduler``.
+        net_x: the net's input at a step as Python, made of ``scheduler``, ``x`` and ``t``.
+        net_t: the net's time at a step as Python, made of ``t``.
+        step: keyword arguments of ``scheduler.step``.
+    """
+
+    scheduler: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    why_none: str = ""
+    differs: str = ""
+    time: TimeScale = "levels"
+    steps: int = 10
+    set_timesteps: str = ""
+    begin: str = "noise"
+    net_x: str = "x"
+    net_t: str = "t"
+    step: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class HasStockSampling(Protocol):
+    """A method that knows how stock diffusers samples from what it trained."""
+
+    def stock_sampling(self) -> StockSampling:
+        """Return diffusers' scheduler and how it is used, or why there is none."""
+        ...
+
+
+@runtime_checkable
+class HasStockParts(Protocol):
+    """The description of a net that ``save`` writes as parts of a diffusers pipeline."""
+
+    @property
+    def time(self) -> TimeScale:
+        """What the diffusers model gets for the time."""
+        ...
+
+    def stock_parts(self) -> dict[str, tuple[str, str]]:
+        """Return library and class of each folder that ``save`` writes, such as ``unet``; the denoising net's first."""
         ...

@@ -20,17 +20,17 @@ from encodable import Blur, CaptionedPictures, Pictures, fail_at_three_die_at_fi
 from immiscible_diffusion import MLP, Assignment, Denoising, Straight, Train, Trained, fit, generate, new_state
 from immiscible_diffusion.codecs.vae import VAE
 from immiscible_diffusion.data.images import Images
-from immiscible_diffusion.data.latent_files import Progress, Takeable, encode
+from immiscible_diffusion.data.latent_files import Progress, encode
 from immiscible_diffusion.data.latent_files.stored import read_manifest
 from immiscible_diffusion.data.latents import Latents
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.processes import results
-from immiscible_diffusion.types import Batch
+from immiscible_diffusion.types import Batch, HasRandomAccess
 
 OPTIONS: dict[str, Any] = {"flip": True, "shard_rows": 8, "batch": 3}
 
 
-def encoded(folder: Path, source: Takeable | None = None, codec: Any = None, **options: Any) -> list[Progress]:
+def encoded(folder: Path, source: HasRandomAccess | None = None, codec: Any = None, **options: Any) -> list[Progress]:
     return list(encode(source or Pictures(), codec or Blur(), folder, **{**OPTIONS, **options}))
 
 
@@ -438,7 +438,7 @@ def test_real_images_with_labels_or_captions(
         assert labels is not None
         assert torch.equal(batch.cond, labels)
     else:
-        told = zip(source.captions(batch.cond), images.captions(rows), strict=True)
+        told = zip(source.caption_texts(batch.cond), images.captions(rows), strict=True)
         assert all(text in texts for text, texts in told)
     mean, std = Blur().moments(images.take(rows).raw)
     assert std is not None

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from encodable import Blur, CaptionedPictures, Pictures
 from immiscible_diffusion.data import latents as latents_module
-from immiscible_diffusion.data.latent_files import Takeable, encode
+from immiscible_diffusion.data.latent_files import encode
 from immiscible_diffusion.data.latent_files.stored import FORMAT
 from immiscible_diffusion.data.latents import Latents
 from immiscible_diffusion.registry import describe, make
-from immiscible_diffusion.types import Batch, Source
+from immiscible_diffusion.types import Batch, HasRandomAccess, Source
 
 
-def stored(folder: Path, source: Takeable | None = None, codec: Any = None, **options: Any) -> Latents:
+def stored(folder: Path, source: HasRandomAccess | None = None, codec: Any = None, **options: Any) -> Latents:
     given = {"flip": True, "shard_rows": 8, "batch": 5, "dtype": "fp32", **options}
     list(encode(source or Pictures(), codec or Blur(), folder, **given))
     return Latents(str(folder))
@@ -153,14 +153,14 @@ def test_captions_are_those_of_their_rows(tmp_path: Path) -> None:
     for batch in epochs(source, 30):
         assert batch.cond is not None
         assert batch.rows is not None
-        for row, text in zip(batch.rows.tolist(), source.captions(batch.cond), strict=True):
+        for row, text in zip(batch.rows.tolist(), source.caption_texts(batch.cond), strict=True):
             told.setdefault(row, set()).add(text)
     assert told == {row: set(pictures.captions(torch.tensor([row]))[0]) for row in range(40) if row % 4}
     held = source.held_out()
     assert held.cond is not None
-    assert source.captions(held.cond) == [f"picture {row}, caption 0 \N{SNOWMAN}" for row in range(0, 40, 4)]
+    assert source.caption_texts(held.cond) == [f"picture {row}, caption 0 \N{SNOWMAN}" for row in range(0, 40, 4)]
     with pytest.raises(ValueError, match=r"no caption -1; .* has \d\d"):
-        source.captions(torch.tensor([-1]))
+        source.caption_texts(torch.tensor([-1]))
 
 
 def test_neither_labels_nor_captions_is_no_condition(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_neither_labels_nor_captions_is_no_condition(tmp_path: Path) -> None:
     assert next(source.batches(3, 0)).cond is None
     assert source.held_out().cond is None
     with pytest.raises(ValueError, match=r"no caption 0; .* has 0"):
-        source.captions(torch.tensor([0]))
+        source.caption_texts(torch.tensor([0]))
 
 
 def test_it_says_what_it_is(folder: Path) -> None:

@@ -1,8 +1,10 @@
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from immiscible_diffusion import MLP
 from immiscible_diffusion.experiments.config import read_config
 from immiscible_diffusion.experiments.experiment import read_experiment
 from immiscible_diffusion.experiments.values import built_in, overridden, parse_override
@@ -22,7 +24,7 @@ def test_a_configuration_survives_its_plain_form() -> None:
     config = read_config(VALUES)
     assert read_config(config.plain()) == config
     assert config.method.schedule.levels == 100  # type: ignore[attr-defined]
-    assert config.net.channels == (8, 16)
+    assert config.net.channels == (8, 16)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -118,3 +120,18 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
         read_experiment(str(path))
     with pytest.raises(ValueError, match="no experiment or file"):
         read_experiment(str(tmp_path / "other.toml"))
+
+
+class Older:
+    """A net of one's own as it was described before nets wrote their own files."""
+
+    def build(self, shape: tuple[int, ...], classes: int | None) -> Any:
+        raise NotImplementedError
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_net_that_lacks_a_method_is_refused_in_one_line() -> None:
+    config = read_config(VALUES)
+    with pytest.raises(ValueError, match=r"the net Older needs the methods \['condition', 'save', 'load'\]"):
+        dataclasses.replace(config, net=Older())  # type: ignore[arg-type]
+    dataclasses.replace(config, net=MLP())  # control

@@ -28,7 +28,7 @@ from immiscible_diffusion import (
 from immiscible_diffusion.data.latent_files import encode
 from immiscible_diffusion.experiments.config import Config, read_config
 from immiscible_diffusion.experiments.experiment import read_experiment
-from immiscible_diffusion.export.model import export, load_export
+from immiscible_diffusion.export.model import load_export, save_export
 from immiscible_diffusion.files import read_lines
 from immiscible_diffusion.nets import Dit, UNetCondition, guided
 from immiscible_diffusion.priors import StandardNormal
@@ -163,7 +163,7 @@ def test_captions_train_and_the_pipeline_takes_any_text(base: Path, captions: Pa
     assert isinstance(source, Latents)
     numbers = source.held_out().cond
     assert numbers is not None
-    texts = source.captions(numbers[:2])
+    texts = source.caption_texts(numbers[:2])
     assert len(set(texts)) == 2
     assert all(len(text) > 10 for text in texts)
     states, _ = pipeline.encode_prompt(texts, "cpu", 1, False)
@@ -196,7 +196,7 @@ def exported(folder: Path, net: UNetCondition | Dit, classes: int | None, method
     torch.manual_seed(0)
     built = net.build((4, 8, 8), classes).eval().requires_grad_(False)
     model = Trained(built, method, codec, StandardNormal(), (4, 8, 8))
-    export(model, folder, net=net, classes=classes, about={})
+    save_export(model, folder, net=net, classes=classes, about={})
     return model
 
 
@@ -227,13 +227,18 @@ def test_diffusers_loads_a_dit_and_draws_the_same_latents(base: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("net", "method", "codec", "reason"),
     [
-        (Dit(depth=1, conditional=True), Denoising(), {}, "DiTPipeline samples none that this method trains"),
+        (
+            Dit(depth=1, conditional=True),
+            Denoising(),
+            {},
+            "over DiTTransformer2DModel that samples by FlowMatch",
+        ),
         (Dit(depth=1), DDPM, {"shift": 0.5}, "one scale and no shift"),
         (UNetCondition(channels=(8, 16), conditional=True), DDPM, {}, "has learned class tokens"),
-        (UNetCondition(channels=(8, 16)), Denoising(Betas(), "velocity"), {}, "samples none that this method trains"),
-        (Dit(depth=1), CLIPPED, {}, "DiTPipeline cannot tell the scheduler to clip"),
-        (UNetCondition(channels=(8, 16)), CLIPPED, {}, "StableDiffusionPipeline cannot tell the scheduler to clip"),
-        (Dit(depth=1), Denoising(DDPM.schedule, "eps", eta=0.5), {}, "DiTPipeline cannot tell the scheduler of eta"),
+        (UNetCondition(channels=(8, 16)), Denoising(Betas(), "velocity"), {}, "no scheduler that predicts 'velocity'"),
+        (Dit(depth=1), CLIPPED, {}, "DiTPipeline does not pass use_clipped_model_output on"),
+        (UNetCondition(channels=(8, 16)), CLIPPED, {}, "StableDiffusionPipeline does not pass use_clipped"),
+        (Dit(depth=1), Denoising(DDPM.schedule, "eps", eta=0.5), {}, "DiTPipeline does not pass eta on"),
         (Dit(depth=1), Denoising(DDPM.schedule, "eps", "heun"), {}, "this model's sampler is another, 'heun'"),
     ],
     ids=["flow", "shift", "tokens", "velocity", "clip", "unet clip", "eta", "heun"],

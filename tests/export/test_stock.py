@@ -9,6 +9,7 @@ import pytest
 
 from stock import make
 
+TESTS = Path(__file__).parents[1]
 HIDDEN = "import sys; sys.modules['immiscible_diffusion'] = None; sys.argv[0] = 'x'; "
 
 
@@ -20,7 +21,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def checked(folder: Path, before: str = HIDDEN) -> "subprocess.CompletedProcess[str]":
-    program = f"{before}sys.path.insert(0, {str(Path(__file__).parent)!r}); import stock; from pathlib import Path; "
+    program = f"{before}sys.path.insert(0, {str(TESTS)!r}); import stock; from pathlib import Path; "
     program += f"print(*stock.check(Path({str(folder)!r})), sep='\\n')"
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 

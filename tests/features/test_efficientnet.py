@@ -16,7 +16,6 @@ def test_features_are_labelled_and_do_not_depend_on_the_batch() -> None:
     found = features(raw)
     assert found.shape == (3, 1280)
     torch.testing.assert_close(features(raw[1:2]), found[1:2], rtol=1e-3, atol=1e-4)
-    assert features.label == "Fréchet distance in EfficientNet-Lite2 features (not FID)"
 
 
 @pytest.mark.slow

@@ -8,16 +8,12 @@ from torch import Tensor
 from immiscible_diffusion.features import PooledPixels
 from immiscible_diffusion.metrics import (
     Moments,
-    Reference,
     cached_features,
-    cached_moments,
     frechet_from_moments,
     read_npz,
     reference,
     write_npz,
 )
-
-ABOUT = {"data": "cifar10@1", "split": "train", "count": 50, "crop": "none", "features": "pooled_pixels/8"}
 
 
 def moments(seed: int = 0) -> Moments:
@@ -27,45 +23,7 @@ def moments(seed: int = 0) -> Moments:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return tmp_path / "immiscible-diffusion" / "references"
-
-
-def never() -> Moments:
-    raise AssertionError("made again")
-
-
-def test_statistics_are_made_once_and_mended_when_damaged(cache: Path) -> None:
-    reference, made = Reference(**ABOUT), moments()  # type: ignore[arg-type]
-    assert cached_moments(reference, lambda: made) is made
-    kept = cached_moments(reference, never)
-    assert torch.equal(kept.mean, made.mean)
-    assert torch.equal(kept.covariance, made.covariance)
-    assert kept.count == 50
-    (file,) = cache.iterdir()
-    whole = file.read_bytes()
-    for damaged in (whole[:-5], b"", b"\xff" * 40):
-        file.write_bytes(damaged)
-        with pytest.raises(AssertionError, match="made again"):
-            cached_moments(reference, never)
-    cached_moments(reference, lambda: made)
-    assert file.read_bytes() == whole
-
-
-@pytest.mark.parametrize("key", list(ABOUT))
-def test_any_other_circumstance_is_another_file(cache: Path, key: str) -> None:
-    reference = Reference(**ABOUT)  # type: ignore[arg-type]
-    cached_moments(reference, moments)
-    changed = {**ABOUT, key: 60 if key == "count" else "other"}
-    with pytest.raises(AssertionError, match="made again"):
-        cached_moments(Reference(**changed), never)  # type: ignore[arg-type]
-
-
-def test_statistics_of_another_count_are_not_kept(cache: Path, unchecked: None) -> None:
-    with pytest.raises(ValueError, match="are of 50 images; asked for were 60"):
-        cached_moments(Reference(**{**ABOUT, "count": 60}), moments)  # type: ignore[arg-type]
-    assert not cache.exists()
-    with pytest.raises(ValueError, match="count >= 2"):
-        Reference(**{**ABOUT, "count": 1})  # type: ignore[arg-type]
+    return tmp_path / "immiscible-diffusion" / "features"
 
 
 class Counted:
@@ -104,12 +62,12 @@ def test_features_are_made_once_for_the_same_images_network_and_arithmetic(
 def test_damaged_features_are_made_again_and_quick_ones_are_not_kept(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raw, folder = torch.zeros(2, 3, 8, 8, dtype=torch.uint8), cache.parent / "features"
+    raw = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     cached_features(raw, PooledPixels())
-    assert not folder.exists()
+    assert not cache.exists()
     monkeypatch.setattr(reference, "_WORTH_SECONDS", 0.0)
     whole = cached_features(raw, PooledPixels())
-    (file,) = folder.iterdir()
+    (file,) = cache.iterdir()
     for damaged in (file.read_bytes()[:-5], b"", b"\xff" * 40):
         file.write_bytes(damaged)
         assert torch.equal(cached_features(raw, PooledPixels()), whole)

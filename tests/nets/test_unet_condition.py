@@ -16,7 +16,7 @@ import tiny_pipeline
 from immiscible_diffusion import Denoising, Digits, Independent, Pixels, Train, fit, new_state
 from immiscible_diffusion.nets import UNetCondition
 from immiscible_diffusion.nets.text_encoder import text_encoder
-from immiscible_diffusion.runs.conditions import Captioned, conditioned, with_prompts
+from immiscible_diffusion.runs.conditions import EncodedCaptions, conditioned, with_prompts
 from immiscible_diffusion.types import Batch
 
 X_T = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -167,7 +167,7 @@ class Six:
 
 
 class CaptionedSix(Six):
-    def captions(self, numbers: Tensor) -> list[str]:
+    def caption_texts(self, numbers: Tensor) -> list[str]:
         return [f"number {i}" for i in numbers.tolist()]
 
 
@@ -181,7 +181,7 @@ class Scaled:
 
 def test_captions_become_hidden_states_on_the_way_to_the_net(folder: Path) -> None:
     source = conditioned(CaptionedSix(None), described(folder, prompts=()))
-    assert isinstance(source, Captioned)
+    assert isinstance(source, EncodedCaptions)
     assert (source.shape, source.rows, source.classes) == ((4, 8, 8), 6, None)
     expected = text_encoder(str(folder))([f"number {i}" for i in range(6)])
     for batch in (next(source.batches(6, 0)), source.held_out()):

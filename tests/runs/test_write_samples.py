@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from immiscible_diffusion import MLP, Denoising, Pixels, Trained, generate, registry
-from immiscible_diffusion.export.model import export, load_export
+from immiscible_diffusion.export.model import load_export, save_export
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.runs import write_samples as samples
 from immiscible_diffusion.runs.write_samples import Asked, write_samples
@@ -34,7 +34,7 @@ def model(tmp_path: Path) -> Path:
         for weight in net.parameters():
             torch.nn.init.normal_(weight, std=0.3)
     trained = Trained(net.eval(), Denoising(), Pixels(), StandardNormal(), (3, 4, 4))
-    export(trained, tmp_path / "export", net=described, classes=3, about={"coupling": "independent"})
+    save_export(trained, tmp_path / "export", net=described, classes=3, about={"coupling": "independent"})
     return tmp_path / "export"
 
 
@@ -104,8 +104,14 @@ from immiscible_diffusion.registry import register
 @dataclass(frozen=True)
 class NetOfOnesOwn:
     width: int = 8
+    def condition(self, classes):
+        return "nothing"
     def build(self, shape, classes):
         return MLP(width=self.width).build(shape, classes)
+    def save(self, net, folder):
+        MLP(width=self.width).save(net, folder)
+    def load(self, folder, shape, classes):
+        return MLP(width=self.width).load(folder, shape, classes)
 """
 
 
@@ -116,7 +122,7 @@ def test_two_processes_write_the_same_bytes(model: Path, tmp_path: Path, monkeyp
     monkeypatch.setitem(registry._registered, "net", dict(registry._registered["net"]))
     described = importlib.import_module("own_module").NetOfOnesOwn()
     trained = Trained(described.build((1, 4, 4), None).eval(), Denoising(), Pixels(), StandardNormal(), (1, 4, 4))
-    export(trained, tmp_path / "own", net=described, classes=None, about={})
+    save_export(trained, tmp_path / "own", net=described, classes=None, about={})
     for name, folder, asked in (("a", model, ASKED), ("b", tmp_path / "own", Asked(steps=2))):
         written(folder, tmp_path / f"{name} one", 10, asked)
         assert written(folder, tmp_path / f"{name} two", 10, asked, workers=2)[-1] == 10
@@ -148,7 +154,7 @@ def test_other_weights_under_the_same_index_are_another_model(model: Path, tmp_p
     with torch.no_grad():
         next(trained.net.parameters()).add_(1.0)
     other = MLP(width=16, conditional=True)
-    export(trained, model, net=other, classes=3, about={"coupling": "independent"})
+    save_export(trained, model, net=other, classes=3, about={"coupling": "independent"})
     assert (model / "immiscible.json").read_bytes() == index
     with pytest.raises(ValueError, match="another model or another choice"):
         written(model, tmp_path / "out", 8)

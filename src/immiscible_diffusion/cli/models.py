@@ -13,8 +13,8 @@ from immiscible_diffusion.cli.options import Device, Folder, checked_device, err
 from immiscible_diffusion.experiments.config import Config, read_config
 from immiscible_diffusion.export.model import load_export
 from immiscible_diffusion.files import read_json, write_json
+from immiscible_diffusion.runs.conditions import conditions_for
 from immiscible_diffusion.runs.evaluation import evaluate as measure
-from immiscible_diffusion.runs.evaluation import labels_for
 from immiscible_diffusion.runs.write_samples import Asked, write_samples
 from immiscible_diffusion.sample import Start, Trained
 
@@ -103,7 +103,7 @@ def _run(folder: Path, device: str | None) -> tuple[Config, Trained]:
 
 def _labels(text: str, config: Config) -> tuple[int, ...]:
     classes = config.source.classes
-    if not getattr(config.net, "conditional", False) or classes is None:
+    if config.net.condition(classes) != "labels" or classes is None:
         if text:
             raise ValueError("--labels: this run's net takes no labels")
         return ()
@@ -117,10 +117,10 @@ def _labels(text: str, config: Config) -> tuple[int, ...]:
 
 def _held_out_conditions(config: Config) -> dict[str, Any]:
     """Return the run's plain values where its net's condition is no label, and so comes from held-out rows."""
-    dense = getattr(config.net, "beside", 0) or (
-        getattr(config.net, "conditional", False) and config.source.classes is None
-    )
-    return config.plain() if dense and labels_for(config, 1) is not None else {}
+    if config.net.condition(config.source.classes) not in ("text", "dense"):
+        return {}
+    conditions_for(config, 1)  # a source without them is refused before the folder is claimed
+    return config.plain()
 
 
 def _start(start: str) -> Start:

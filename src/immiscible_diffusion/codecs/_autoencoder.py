@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 import threading
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 from immiscible_diffusion.files import read_json
 
-__all__ = ["config", "digest", "factors", "folder", "load"]
+__all__ = ["config", "copied", "digest", "factors", "folder", "load"]
 
 _OWN_SCALE = {"AutoencoderKL": 0.18215, "AutoencoderTiny": 1.0}  # diffusers' defaults; older config.json name none
 _WEIGHTS = "diffusion_pytorch_model"
@@ -49,6 +50,15 @@ def config(path: Path) -> dict[str, Any]:
     if found not in _OWN_SCALE:  # a name that comes out of a file never reaches another class
         raise ValueError(f"{path / 'config.json'} describes a {found}; a vae is one of {list(_OWN_SCALE)}")
     return values  # type: ignore[no-any-return]
+
+
+def copied(source: Path, target: Path) -> dict[str, Any]:
+    """Copy the weights of one folder into another, which is made, and return the configuration."""
+    target.mkdir()
+    index = source / f"{_WEIGHTS}.safetensors.index.json"
+    for file in [*_weights(source), *([index] if index.is_file() else [])]:
+        shutil.copyfile(file, target / file.name)
+    return config(source)
 
 
 def factors(values: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:

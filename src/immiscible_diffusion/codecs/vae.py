@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.codecs import _autoencoder
+from immiscible_diffusion.files import write_json
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Float, UInt8
 
@@ -133,6 +134,29 @@ class VAE:
             "scale": list(scale),
             "shift": list(shift),
         }
+
+    def save(self, folder: Path) -> str:
+        """Copy the autoencoder to ``vae/``, with this codec's scale in its configuration.
+
+        Return why a pipeline of diffusers cannot use it, or the empty text.
+
+        Raises:
+            ValueError: no autoencoder.
+        """
+        source, target = self._folder(), folder / "vae"
+        config = _autoencoder.copied(source, target)
+        scale, shift = (tuple(_several(value)) for value in (self.scale, self.shift))
+        default_scale, default_shift = _autoencoder.factors(config)
+        scale, shift = scale or default_scale, shift or default_shift
+        stock = len(scale) == 1 and not any(shift)
+        write_json(target / "config.json", config | {"scaling_factor": scale[0]} if stock else config)
+        return "" if stock else "the pipeline knows one scale and no shift of latents, and this model has others"
+
+    def load(self, folder: Path) -> "VAE":
+        """Return the same codec with the ``vae/`` of the folder, where the folder has one."""
+        if not (folder / "vae" / "config.json").is_file():
+            return self
+        return replace(self, path=str(folder), subfolder="vae", revision="")
 
     def _folder(self) -> Path:
         return _autoencoder.folder(self.path, self.subfolder, self.revision)

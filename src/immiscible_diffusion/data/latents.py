@@ -30,7 +30,7 @@ class Latents:
     A batch's ``raw`` is z = mean + std * eps, (b, z, y, x), float32 and unscaled: the codec ``vae`` scales it. eps and
     the side of a row are functions of (seed, epoch, row), whatever the batch size; without a posterior
     (AutoencoderTiny) z is the mean. ``cond`` holds labels; without labels, the number of one caption of each row,
-    drawn likewise, which ``captions`` turns into text. Held-out data are images, for metrics.
+    drawn likewise, which ``caption_texts`` turns into text. Held-out data are images, for metrics.
 
     Shards are mapped into memory and read row by row: memory does not grow with the data set. Sizes and headers are
     checked when the folder is first read; ``verify`` checks every byte.
@@ -109,7 +109,7 @@ class Latents:
             cond = stored.first_captions[-2] + torch.cat([ends.new_zeros(1), ends[:-1]])
         return Batch(read("images")[:].clone(), cond, read("rows")[:].clone())
 
-    def captions(self, numbers: Int[Tensor, " b"]) -> list[str]:
+    def caption_texts(self, numbers: Int[Tensor, " b"]) -> list[str]:
         """Return the captions of these numbers, as ``cond`` holds them.
 
         Raises:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.schedules import Schedule, Straight
+from immiscible_diffusion.schedules import Straight
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Coupling, Float
+from immiscible_diffusion.types import Coupling, Float, Schedule
 
 __all__ = ["Miscibility", "flower", "leading_plane", "miscibility", "paths"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from immiscible_diffusion.registry import describe, make, read_table
 from immiscible_diffusion.train import Train
-from immiscible_diffusion.types import Codec, Coupling, Features, Method, Metric, Source
+from immiscible_diffusion.types import Codec, Coupling, Features, Method, Metric, NetDescription, Source
 
 __all__ = ["Config", "Evaluation", "read_config"]
 
@@ -51,15 +51,23 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One whole run. ``net`` is the description of the net: it has ``build(shape, classes)``."""
+    """One whole run.
+
+    Raises:
+        ValueError: a net's description that lacks a method of ``types.NetDescription``.
+    """
 
     source: Source
     codec: Codec
     coupling: Coupling
     method: Method
-    net: Any
+    net: NetDescription
     train: Train
     evaluate: Evaluation
+
+    def __post_init__(self) -> None:
+        if lacking := [name for name in ("condition", "build", "save", "load") if not hasattr(self.net, name)]:
+            raise ValueError(f"the net {type(self.net).__name__} needs the methods {lacking} of types.NetDescription")
 
     def plain(self) -> dict[str, Any]:
         """Return the plain values that ``read_config`` makes an equal configuration of, every default filled in."""

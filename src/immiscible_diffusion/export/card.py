@@ -1,74 +1,74 @@
-"""The model card of an export: what the model is, how to load it, where sampling starts."""
+"""The model card of an export: what the model is, how to load it, where sampling starts. Its text is a template."""
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
-from immiscible_diffusion.export.schedulers import FIRST_SEED, Layout
-from immiscible_diffusion.methods.consistency import Consistency
+from immiscible_diffusion.export.stock import Stock, sampling_of
 from immiscible_diffusion.priors import Gaussian
 from immiscible_diffusion.sample import Trained
+from immiscible_diffusion.streams import stream_seed
+from immiscible_diffusion.types import HasDenseCondition, NetDescription
 
-__all__ = ["card", "condition_argument"]
+__all__ = ["card"]
 
 
-def card(trained: Trained, layout: Layout, described: dict[str, Any], cond: str) -> str:
-    """Return the export's README: what it is, how to load it, where sampling starts."""
-    shape = ", ".join(map(str, trained.shape))
-    matched = isinstance(trained.prior, Gaussian)
-    start = (
-        "the Gaussian in `prior.safetensors`, which the coupling made of the noise; N(0, I) is another start"
-        if matched
-        else "N(0, I), as any diffusion model's"
+def card(
+    trained: Trained,
+    stock: Stock,
+    *,
+    net: NetDescription,
+    classes: int | None,
+    described: dict[str, Any],
+    about: dict[str, Any],
+    lora: bool,
+) -> str:
+    """Return the README of an export, Markdown with runnable Python in it.
+
+    Args:
+        trained: the model.
+        stock: what the export holds for diffusers.
+        net: the description of the net.
+        classes: the number of classes that the net was built for.
+        described: net, method and codec as plain values.
+        about: what else to say of the model, as plain values.
+        lora: whether the export holds ``lora/``.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ImportError("a model card needs jinja2: pip install 'immiscible-diffusion[nets]'") from error
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=False,  # noqa: S701 - Markdown; values are JSON in code spans
+        keep_trailing_newline=True,
+        lstrip_blocks=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
-    lines = ["---", "tags: [immiscible-diffusion]", "---", "", "# Trained with immiscible-diffusion", ""]
-    lines += [f"- {name}: `{json.dumps(value)}`" for name, value in {**described, **described["about"]}.items()]
-    lines = [line for line in lines if not line.startswith("- about: ")]
-    lines += [f"- sampling starts from: {start}", f"- one image in model space: ({shape})", "", "## Load", ""]
-    steps = 1 if isinstance(trained.method, Consistency) else 10
-    own = (
-        "from pathlib import Path",
-        *(["import torch"] if cond else []),
-        "from immiscible_diffusion import generate",
-        "from immiscible_diffusion.export.model import load_export",
-        "",
-        'model = load_export(Path("FOLDER"))',
-        f"images = next(generate(model, 16, steps={steps}{cond}))  # as the codec decodes: uint8 for images",
+    environment.filters["json"] = json.dumps
+    sampling = sampling_of(trained.method)
+    text = environment.get_template("card.md").render(
+        facts={**described, **about},
+        net=described["net"],
+        matched=isinstance(trained.prior, Gaussian),
+        shape=", ".join(map(str, trained.shape)),
+        count=math.prod(trained.shape),
+        cond=_condition_argument(trained, net, classes),
+        labels=net.condition(classes) == "labels",
+        stock=stock,
+        sampling=sampling,
+        step="".join(f", {name}={value!r}" for name, value in sampling.step.items()),
+        seed=stream_seed(0, 0, "sample"),
+        lora=lora,
     )
-    lines += ["With immiscible-diffusion, from the start named above:", "", "```python", *own, "```", ""]
-    first = "the first image of `immiscible sample --seed 0`; `samples.npz` holds every image's seed"
-    lines += [f"The noise of that start, to hand over as `noise` below ({first}):"]
-    lines += ["", "```python", *_noise_lines(trained), "```", ""]
-    for what, code in layout.examples:
-        lines += [f"With diffusers, {what}:", "", "```python", code.rstrip(), "```", ""]
-    if layout.why_not:
-        lines += [f"No `model_index.json`: {layout.why_not}.", ""]
-    return "\n".join(lines)
+    return text.rstrip() + "\n"
 
 
-def condition_argument(trained: Trained, net: Any, classes: int | None) -> str:
-    """Return what 16 images are to show, as Python's argument for ``generate``: nothing where the net needs nothing."""
-    if beside := getattr(net, "beside", 0):
-        rest = trained.shape[1:] if hasattr(trained.net, "model") else ()
-        return f", cond=torch.zeros{(16, beside, *rest)}"
-    if getattr(net, "conditional", False) and classes is not None:
-        return f", cond=torch.arange(16) % {classes}"
-    return ""
-
-
-def _noise_lines(trained: Trained) -> list[str]:
-    """Return Python that draws the first image's noise with torch and safetensors alone."""
-    shape, count = ", ".join(map(str, trained.shape)), math.prod(trained.shape)
-    draw = "torch.randn(1, {}, generator=torch.Generator().manual_seed(" + f"{FIRST_SEED}))"
-    if not isinstance(trained.prior, Gaussian):
-        return ["import torch", "", f"noise = {draw.format(shape)}"]
-    return [
-        "import torch",
-        "from safetensors.torch import load_file",
-        "",
-        'start = load_file("FOLDER/prior.safetensors")',
-        'directions, across = start["directions"], start["scale"].item() ** 0.5',
-        f"noise = {draw.format(count)}",
-        'stretch = (noise @ directions.T) * (start["variances"].sqrt() - across)',
-        f'noise = (across * noise + stretch @ directions + start["mean"]).reshape(1, {shape})',
-    ]
+def _condition_argument(trained: Trained, net: NetDescription, classes: int | None) -> str:
+    """Return the condition of 16 images as Python's argument for ``generate``; empty where the net needs none."""
+    kind = net.condition(classes)
+    if kind == "dense" and isinstance(net, HasDenseCondition):
+        return f", cond=torch.zeros{(16, *net.condition_shape(trained.shape))}"
+    return f", cond=torch.arange(16) % {classes}" if kind == "labels" else ""

@@ -36,11 +36,6 @@ class DigitsClassifier:
         return torch.cat([net[:-1](_scaled(part)) for part in torch.split(raw.cpu(), 500)])
 
     @property
-    def label(self) -> str:
-        """What the Fréchet distance in these features is called."""
-        return "Fréchet distance in features of a digits classifier (not FID)"
-
-    @property
     def fingerprint(self) -> str:
         """A text that is equal where the features are: the SHA-256 of the trained weights."""
         return f"digits_classifier/{digest_of_state(classifier().state_dict())}"
@@ -60,16 +55,6 @@ def classifier() -> nn.Sequential:
         net = _train(net)
         write_bytes(path, save(net.state_dict()))
     return net.eval().requires_grad_(False)
-
-
-def test_accuracy() -> float:
-    """Return the classifier's accuracy on the fifth of the digits that it was not trained on."""
-    images, labels, order = _digits()
-    rest = order[1437:]
-    return float((classifier()(_scaled(images[rest])).argmax(1) == labels[rest]).float().mean())
-
-
-test_accuracy.__test__ = False  # type: ignore[attr-defined]
 
 
 def _scaled(raw: Tensor) -> Tensor:

@@ -49,11 +49,6 @@ class EfficientnetLite:
         return in_batches(images, forward)
 
     @property
-    def label(self) -> str:
-        """What the Fréchet distance in these features is called."""
-        return "Fréchet distance in EfficientNet-Lite2 features (not FID)"
-
-    @property
     def fingerprint(self) -> str:
         """A text that is equal where the features are: the weights' SHA-256."""
         return f"efficientnet_lite/{_SHA256}/{_SIZE}"

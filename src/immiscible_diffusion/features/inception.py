@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,6 @@ from immiscible_diffusion.types import Float, UInt8
 __all__ = ["Inception"]
 
 _SIZE = 299
-_WORDS: dict[Resize, str] = {
-    "pytorch_fid": "",
-    "clean_fid": ", clean-fid resize",
-    "tensorflow": ", TensorFlow resize",
-}
 
 
 @register("features")
@@ -55,8 +50,8 @@ class Inception:
     def __post_init__(self) -> None:
         if self.layer not in LAYERS:
             raise ValueError(f"layer is {self.layer!r}; it must be one of {list(LAYERS)}")
-        if self.resize not in _WORDS:
-            raise ValueError(f"resize is {self.resize!r}; it must be one of {list(_WORDS)}")
+        if self.resize not in get_args(Resize):
+            raise ValueError(f"resize is {self.resize!r}; it must be one of {list(get_args(Resize))}")
 
     def __call__(self, raw: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n f"]:
         """Return the layer's features of images, (n, f), float32, on their device.
@@ -80,16 +75,6 @@ class Inception:
 
         together = in_batches(images, forward)
         return dict(zip(layers, torch.split(together, widths, 1), strict=True))
-
-    @property
-    def label(self) -> str:
-        """What the Fréchet distance in these features is called."""
-        words = _WORDS[self.resize]
-        if self.layer == "spatial":
-            return f"sFID ({words[2:]})" if words else "sFID"
-        if self.layer == "logits":
-            return f"Fréchet distance in Inception logits (not FID{words})"
-        return f"FID ({self.layer} features{words})"
 
     @property
     def fingerprint(self) -> str:

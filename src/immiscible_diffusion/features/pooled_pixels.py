@@ -27,11 +27,6 @@ class PooledPixels:
         return pooled.flatten(1)
 
     @property
-    def label(self) -> str:
-        """What the Fréchet distance in these features is called."""
-        return f"Fréchet distance in {self.size} x {self.size} pooled pixels (not FID)"
-
-    @property
     def fingerprint(self) -> str:
         """A text that is equal where the features are."""
         return f"pooled_pixels/{self.size}"
@@ -45,11 +40,6 @@ class Values:
     def __call__(self, raw: Float[Tensor, "n *dims"]) -> Float[Tensor, "n f"]:
         """Return the rows flattened, (n, f), float32."""
         return raw.float().flatten(1)
-
-    @property
-    def label(self) -> str:
-        """What the Fréchet distance in these features is called."""
-        return "Fréchet distance of the values (not FID)"
 
     @property
     def fingerprint(self) -> str:

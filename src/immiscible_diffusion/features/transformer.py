@@ -66,11 +66,6 @@ class Dinov2:
         return in_batches(images, forward)
 
     @property
-    def label(self) -> str:
-        """What the Fréchet distance in these features is called."""
-        return f"Fréchet distance in DINOv2 features of {self.model} (not FID)"
-
-    @property
     def fingerprint(self) -> str:
         """A text that is equal where the features are: the SHA-256 of the weights, and the size."""
         net = _network("Dinov2Model", self.model, self.revision, torch.device("cpu"))
@@ -109,11 +104,6 @@ class Clip:
             return torch.nn.functional.normalize(found, dim=1)
 
         return in_batches(images, forward)
-
-    @property
-    def label(self) -> str:
-        """What the Fréchet distance in these features is called."""
-        return f"Fréchet distance in CLIP features of {self.model} (not FID)"
 
     @property
     def fingerprint(self) -> str:

@@ -10,15 +10,15 @@ from torch import Tensor
 from immiscible_diffusion.methods._consistency_levels import Draw, Growth, chances, level_count
 from immiscible_diffusion.methods._distances import Distance, distance
 from immiscible_diffusion.methods._preconditioning import check_sigmas, denoised
-from immiscible_diffusion.methods.samplers import Generators, fresh_like
+from immiscible_diffusion.methods.samplers import fresh_like
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.schedules import check_steps, karras, uniform
 from immiscible_diffusion.tensors import expand
-from immiscible_diffusion.types import Float, Net
+from immiscible_diffusion.types import Float, Generators, Net, StockSampling
 
-__all__ = ["SAMPLING_LEVELS", "Consistency", "improved"]
+__all__ = ["Consistency", "improved"]
 
-SAMPLING_LEVELS = 40
+_LEVELS = 40
 """The levels that sampling picks from, as diffusers' ``CMStochasticIterativeScheduler`` does by default."""
 
 
@@ -177,10 +177,10 @@ class Consistency:
         Raises:
             ValueError: fewer than one step, or more than 40.
         """
-        if check_steps(steps) > SAMPLING_LEVELS:
-            raise ValueError(f"{steps} sampling steps; consistency sampling has {SAMPLING_LEVELS} levels")
-        levels = karras(SAMPLING_LEVELS, low=self.sigma_min, high=self.sigma_max, rho=self.rho)
-        sigmas = levels[:: SAMPLING_LEVELS // steps][:steps].tolist()
+        if check_steps(steps) > _LEVELS:
+            raise ValueError(f"{steps} sampling steps; consistency sampling has {_LEVELS} levels")
+        levels = karras(_LEVELS, low=self.sigma_min, high=self.sigma_max, rho=self.rho)
+        sigmas = levels[:: _LEVELS // steps][:steps].tolist()
         x = self._f(net, sigmas[0] * noise, noise.new_full((len(noise),), sigmas[0]), cond)
         for sigma in sigmas[1:]:
             x_t = x + math.sqrt(sigma**2 - self.sigma_min**2) * fresh_like(x, generator)
@@ -190,6 +190,18 @@ class Consistency:
     def stochastic(self, steps: int) -> bool:
         """Return whether sampling in this many steps adds noise of its own."""
         return steps > 1
+
+    def stock_sampling(self) -> StockSampling:
+        """Return diffusers' scheduler of consistency models."""
+        options = {key: getattr(self, key) for key in ("sigma_min", "sigma_max", "sigma_data", "rho")}
+        return StockSampling(
+            "CMStochasticIterativeScheduler",
+            {"num_train_timesteps": _LEVELS, **options, "clip_denoised": False},
+            time="log_sigma",
+            steps=1,
+            begin="noise * scheduler.init_noise_sigma",
+            net_x="scheduler.scale_model_input(x, t)",
+        )
 
     def _f(self, net: Net, x_t: Tensor, sigma: Tensor, cond: Tensor | None) -> Tensor:
         return denoised(net, x_t, sigma, cond, sigma_data=self.sigma_data, floor=self.sigma_min)

@@ -2,17 +2,17 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from immiscible_diffusion.methods._distances import distance
-from immiscible_diffusion.methods.samplers import Generators, Node, Sampler, check_sampler, solve
+from immiscible_diffusion.methods.samplers import Node, Sampler, check_sampler, solve
 from immiscible_diffusion.registry import register
-from immiscible_diffusion.schedules import Schedule, Straight
+from immiscible_diffusion.schedules import Betas, Straight
 from immiscible_diffusion.tensors import expand
-from immiscible_diffusion.types import Float, Net
+from immiscible_diffusion.types import Float, Generators, Net, Schedule, StockSampling
 
 __all__ = ["Denoising", "Prediction"]
 
@@ -148,6 +148,10 @@ class Denoising:
         """Return whether sampling in this many steps adds noise of its own."""
         return self.eta > 0 and steps > 1
 
+    def stock_sampling(self) -> StockSampling:
+        """Return diffusers' scheduler for this schedule, prediction and sampler, or why there is none."""
+        return _flow(self) if isinstance(self.schedule, Straight) else _ddpm(self)
+
     def split(
         self, x_t: Float[Tensor, "b *dims"], t: Float[Tensor, " b"], prediction: Float[Tensor, "b *dims"]
     ) -> tuple[Float[Tensor, "b *dims"], Float[Tensor, "b *dims"]]:
@@ -165,3 +169,44 @@ class Denoising:
         zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
         parts = {"x0": (one, zero), "eps": (zero, one), "v": (-sigma, alpha), "velocity": (-one, one)}
         return parts[self.predict]
+
+
+def _flow(method: Denoising) -> StockSampling:
+    if method.clip:
+        return StockSampling(why_none="diffusers' scheduler of flow matching does not clip")
+    if method.predict != "velocity":
+        return StockSampling(
+            why_none=f"diffusers has no scheduler that predicts {method.predict!r} on {method.schedule}"
+        )
+    stock = method.sampler == "ddim" and not method.eta
+    return StockSampling(
+        "FlowMatchEulerDiscreteScheduler",
+        differs="" if stock else f"{method.sampler!r} with eta {method.eta}",
+        set_timesteps="sigmas=[1 - i / 10 for i in range(10)]",
+    )
+
+
+def _ddpm(method: Denoising) -> StockSampling:
+    schedule, predictions = method.schedule, {"eps": "epsilon", "x0": "sample", "v": "v_prediction"}
+    if not isinstance(schedule, Betas) or method.predict not in predictions:
+        return StockSampling(why_none=f"diffusers has no scheduler that predicts {method.predict!r} on {schedule}")
+    if schedule.levels != 1000:
+        return StockSampling(
+            why_none=f"the net counts 1000 levels as diffusers does, and the schedule has {schedule.levels}"
+        )
+    levels = {
+        "num_train_timesteps": schedule.levels,
+        "beta_start": schedule.first,
+        "beta_end": schedule.last,
+        "beta_schedule": schedule.kind,
+        "prediction_type": predictions[method.predict],
+        "timestep_spacing": "trailing",
+    }
+    if method.sampler == "dpmpp":
+        return StockSampling("DPMSolverMultistepScheduler", {**levels, "lower_order_final": False})
+    clip = {"clip_sample": method.clip > 0, "clip_sample_range": method.clip or 1.0}
+    step: dict[str, Any] = {"eta": method.eta} if method.eta else {}
+    if method.clip:
+        step["use_clipped_model_output"] = True
+    differs = "" if method.sampler == "ddim" else repr(method.sampler)
+    return StockSampling("DDIMScheduler", levels | clip, differs=differs, step=step)

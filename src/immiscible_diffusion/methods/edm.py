@@ -1,18 +1,18 @@
 """The method of "Elucidating the design space of diffusion-based generative models" (Karras et al., 2022)."""
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from immiscible_diffusion.methods._distances import distance
 from immiscible_diffusion.methods._preconditioning import check_sigmas, denoised, scalings
-from immiscible_diffusion.methods.samplers import Generators, Node, Sampler, check_sampler, solve
+from immiscible_diffusion.methods.samplers import Node, Sampler, check_sampler, solve
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.schedules import karras, log_time
 from immiscible_diffusion.tensors import expand, normal
-from immiscible_diffusion.types import Float, Net
+from immiscible_diffusion.types import Float, Generators, Net, StockSampling
 
 __all__ = ["Edm"]
 
@@ -136,3 +136,20 @@ class Edm:
     def stochastic(self, steps: int) -> bool:
         """Return whether sampling in this many steps adds noise of its own."""
         return self.churn > 0
+
+    def stock_sampling(self) -> StockSampling:
+        """Return diffusers' scheduler for this sampler."""
+        options: dict[str, Any] = {key: getattr(self, key) for key in ("sigma_min", "sigma_max", "sigma_data", "rho")}
+        stock, name = self.sampler == "ddim" and not self.churn, "EDMEulerScheduler"
+        if self.sampler == "dpmpp":
+            stock, name, options["lower_order_final"] = True, "EDMDPMSolverMultistepScheduler", False
+        return StockSampling(
+            name,
+            options,
+            differs="" if stock else f"{self.sampler!r} with churn {self.churn}",
+            time="log_sigma",
+            steps=18,
+            begin="noise * scheduler.sigmas[0]",
+            net_x="scheduler.scale_model_input(x, t)",
+            net_t="1000 * t",
+        )

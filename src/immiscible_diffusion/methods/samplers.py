@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.tensors import normal_like
+from immiscible_diffusion.types import Generators
 
-__all__ = ["Estimate", "Generators", "Node", "Sampler", "check_sampler", "fresh_like", "solve"]
+__all__ = ["Estimate", "Node", "Sampler", "check_sampler", "fresh_like", "solve"]
 
 Sampler = Literal["ddim", "heun", "dpmpp"]
-
-Generators = torch.Generator | Sequence[torch.Generator] | None
-"""One generator for a batch, or one an image, so that an image does not depend on its batch."""
 
 Estimate = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 """Maps x_t (n, *dims) at a node's time to the estimated data and noise, each (n, *dims)."""

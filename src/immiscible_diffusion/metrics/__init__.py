@@ -14,7 +14,7 @@ from immiscible_diffusion.metrics.neighbours import (
     Recall,
     neighbourhoods,
 )
-from immiscible_diffusion.metrics.reference import Reference, cached_features, cached_moments, read_npz, write_npz
+from immiscible_diffusion.metrics.reference import cached_features, read_npz, write_npz
 
 __all__ = [
     "Cmmd",
@@ -28,9 +28,7 @@ __all__ = [
     "Neighbourhoods",
     "Precision",
     "Recall",
-    "Reference",
     "cached_features",
-    "cached_moments",
     "features_of",
     "frechet_distance",
     "frechet_from_moments",

@@ -1,11 +1,9 @@
-"""Statistics of real data: kept once made, and exchanged with other programs."""
+"""Features of real data, kept once computed, and statistics in the file format of other programs."""
 
 import io
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -15,69 +13,12 @@ from torch import Tensor
 
 from immiscible_diffusion.files import cache_folder, digest_of, write_bytes
 from immiscible_diffusion.metrics.moments import Moments
-from immiscible_diffusion.types import Features, Float
+from immiscible_diffusion.types import Features, Float, HasFingerprint
 
-__all__ = ["Reference", "cached_features", "cached_moments", "read_npz", "write_npz"]
+__all__ = ["cached_features", "read_npz", "write_npz"]
 
 _WORTH_SECONDS = 5.0
 """Features that were made sooner than this are not kept in the cache."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Everything that reference statistics depend on; two of them are interchangeable where all of this is equal.
-
-    Args:
-        data: the data set: a hub name with its revision, or a digest of the files.
-        split: which part of it.
-        count: how many images.
-        crop: how images came to the size at which they are compared, such as ``centre 64``.
-        features: the ``fingerprint`` of the features object: network, weights' SHA-256, layer and resize.
-
-    Raises:
-        ValueError: nothing is said of the data or the features, or there are fewer than two images.
-    """
-
-    data: str
-    split: str
-    count: int
-    crop: str
-    features: str
-
-    def __post_init__(self) -> None:
-        if not self.data or not self.features or self.count < 2:
-            raise ValueError(f"{self} needs data, features and count >= 2")
-
-    @property
-    def path(self) -> Path:
-        """The file in the cache that these statistics have."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        return cache_folder() / "references" / f"{digest_of(text.encode())[:32]}.safetensors"
-
-
-def cached_moments(reference: Reference, make: Callable[[], Moments]) -> Moments:
-    """Return the statistics from the cache, or make and keep them.
-
-    The file is written whole or not at all; a damaged one is made again.
-
-    Raises:
-        ValueError: the statistics made are not of ``count`` images.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load, save
-
-    try:
-        found = load(reference.path.read_bytes())
-        return Moments(found["mean"], found["covariance"], int(found["count"]))
-    except (OSError, SafetensorError, KeyError, ValueError):  # not there, or not whole: both are mended by making
-        pass
-    moments = make()
-    if moments.count != reference.count:
-        raise ValueError(f"the statistics are of {moments.count} images; asked for were {reference.count}")
-    values = {"mean": moments.mean.cpu(), "covariance": moments.covariance.cpu(), "count": torch.tensor(moments.count)}
-    contiguous = {name: value.contiguous() for name, value in values.items()}
-    write_bytes(reference.path, save(contiguous, {"about": json.dumps(asdict(reference))}))
-    return moments
 
 
 def cached_features(raw: Tensor, features: Features) -> Float[Tensor, "n f"]:
@@ -93,12 +34,11 @@ def cached_features(raw: Tensor, features: Features) -> Float[Tensor, "n f"]:
     from safetensors import SafetensorError
     from safetensors.torch import load, save
 
-    fingerprint = getattr(features, "fingerprint", None)
-    if fingerprint is None:
+    if not isinstance(features, HasFingerprint):
         return features(raw).cpu()
     images = raw.cpu().contiguous()
     digest = digest_of(images.numpy().tobytes())
-    about = json.dumps([digest, str(images.dtype), list(images.shape), fingerprint, *_arithmetic(raw.device)])
+    about = json.dumps([digest, str(images.dtype), list(images.shape), features.fingerprint, *_arithmetic(raw.device)])
     path = cache_folder() / "features" / f"{digest_of(about.encode())[:32]}.safetensors"
     try:
         return load(path.read_bytes())["features"]

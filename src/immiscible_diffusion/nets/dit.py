@@ -1,12 +1,15 @@
 """diffusers' diffusion transformer with class labels (Peebles and Xie, arXiv:2212.09748)."""
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.files import read_tensors
 from immiscible_diffusion.registry import register
+from immiscible_diffusion.types import Condition, TimeScale
 
 __all__ = ["Dit"]
 
@@ -47,12 +50,17 @@ class Dit:
     conditional: bool = False
     drop: float = 0.1
     checkpointing: bool = False
+    time: ClassVar[TimeScale] = "levels"
 
     def __post_init__(self) -> None:
         if min(self.depth, self.heads, self.head_width, self.patch) < 1 or self.heads * self.head_width % 4:
             raise ValueError(f"{self} needs sizes >= 1 and heads * head_width a multiple of 4")
         if not 0 <= self.drop < 1:
             raise ValueError(f"drop is {self.drop}; it must lie in [0, 1)")
+
+    def condition(self, classes: int | None) -> Condition:
+        """Return what the net is conditioned on: nothing or labels."""
+        return "labels" if self.conditional else "nothing"
 
     def build(self, shape: tuple[int, ...], classes: int | None) -> nn.Module:
         """Return the net for square data of this shape, (c, h, h), with weights from the global generator.
@@ -65,6 +73,25 @@ class Dit:
         if len(shape) != 3 or shape[1] != shape[2] or shape[1] % self.patch:
             raise ValueError(f"a DiT needs (c, h, h) with sides of multiples of {self.patch}: {shape}")
         return _Dit(self, shape, classes or 0)
+
+    def save(self, net: nn.Module, folder: Path) -> None:
+        """Write ``transformer/`` as diffusers does."""
+        model: Any = net.get_submodule("model")
+        model.save_pretrained(folder / "transformer")
+
+    def load(self, folder: Path, shape: tuple[int, ...], classes: int | None) -> nn.Module:
+        """Return the net that ``save`` wrote.
+
+        Raises:
+            ValueError: the file is missing or damaged.
+        """
+        net, path = self.build(shape, classes), folder / "transformer" / "diffusion_pytorch_model.safetensors"
+        net.get_submodule("model").load_state_dict(read_tensors(path))
+        return net
+
+    def stock_parts(self) -> dict[str, tuple[str, str]]:
+        """Return the folder that ``save`` writes, with its class in diffusers."""
+        return {"transformer": ("diffusers", "DiTTransformer2DModel")}
 
 
 class _Dit(nn.Module):

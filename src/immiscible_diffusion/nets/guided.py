@@ -6,6 +6,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.types import HasNullCondition
+
 __all__ = ["Guided", "guided"]
 
 
@@ -27,7 +29,7 @@ def guided(net: nn.Module, scale: float) -> nn.Module:
         raise ValueError(f"guidance is {scale}; it must be finite and at least 0")
     if scale == 1:
         return net
-    if not getattr(net, "conditional", False) or not hasattr(net, "null"):
+    if not isinstance(net, HasNullCondition) or not net.conditional:
         raise ValueError(
             f"guidance is {scale}; this net ({type(net).__name__}) was not trained with a condition that is dropped: "
             "use unet_condition or dit with conditional = true"

@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.files import read_tensors, write_tensors
 from immiscible_diffusion.nets._dense_condition import joined
 from immiscible_diffusion.registry import register
+from immiscible_diffusion.types import Condition
 
 __all__ = ["MLP"]
 
@@ -40,6 +43,14 @@ class MLP:
         if self.width < 1 or self.depth < 1 or not 0 <= self.dropout < 1:
             raise ValueError(f"{self} needs width >= 1, depth >= 1 and 0 <= dropout < 1")
 
+    def condition(self, classes: int | None) -> Condition:
+        """Return what the net is conditioned on: nothing, labels or a dense condition."""
+        return "dense" if self.beside else "labels" if self.conditional else "nothing"
+
+    def condition_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of a dense condition, (beside,)."""
+        return (self.beside,)
+
     def build(self, shape: tuple[int, ...], classes: int | None) -> nn.Module:
         """Return the net for data of this shape, with weights from the global generator.
 
@@ -49,6 +60,20 @@ class MLP:
         if self.conditional and classes is None:
             raise ValueError("a conditional MLP needs labels; this source has none")
         return _MLP(self, math.prod(shape), classes if self.conditional else None)
+
+    def save(self, net: nn.Module, folder: Path) -> None:
+        """Write ``net.safetensors``."""
+        write_tensors(folder / "net.safetensors", net.state_dict())
+
+    def load(self, folder: Path, shape: tuple[int, ...], classes: int | None) -> nn.Module:
+        """Return the net that ``save`` wrote.
+
+        Raises:
+            ValueError: the file is missing or damaged.
+        """
+        net = self.build(shape, classes)
+        net.load_state_dict(read_tensors(folder / "net.safetensors"))
+        return net
 
 
 class _MLP(nn.Module):

@@ -1,13 +1,16 @@
 """diffusers' unconditional or class-conditional U-Net."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
+from immiscible_diffusion.files import read_tensors
 from immiscible_diffusion.nets._dense_condition import joined
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.schedules import log_sigma
+from immiscible_diffusion.types import Condition, TimeScale
 
 __all__ = ["UNet"]
 
@@ -39,7 +42,7 @@ class UNet:
     attention: tuple[int, ...] = ()
     dropout: float = 0.0
     conditional: bool = False
-    time: Literal["levels", "log_sigma"] = "levels"
+    time: TimeScale = "levels"
     beside: int = 0
 
     def __post_init__(self) -> None:
@@ -53,6 +56,14 @@ class UNet:
             raise ValueError(f"beside is {self.beside}; it must be at least 0, and 0 where labels are the condition")
         if self.time not in ("levels", "log_sigma"):
             raise ValueError(f"no time named {self.time!r}; there are ['levels', 'log_sigma']")
+
+    def condition(self, classes: int | None) -> Condition:
+        """Return what the net is conditioned on: nothing, labels or a dense condition."""
+        return "dense" if self.beside else "labels" if self.conditional else "nothing"
+
+    def condition_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of a dense condition of images of shape (c, h, w): (beside, h, w)."""
+        return (self.beside, *shape[1:])
 
     def build(self, shape: tuple[int, ...], classes: int | None) -> nn.Module:
         """Return the net for images of this shape, (c, h, w), with weights from the global generator.
@@ -68,6 +79,25 @@ class UNet:
                 f"{len(self.channels)} levels need (c, h, w) with sides of multiples of {halvings}: {shape}"
             )
         return _UNet(self, shape, classes if self.conditional else None)
+
+    def save(self, net: nn.Module, folder: Path) -> None:
+        """Write ``unet/`` as diffusers does."""
+        model: Any = net.get_submodule("model")
+        model.save_pretrained(folder / "unet")
+
+    def load(self, folder: Path, shape: tuple[int, ...], classes: int | None) -> nn.Module:
+        """Return the net that ``save`` wrote.
+
+        Raises:
+            ValueError: the file is missing or damaged.
+        """
+        net, path = self.build(shape, classes), folder / "unet" / "diffusion_pytorch_model.safetensors"
+        net.get_submodule("model").load_state_dict(read_tensors(path))
+        return net
+
+    def stock_parts(self) -> dict[str, tuple[str, str]]:
+        """Return the folder that ``save`` writes, with its class in diffusers."""
+        return {"unet": ("diffusers", "UNet2DModel")}
 
 
 class _UNet(nn.Module):

@@ -1,20 +1,23 @@
 """diffusers' U-Net with cross-attention, the net of Stable Diffusion: captions, class names or learned class tokens."""
 
+import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from immiscible_diffusion.files import read_json
+from immiscible_diffusion.files import read_json, read_tensors, write_tensors
 from immiscible_diffusion.nets.text_encoder import pipeline_folder, text_encoder
 from immiscible_diffusion.registry import register
+from immiscible_diffusion.types import Condition, TimeScale
 
 __all__ = ["UNetCondition"]
 
 _ARCHITECTURE = "channels", "layers", "attention", "heads", "groups", "width"
+_TOKENS = "class-tokens.safetensors"
 
 
 @register("net")
@@ -68,6 +71,7 @@ class UNetCondition:
     revision: str = ""
     lora: int = 0
     checkpointing: bool = False
+    time: ClassVar[TimeScale] = "levels"
 
     def __post_init__(self) -> None:
         if min(self.layers, self.heads, self.groups, self.tokens, self.width) < 1 or self.lora < 0:
@@ -86,6 +90,12 @@ class UNetCondition:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         if self.pretrained and (changed := [n for n in _ARCHITECTURE if getattr(self, n) != defaults[n]]):
             raise ValueError(f"pretrained = {self.pretrained!r} brings its own architecture: leave out {changed[0]}")
+
+    def condition(self, classes: int | None) -> Condition:
+        """Return what the net is conditioned on: nothing; labels, of which each has a prompt or tokens; or captions."""
+        if not self.conditional:
+            return "nothing"
+        return "text" if self.text and classes is None else "labels"
 
     def build(self, shape: tuple[int, ...], classes: int | None) -> nn.Module:
         """Return the net for data of this shape, (c, h, w), with weights from the global generator or ``pretrained``.
@@ -113,11 +123,40 @@ class UNetCondition:
             _add_lora(model, self.lora)
         return _UNetCondition(self, model, states, known)
 
-    def at(self, folder: Path) -> "UNetCondition":
-        """Return the description of the same net as it lies in an exported pipeline's folder."""
-        own = {field.name: field.default for field in dataclasses.fields(self) if field.name in _ARCHITECTURE}
-        text = str(folder) if self.text else ""
-        return dataclasses.replace(self, pretrained=str(folder), text=text, revision="", lora=0, **own)  # type: ignore[arg-type]
+    def save(self, net: nn.Module, folder: Path) -> None:
+        """Write ``unet/``, and ``text_encoder/`` and ``tokenizer/`` or ``class-tokens.safetensors``.
+
+        Updates of LoRA are merged into ``unet/``, and alone in ``lora/``.
+        """
+        model: Any = net.get_submodule("model")
+        if self.lora and hasattr(model, "peft_config"):
+            _save_lora(model, folder / "lora")
+            model = copy.deepcopy(model)
+            model.fuse_lora()
+            model.unload_lora()
+        model.save_pretrained(folder / "unet")
+        if self.text:
+            text_encoder(self.text, self.revision).save(folder)
+        else:
+            write_tensors(folder / _TOKENS, net.get_submodule("table").state_dict())
+
+    def load(self, folder: Path, shape: tuple[int, ...], classes: int | None) -> nn.Module:
+        """Return the net that ``save`` wrote, with every part read from the folder.
+
+        Raises:
+            ValueError: a file is missing, damaged or does not fit the others.
+        """
+        parts: dict[str, Any] = {"pretrained": str(folder), "text": str(folder) if self.text else "", "revision": ""}
+        parts |= {field.name: field.default for field in dataclasses.fields(self) if field.name in _ARCHITECTURE}
+        net = dataclasses.replace(self, lora=0, **parts).build(shape, classes)
+        if not self.text:
+            net.get_submodule("table").load_state_dict(read_tensors(folder / _TOKENS))
+        return net
+
+    def stock_parts(self) -> dict[str, tuple[str, str]]:
+        """Return the folders that ``save`` writes, with their classes in diffusers and transformers."""
+        text = {"text_encoder": ("transformers", "CLIPTextModel"), "tokenizer": ("transformers", "CLIPTokenizer")}
+        return {"unet": ("diffusers", "UNet2DConditionModel"), **(text if self.text else {})}
 
     def _fresh(self, shape: tuple[int, ...], states: Tensor | None) -> Any:
         halvings = 2 ** (len(self.channels) - 1)
@@ -221,6 +260,15 @@ def _add_lora(model: Any, rank: int) -> None:
     projections = ["to_q", "to_k", "to_v", "to_out.0"]
     model.requires_grad_(False)
     model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=projections))
+
+
+def _save_lora(model: Any, folder: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import get_peft_model_state_dict
+
+    updates = convert_state_dict_to_diffusers(get_peft_model_state_dict(model))
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=updates)
 
 
 def _size(shape: tuple[int, ...]) -> int | tuple[int, ...]:

@@ -1,41 +1,36 @@
-"""Conditions of a net: captions become hidden states on their way from a source, class names become prompts."""
+"""What a run's net is conditioned on: captions become hidden states, class names prompts, held-out rows conditions."""
 
 import dataclasses
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
+from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.nets.text_encoder import TextEncoder, text_encoder
-from immiscible_diffusion.types import Batch, Int, Source
+from immiscible_diffusion.registry import describe
+from immiscible_diffusion.types import (
+    Batch,
+    HasCaptionNumbers,
+    HasClassNames,
+    HasPrompts,
+    Int,
+    NetDescription,
+    Source,
+)
 
-__all__ = ["Captioned", "conditioned", "with_prompts", "with_states"]
+__all__ = ["EncodedCaptions", "conditioned", "conditions_for", "once", "with_prompts", "with_states"]
 
 N = TypeVar("N")
-
-
-@runtime_checkable
-class Prompted(Protocol):
-    """The description of a net whose condition is text."""
-
-    conditional: bool
-    text: str
-    revision: str
-    prompts: tuple[str, ...]
-
-
-@runtime_checkable
-class HasCaptions(Protocol):
-    """A source whose condition is the number of a caption, and that knows its text."""
-
-    def captions(self, numbers: Tensor) -> list[str]:
-        """Return the captions of these numbers."""
-        ...
+_CACHED = 4
+_cache: dict[str, Tensor] = {}
 
 
 @dataclass(frozen=True)
-class Captioned:
+class EncodedCaptions:
     """A source whose condition is the hidden states of its captions, (b, l, f), on the encoder's device.
 
     Args:
@@ -79,10 +74,10 @@ class Captioned:
         """
         if numbers is None:
             raise ValueError(f"{type(self.source).__name__} yields no captions; store its latents with captions first")
-        return self.encoder(self.source.captions(numbers))
+        return self.encoder(self.source.caption_texts(numbers))
 
 
-def with_states(source: Source, path: str, revision: str = "", device: str = "cpu") -> Captioned:
+def with_states(source: Source, path: str, revision: str = "", device: str = "cpu") -> EncodedCaptions:
     """Return the source with the hidden states of its captions as condition.
 
     Args:
@@ -94,33 +89,77 @@ def with_states(source: Source, path: str, revision: str = "", device: str = "cp
     Raises:
         ValueError: the source has labels or no captions, or there is no encoder.
     """
-    if source.classes is not None or not isinstance(source, HasCaptions):
+    if source.classes is not None or not isinstance(source, HasCaptionNumbers):
         raise ValueError(f"{type(source).__name__} yields no captions; a text encoder has nothing to read")
-    return Captioned(source, text_encoder(path, revision, device))
+    return EncodedCaptions(source, text_encoder(path, revision, device))
 
 
-def conditioned(source: Source, net: object, device: str = "cpu") -> Source:
+def conditioned(source: Source, net: NetDescription, device: str = "cpu") -> Source:
     """Return the source with the condition that the net takes: captions become hidden states, the rest stays.
 
     Raises:
         ValueError: the net's condition is text, and the source has neither labels nor captions.
     """
-    if not isinstance(net, Prompted) or not (net.conditional and net.text) or source.classes is not None:
+    if net.condition(source.classes) != "text" or not isinstance(net, HasPrompts):
         return source
-    if not isinstance(source, HasCaptions):
+    if not isinstance(source, HasCaptionNumbers):
         raise ValueError(f"the net's condition is text, and {type(source).__name__} has neither labels nor captions")
     return with_states(source, net.text, net.revision, device)
 
 
 def with_prompts(net: N, source: Source) -> N:
-    """Return the net's description with the source's class names as prompts, where it asks for text and names none.
+    """Return the net's description with the source's class names as prompts, where it attends to text and has none.
 
     Raises:
         ValueError: the source has labels but no names for them.
     """
-    if not isinstance(net, Prompted) or not (net.conditional and net.text) or net.prompts or source.classes is None:
+    if not isinstance(net, HasPrompts) or not net.text or net.prompts or net.condition(source.classes) != "labels":
         return net
-    names = getattr(source, "class_names", None)
+    names = source.class_names if isinstance(source, HasClassNames) else None
     if names is None:
         raise ValueError(f"{type(source).__name__} does not name its {source.classes} classes; give net.prompts")
     return dataclasses.replace(net, prompts=tuple(names))  # type: ignore[type-var]
+
+
+def conditions_for(config: Config, n: int, first: int = 0) -> Tensor | None:
+    """Return the conditions of n images to generate; None for a net without condition.
+
+    Labels run through the classes, (n,); captions are those of the held-out images, as hidden states, (n, l, f); dense
+    conditions, (n, *dims), are those of the held-out rows.
+
+    Args:
+        config: the run.
+        n: how many images.
+        first: the number of the first.
+
+    Raises:
+        ValueError: the net needs captions or a dense condition, and the source has none.
+    """
+    numbers, classes = torch.arange(first, first + n), config.source.classes
+    kind = config.net.condition(classes)
+    if kind == "nothing":
+        return None
+    if kind == "labels" and classes is not None:
+        return numbers % classes
+    source = conditioned(config.source, config.net)
+    held_out = once(describe("source", config.source), lambda: _held_out_conditions(config.source))
+    rows = held_out[numbers % len(held_out)]
+    return source.states(rows) if isinstance(source, EncodedCaptions) else rows
+
+
+def once(of: Any, make: Callable[[], Tensor]) -> Tensor:
+    """Return a tensor that this process keeps under plain values; the last four are kept."""
+    key = json.dumps(of, sort_keys=True, default=str)
+    if key not in _cache:
+        made = make()
+        while len(_cache) >= _CACHED:
+            _cache.pop(next(iter(_cache)))
+        _cache[key] = made
+    return _cache[key]
+
+
+def _held_out_conditions(source: Source) -> Tensor:
+    cond = source.held_out().cond
+    if cond is None or not len(cond):
+        raise ValueError(f"the net needs a condition, and {type(source).__name__} holds out rows without one")
+    return cond

@@ -18,7 +18,7 @@ from immiscible_diffusion.experiments.config import Config, read_config
 from immiscible_diffusion.experiments.experiment import Cell, Experiment
 from immiscible_diffusion.files import write_json
 from immiscible_diffusion.processes import on_stop_signals, run_tasks
-from immiscible_diffusion.runs.conditions import Captioned, conditioned, with_prompts
+from immiscible_diffusion.runs.conditions import EncodedCaptions, conditioned, with_prompts
 from immiscible_diffusion.runs.run import execute
 from immiscible_diffusion.runs.trackers import tracked
 
@@ -116,7 +116,7 @@ def _pairs(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
 
 def _batches(config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     source = conditioned(config.source, with_prompts(config.net, config.source))
-    count = _TEXT_BATCHES if isinstance(source, Captioned) else _EFFECT_BATCHES
+    count = _TEXT_BATCHES if isinstance(source, EncodedCaptions) else _EFFECT_BATCHES
     for batch in itertools.islice(source.batches(config.train.batch, config.train.seed), count):
         yield config.codec.encode(batch.raw), batch.cond
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from immiscible_diffusion.codecs import VAE
 from immiscible_diffusion.data import Latents, Painting
 from immiscible_diffusion.experiments.config import Config
-from immiscible_diffusion.export.model import export
+from immiscible_diffusion.export.model import save_export
 from immiscible_diffusion.files import locked, read_json, read_lines, write_json, write_lines
 from immiscible_diffusion.registry import describe
 from immiscible_diffusion.runs import checkpoint
@@ -88,7 +88,7 @@ def execute(config: Config, folder: Path, device: torch.device) -> Generator[int
             "metrics": [{k: v for k, v in line.items() if k not in ("step", "wall_seconds")} for line in ended],
             "commit": session["commit"],
         }
-        export(trained, folder / "export", net=net, classes=config.source.classes, about=about)
+        save_export(trained, folder / "export", net=net, classes=config.source.classes, about=about)
 
 
 def data_batches(config: Config, rows: int = _PRIOR_ROWS) -> Iterator[Tensor]:

@@ -18,7 +18,7 @@ from immiscible_diffusion.export.model import load_export
 from immiscible_diffusion.files import read_json, write_bytes, write_json
 from immiscible_diffusion.processes import one_thread, results
 from immiscible_diffusion.registry import make
-from immiscible_diffusion.runs.evaluation import labels_for
+from immiscible_diffusion.runs.conditions import conditions_for
 from immiscible_diffusion.runs.pictures import save_grid
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance, with_sampler
 from immiscible_diffusion.streams import stream_seed
@@ -65,8 +65,7 @@ class Asked:
         trained = with_guidance(trained, self.guidance)
         if not self.sampler and not self.options:
             return trained
-        sampler = self.sampler or getattr(trained.method, "sampler", "")
-        return with_sampler(trained, sampler, **self.options)
+        return with_sampler(trained, self.sampler, **self.options)
 
 
 def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: int, device: str) -> Iterator[int]:
@@ -150,7 +149,7 @@ def _write(trained: Trained, folder: Path, part: _Part, asked: Asked, device: st
     if asked.labels:
         labels = torch.tensor([asked.labels[i % len(asked.labels)] for i in range(first, first + n)])
     if asked.run:
-        labels = labels_for(read_config(asked.run), n, first)
+        labels = conditions_for(read_config(asked.run), n, first)
     trained.net.to(device)
     model = asked.applied(trained)
     made = generate(model, n, steps=asked.steps, seed=asked.seed, start=asked.start, cond=labels, first=first)

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.data.latent_files.shards import (
-    Encoder,
     Job,
-    Takeable,
     content_hash,
     has_captions,
     split,
@@ -31,6 +29,7 @@ from immiscible_diffusion.data.latent_files.stored import (
 from immiscible_diffusion.files import locked, write_json
 from immiscible_diffusion.processes import results
 from immiscible_diffusion.registry import describe
+from immiscible_diffusion.types import HasClassNames, HasMoments, HasRandomAccess
 
 __all__ = ["Progress", "encode"]
 
@@ -45,8 +44,8 @@ class Progress(NamedTuple):
 
 
 def encode(
-    source: Takeable,
-    codec: Encoder,
+    source: HasRandomAccess,
+    codec: HasMoments,
     folder: Path,
     *,
     flip: bool = False,
@@ -82,7 +81,8 @@ def encode(
 
     Raises:
         ValueError: an option out of range; a folder that holds latents of another source, encoder or option, or other
-            files, or that another process works in; a source that breaks ``Takeable``; moments that fp16 cannot hold.
+            files, or that another process works in; a source that breaks ``HasRandomAccess``; moments that fp16
+            cannot hold.
         OSError: a file cannot be written, as on a full disk; what was whole stays, and nothing else does.
     """
     if shard_rows < 1 or batch < 1 or workers < 0 or dtype not in ("fp16", "fp32"):
@@ -119,7 +119,7 @@ def _progress(manifest: Manifest) -> Progress:
     return Progress(sum(len(manifest.span(shard.number)) for shard in manifest.shards), manifest.rows)
 
 
-def _begun(source: Takeable, codec: Encoder, folder: Path, options: dict[str, Any], device: str) -> Manifest:
+def _begun(source: HasRandomAccess, codec: HasMoments, folder: Path, options: dict[str, Any], device: str) -> Manifest:
     """Return the manifest of an encoding that begins or goes on; it lists what is whole."""
     for part in folder.glob(".*.part"):  # of a process that was killed
         part.unlink(missing_ok=True)
@@ -141,7 +141,7 @@ def _begun(source: Takeable, codec: Encoder, folder: Path, options: dict[str, An
     return kept
 
 
-def _planned(source: Takeable, codec: Encoder, options: dict[str, Any], device: str) -> Manifest:
+def _planned(source: HasRandomAccess, codec: HasMoments, options: dict[str, Any], device: str) -> Manifest:
     held_out, training = split(source)
     spread = torch.linspace(0, len(training) - 1, min(_PROBE_ROWS, len(training)), dtype=torch.float64)
     probe = training[spread.round().long()]
@@ -149,7 +149,7 @@ def _planned(source: Takeable, codec: Encoder, options: dict[str, Any], device: 
     if not len(images):
         raise ValueError(f"none of {len(probe)} images spread over the source can be read")
     mean, std = codec.moments(images.to(device))
-    named = getattr(source, "class_names", None)
+    named = source.class_names if isinstance(source, HasClassNames) else None
     try:
         description = describe("source", source)
     except ValueError:  # a class of one's own that no file names
@@ -172,7 +172,9 @@ def _planned(source: Takeable, codec: Encoder, options: dict[str, Any], device: 
     )
 
 
-def _refuse_others(there: Manifest, source: Takeable, codec: Encoder, folder: Path, options: dict[str, Any]) -> None:
+def _refuse_others(
+    there: Manifest, source: HasRandomAccess, codec: HasMoments, folder: Path, options: dict[str, Any]
+) -> None:
     """Raise ValueError where the folder was begun with another source, encoder or option."""
     if source.rows != there.rows:
         raise ValueError(f"{folder} was encoded with rows = {there.rows}, not {source.rows}: choose another folder")

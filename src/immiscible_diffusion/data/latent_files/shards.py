@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,56 +15,19 @@ from torch import Tensor
 from immiscible_diffusion.data.latent_files.stored import HELD_OUT, Manifest, Shard, shard_name
 from immiscible_diffusion.files import write_bytes
 from immiscible_diffusion.processes import one_thread
-from immiscible_diffusion.types import Batch, Float, Int, Source, UInt8
+from immiscible_diffusion.types import Batch, HasCaptions, HasMoments, HasRandomAccess, Int
 
-__all__ = ["Captioned", "Encoder", "Job", "Takeable", "content_hash", "has_captions", "split", "store_held_out", "take"]
+__all__ = ["Job", "content_hash", "has_captions", "split", "store_held_out", "take"]
 
 _FP16_MAX = 65504
-
-
-@runtime_checkable
-class Takeable(Source, Protocol):
-    """A source of images whose rows can be asked for by number.
-
-    Numbers run from 0 through training and held-out rows together; ``held_out().rows`` are the held-out ones.
-    """
-
-    def take(self, rows: Int[Tensor, " b"]) -> Batch:
-        """Return these rows in this order, uint8 (b, c, h, w), without flips; ``rows`` as in ``Batch.rows``.
-
-        Images that cannot be read may be missing from it. A number beyond the last is a ValueError or IndexError.
-        """
-        ...
-
-
-@runtime_checkable
-class Captioned(Protocol):
-    """A source that can have captions."""
-
-    def captions(self, rows: Int[Tensor, " b"]) -> Sequence[Sequence[str]]:
-        """Return the captions of these rows: one or more each, or for every row none."""
-        ...
-
-
-@runtime_checkable
-class Encoder(Protocol):
-    """What turns images into moments of a posterior: the codec ``vae``."""
-
-    def moments(self, images: UInt8[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b z y x"], Tensor | None]:
-        """Return mean and standard deviation, None where there is no posterior."""
-        ...
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return what determines the moments, as JSON values."""
-        ...
 
 
 @dataclass(frozen=True)
 class Job:
     """What a shard is made with, in this process or another."""
 
-    source: Takeable
-    codec: Encoder
+    source: HasRandomAccess
+    codec: HasMoments
     folder: Path
     manifest: Manifest
     device: str
@@ -73,7 +36,7 @@ class Job:
         """Encode one shard's rows, write the file whole, and return its entry in the manifest.
 
         Raises:
-            ValueError: a source that breaks ``Takeable``, or moments that fp16 cannot hold.
+            ValueError: a source that breaks ``HasRandomAccess``, or moments that fp16 cannot hold.
             OSError: the file cannot be written.
         """
         manifest, digest = self.manifest, hashlib.sha256()
@@ -112,7 +75,7 @@ def store_held_out(job: Job, held_out: Batch) -> Shard:
     return _write(job, HELD_OUT, tensors, digest.hexdigest())
 
 
-def split(source: Takeable) -> tuple[Batch, Tensor]:
+def split(source: HasRandomAccess) -> tuple[Batch, Tensor]:
     """Return the held-out images, and the numbers of the training rows, (n,), rising.
 
     Raises:
@@ -130,8 +93,8 @@ def split(source: Takeable) -> tuple[Batch, Tensor]:
     return held_out, kept.nonzero().flatten()
 
 
-def take(source: Takeable, rows: Int[Tensor, " b"]) -> tuple[Batch, Tensor]:
-    """Return rows of a source and the numbers of those that could be read, held to what ``Takeable`` promises.
+def take(source: HasRandomAccess, rows: Int[Tensor, " b"]) -> tuple[Batch, Tensor]:
+    """Return rows of a source and the numbers of those that could be read, held to what ``HasRandomAccess`` promises.
 
     Raises:
         ValueError: they are not what was asked for.
@@ -143,12 +106,12 @@ def take(source: Takeable, rows: Int[Tensor, " b"]) -> tuple[Batch, Tensor]:
     return batch, found
 
 
-def has_captions(source: Takeable, rows: Int[Tensor, " n"]) -> bool:
+def has_captions(source: HasRandomAccess, rows: Int[Tensor, " n"]) -> bool:
     """Return whether any of these rows has a caption."""
-    return isinstance(source, Captioned) and any(source.captions(rows))
+    return isinstance(source, HasCaptions) and any(source.captions(rows))
 
 
-def content_hash(source: Takeable, rows: Int[Tensor, " n"]) -> str:
+def content_hash(source: HasRandomAccess, rows: Int[Tensor, " n"]) -> str:
     """Return the SHA-256 of images, labels and captions of these rows."""
     digest = hashlib.sha256()
     for numbers in torch.split(rows, 16):
@@ -156,7 +119,7 @@ def content_hash(source: Takeable, rows: Int[Tensor, " n"]) -> str:
     return digest.hexdigest()
 
 
-def _has(source: Takeable, row: int) -> bool:
+def _has(source: HasRandomAccess, row: int) -> bool:
     try:
         source.take(torch.tensor([row]))
     except (IndexError, ValueError):
@@ -164,7 +127,7 @@ def _has(source: Takeable, row: int) -> bool:
     return True
 
 
-def _checked(source: Takeable, batch: Batch) -> tuple[Batch, Tensor]:
+def _checked(source: HasRandomAccess, batch: Batch) -> tuple[Batch, Tensor]:
     rows = batch.rows
     if rows is None:
         raise ValueError("the source gave images without row numbers")
@@ -178,11 +141,11 @@ def _checked(source: Takeable, batch: Batch) -> tuple[Batch, Tensor]:
     return batch, rows
 
 
-def _update(digest: Any, source: Takeable, batch: Batch) -> None:
+def _update(digest: Any, source: HasRandomAccess, batch: Batch) -> None:
     digest.update(batch.raw.contiguous().numpy().data)
     if batch.cond is not None:
         digest.update(batch.cond.contiguous().numpy().data)
-    if isinstance(source, Captioned) and batch.rows is not None:
+    if isinstance(source, HasCaptions) and batch.rows is not None:
         digest.update(json.dumps([list(each) for each in source.captions(batch.rows)]).encode())
 
 
@@ -200,7 +163,7 @@ def _write(job: Job, name: str, tensors: dict[str, Tensor], content: str) -> Sha
     from safetensors.torch import save
 
     captions: Sequence[Sequence[str]] = []
-    if job.manifest.captions and isinstance(job.source, Captioned):
+    if job.manifest.captions and isinstance(job.source, HasCaptions):
         captions = job.source.captions(tensors["rows"])
         if not all(each and all(each) for each in captions):
             raise ValueError(f"a row of {name} has no caption, or an empty one, where others have captions")
