@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from immiscible_diffusion.registry import lookup, make, names
+from shapes import unchecked
 
 OFFLINE = [name for name in names("features") if name not in {"clip", "dinov2", "efficientnet_lite", "inception"}]
 LOWER = [name for name in names("metric") if lookup("metric", name).better == "lower"]
@@ -45,6 +46,18 @@ def test_values_do_not_depend_on_the_rows_precision(name: str) -> None:
     value = metric(real, near)
     assert isinstance(value, float)
     assert metric(real.double(), near.double()) == pytest.approx(value, rel=1e-9)
+
+
+SIZED = [*names("metric"), {"use": "kernel", "subsets": 3, "size": 7}, {"use": "recall", "k": 9}]
+
+
+@pytest.mark.parametrize("choice", SIZED, ids=str)
+def test_least_is_the_fewest_rows_a_side_that_can_be_compared(choice: Any) -> None:
+    metric, generator = make("metric", choice), torch.Generator().manual_seed(0)
+    rows = torch.randn(metric.least, 3, generator=generator)
+    assert isinstance(metric(rows, rows), float)
+    with unchecked(), pytest.raises(ValueError, match="rows|features must be"):
+        metric(rows[1:], rows[1:])
 
 
 @pytest.mark.parametrize("name", OFFLINE)

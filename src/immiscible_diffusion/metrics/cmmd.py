@@ -60,6 +60,7 @@ class Cmmd:
 
     sigma: float = 10.0
     better: ClassVar[Literal["lower", "higher"]] = "lower"
+    least: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         if not self.sigma > 0:

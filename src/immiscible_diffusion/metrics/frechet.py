@@ -28,7 +28,22 @@ def frechet_distance(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"]
     9.0
     """
     real, generated = comparable(real, generated)
-    return frechet_from_moments(Moments.of(real), Moments.of(generated))
+    if len(real) + len(generated) > real.shape[1]:
+        return frechet_from_moments(Moments.of(real), Moments.of(generated))
+    return _of_few(real.double(), generated.to(real.device).double())
+
+
+def _of_few(real: Tensor, generated: Tensor) -> float:
+    """Return the distance where rows are fewer than features, (n, f) and (m, f), without any (f, f) covariance.
+
+    With centred rows X and Y over the roots of n - 1 and m - 1, the eigenvalues of the product of both covariances are
+    the squares of the singular values of X Y^T, so the trace of its root is their sum.
+    """
+    means = real.mean(0), generated.mean(0)
+    first, second = ((x - mean) / (len(x) - 1) ** 0.5 for x, mean in zip((real, generated), means, strict=True))
+    overlap = torch.linalg.svdvals(first @ second.T).sum()
+    shift = (means[0] - means[1]).square().sum()
+    return max(0.0, float(shift + first.square().sum() + second.square().sum() - 2 * overlap))
 
 
 def frechet_from_moments(real: Moments, generated: Moments) -> float:
@@ -51,7 +66,8 @@ def frechet_from_moments(real: Moments, generated: Moments) -> float:
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     overlap = torch.linalg.eigvalsh(root @ second @ root).clamp(min=0).sqrt().sum()
     shift = (real.mean - generated.mean.to(real.mean.device)).square().sum()
-    return float(shift + first.trace() + second.trace() - 2 * overlap)
+    # A squared distance: rounding alone takes it below 0, by about 1e-8 of the traces for singular covariances.
+    return max(0.0, float(shift + first.trace() + second.trace() - 2 * overlap))
 
 
 @register("metric")
@@ -60,6 +76,7 @@ class Frechet:
     """The Fréchet distance; FID where the features are those of the 2015 Inception network, and only there."""
 
     better: ClassVar[Literal["lower", "higher"]] = "lower"
+    least: ClassVar[int] = 2
 
     def __call__(self, real: Tensor, generated: Tensor) -> float:
         """Return the squared Fréchet distance of features (n, f) and (m, f)."""

@@ -62,6 +62,11 @@ class InceptionScore:
         if self.splits < 1:
             raise ValueError(f"splits is {self.splits}; it must be 1 or more")
 
+    @property
+    def least(self) -> int:
+        """The fewest rows a side that can be scored."""
+        return self.splits
+
     def __call__(self, real: Tensor, generated: Tensor) -> float:
         """Return the mean score of the generated images' logits, (m, f); the real ones are not looked at."""
         return inception_score(generated, splits=self.splits).mean

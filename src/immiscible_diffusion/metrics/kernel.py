@@ -17,8 +17,9 @@ __all__ = ["Kernel", "kernel_distance", "kernel_subsets"]
 def kernel_distance(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"]) -> float:
     """Return the unbiased squared MMD under the kernel (x . y / f + 1)^3, in float64.
 
-    Unbiased at any number of samples, hence slightly negative at times where the two laws agree. Costs n m f; memory
-    does not grow with the number of pairs.
+    Unbiased at any number of samples, hence slightly negative at times where the two distributions agree. Costs n m f; memory
+    does not grow with the number of pairs. The kernel is not invariant to a shift: features far from 0 give values of
+    the order of their sixth power, whose sign says nothing.
 
     Raises:
         ValueError: fewer than two rows, features of different length, or not finite.
@@ -101,6 +102,11 @@ class Kernel:
     def __post_init__(self) -> None:
         if self.subsets < 0 or self.size < 2:
             raise ValueError(f"{self} needs subsets >= 0 and size >= 2")
+
+    @property
+    def least(self) -> int:
+        """The fewest rows a side that can be compared."""
+        return self.size if self.subsets else 2
 
     def __call__(self, real: Tensor, generated: Tensor) -> float:
         """Return the unbiased squared MMD of features (n, f) and (m, f), over subsets if those are asked for."""

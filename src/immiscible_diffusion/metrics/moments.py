@@ -97,7 +97,7 @@ def features_of(batches: Iterable[Tensor], features: Features) -> tuple[Moments,
     Raises:
         ValueError: there are no images.
 
-    >>> from immiscible_diffusion.metrics import PooledPixels
+    >>> from immiscible_diffusion.features import PooledPixels
     >>> moments, rows = features_of(torch.zeros(2, 5, 3, 8, 8, dtype=torch.uint8), PooledPixels(2))
     >>> moments.count, rows.shape
     (10, torch.Size([10, 12]))
@@ -115,7 +115,7 @@ def moments_of(batches: Iterable[Tensor], features: Features) -> Moments:
     Raises:
         ValueError: there are no images.
 
-    >>> from immiscible_diffusion.metrics import PooledPixels
+    >>> from immiscible_diffusion.features import PooledPixels
     >>> moments_of(torch.zeros(2, 5, 3, 8, 8, dtype=torch.uint8), PooledPixels(2)).count
     10
     """

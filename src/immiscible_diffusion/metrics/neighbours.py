@@ -115,6 +115,11 @@ class Precision:
     def __post_init__(self) -> None:
         _check(self.k)
 
+    @property
+    def least(self) -> int:
+        """The fewest rows a side that can be compared."""
+        return self.k + 1
+
     def __call__(self, real: Tensor, generated: Tensor) -> float:
         """Return the precision of features (m, f) among (n, f), 0..1."""
         return neighbourhoods(real, generated, k=self.k).precision
@@ -137,6 +142,11 @@ class Recall:
 
     def __post_init__(self) -> None:
         _check(self.k)
+
+    @property
+    def least(self) -> int:
+        """The fewest rows a side that can be compared."""
+        return self.k + 1
 
     def __call__(self, real: Tensor, generated: Tensor) -> float:
         """Return the recall of features (n, f) by (m, f), 0..1."""
@@ -161,6 +171,11 @@ class Density:
     def __post_init__(self) -> None:
         _check(self.k)
 
+    @property
+    def least(self) -> int:
+        """The fewest rows a side that can be compared."""
+        return self.k + 1
+
     def __call__(self, real: Tensor, generated: Tensor) -> float:
         """Return the density of features (m, f) among (n, f), about 1 where the laws agree."""
         return neighbourhoods(real, generated, k=self.k).density
@@ -183,6 +198,11 @@ class Coverage:
 
     def __post_init__(self) -> None:
         _check(self.k)
+
+    @property
+    def least(self) -> int:
+        """The fewest rows a side that can be compared."""
+        return self.k + 1
 
     def __call__(self, real: Tensor, generated: Tensor) -> float:
         """Return the coverage of features (n, f) by (m, f), 0..1."""
