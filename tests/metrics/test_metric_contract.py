@@ -56,7 +56,7 @@ def test_least_is_the_fewest_rows_a_side_that_can_be_compared(choice: Any) -> No
     metric, generator = make("metric", choice), torch.Generator().manual_seed(0)
     rows = torch.randn(metric.least, 3, generator=generator)
     assert isinstance(metric(rows, rows), float)
-    with unchecked(), pytest.raises(ValueError, match="rows|features must be"):
+    with unchecked(), pytest.raises(ValueError, match=r"rows|features must be"):
         metric(rows[1:], rows[1:])
 
 

@@ -17,9 +17,9 @@ __all__ = ["Kernel", "kernel_distance", "kernel_subsets"]
 def kernel_distance(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"]) -> float:
     """Return the unbiased squared MMD under the kernel (x . y / f + 1)^3, in float64.
 
-    Unbiased at any number of samples, hence slightly negative at times where the two distributions agree. Costs n m f; memory
-    does not grow with the number of pairs. The kernel is not invariant to a shift: features far from 0 give values of
-    the order of their sixth power, whose sign says nothing.
+    Unbiased at any number of samples, hence slightly negative at times where the two distributions agree. Costs n m f;
+    memory does not grow with the number of pairs. The kernel is not invariant to a shift: features far from 0 give
+    values of the order of their sixth power, whose sign says nothing.
 
     Raises:
         ValueError: fewer than two rows, features of different length, or not finite.
