@@ -120,7 +120,7 @@ def test_what_is_no_iterable_is_an_error_too() -> None:
 
 @pytest.mark.parametrize("depth", [0, -1])
 def test_a_depth_below_one_is_refused_at_once(depth: int) -> None:
-    with pytest.raises(ValueError, match=f"depth is {depth}; it must be 1 or more"):
+    with pytest.raises(ValueError, match=f"depth is {depth}; it must be a whole number >= 1"):
         ahead([], depth)
 
 

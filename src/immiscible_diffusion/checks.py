@@ -7,6 +7,7 @@ from typing import get_args
 from torch import Tensor
 
 __all__ = [
+    "check_alike",
     "check_batch",
     "check_choice",
     "check_finite",
@@ -97,6 +98,12 @@ def check_integers(x: Tensor, **tensors: Tensor | None) -> None:
         if tensor is not None and (tensor.shape != (len(x),) or tensor.is_floating_point() or tensor.is_complex()):
             came = f"dtype {tensor.dtype} and shape {tuple(tensor.shape)}"
             raise ValueError(f"{name} has {came}; it must hold an integer a row, ({len(x)},)")
+
+
+def check_alike(x: Tensor, noise: Tensor) -> None:
+    """Raise ValueError unless data and noise have one shape."""
+    if x.shape != noise.shape:
+        raise ValueError(f"x has shape {tuple(x.shape)} and noise {tuple(noise.shape)}; they must be equal")
 
 
 def check_finite(**tensors: Tensor) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from immiscible_diffusion.checks import check_whole
+
 __all__ = ["ahead"]
 
 T = TypeVar("T")
@@ -36,8 +38,7 @@ def ahead(iterable: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
     >>> [x * x for x in ahead(range(4))]
     [0, 1, 4, 9]
     """
-    if depth < 1:
-        raise ValueError(f"depth is {depth}; it must be 1 or more")
+    check_whole(depth=depth)
     return _run(iterable, depth)
 
 

@@ -11,13 +11,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.checks import check_choice, check_whole
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Float
 
-__all__ = ["SIGMAS", "Betas", "Straight", "check_steps", "karras", "log_sigma", "log_time", "uniform"]
+__all__ = ["SIGMAS", "Betas", "Straight", "karras", "log_sigma", "log_time", "uniform"]
 
 SIGMAS = 0.002, 80.0
 """The sigmas that stand at t = 0 and t = 1, the ends of sampling of Karras et al. (arXiv:2206.00364, Table 1)."""
+
+Growth = Literal["linear", "scaled_linear"]
 
 
 @register("schedule")
@@ -35,7 +38,8 @@ class Straight:
         >>> Straight().times(4).tolist()
         [1.0, 0.75, 0.5, 0.25]
         """
-        return 1 - torch.arange(check_steps(steps)) / steps
+        check_whole(steps=steps)
+        return 1 - torch.arange(steps) / steps
 
     def coefficients(self, t: Float[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """Return 1 - t and t, each (b,)."""
@@ -59,16 +63,16 @@ class Betas:
         ValueError: an unknown kind, no levels, or betas outside 0 < first <= last < 1.
     """
 
-    kind: Literal["linear", "scaled_linear"] = "linear"
+    kind: Growth = "linear"
     levels: int = 1000
     first: float = 1e-4
     last: float = 0.02
 
     def __post_init__(self) -> None:
-        if self.kind not in ("linear", "scaled_linear"):
-            raise ValueError(f"no beta schedule named {self.kind!r}; there are ['linear', 'scaled_linear']")
-        if self.levels < 1 or not 0 < self.first <= self.last < 1:
-            raise ValueError(f"{self} needs levels >= 1 and 0 < first <= last < 1")
+        check_choice("beta schedule", self.kind, Growth)
+        check_whole(levels=self.levels)
+        if not 0 < self.first <= self.last < 1:
+            raise ValueError(f"first is {self.first} and last {self.last}; they must be 0 < first <= last < 1")
 
     def betas(self) -> Float[Tensor, " levels"]:
         """Return beta of every level, (levels,), in float64."""
@@ -93,7 +97,8 @@ class Betas:
         Raises:
             ValueError: fewer than one step or more steps than levels.
         """
-        if check_steps(steps) > self.levels:
+        check_whole(steps=steps)
+        if steps > self.levels:
             raise ValueError(f"{steps} sampling steps; this schedule has {self.levels} levels")
         level = self.levels * (1 - torch.arange(steps, dtype=torch.float64) / steps)
         return ((level.round() - 1) / self.levels).float()
@@ -138,7 +143,8 @@ def karras(levels: int, *, low: float, high: float, rho: float = 7.0) -> Float[T
     >>> karras(3, low=0.002, high=80.0).tolist()
     [80.0, 2.515218976147159, 0.002]
     """
-    share = torch.linspace(0, 1, check_steps(levels), dtype=torch.float64)
+    check_whole(levels=levels)
+    share = torch.linspace(0, 1, levels, dtype=torch.float64)
     first, last = high ** (1 / rho), low ** (1 / rho)
     sigmas: Tensor = (first + share * (last - first)) ** rho
     sigmas[0] = high  # the roots round
@@ -151,14 +157,3 @@ def uniform(b: int, generator: torch.Generator | None, device: torch.device) -> 
     """Return values uniform on [0, 1), (b,), float32, drawn on the generator's device."""
     source: Any = device if generator is None else generator.device
     return torch.rand(b, generator=generator, device=source).to(device)
-
-
-def check_steps(steps: int) -> int:
-    """Return the number of sampling steps if it is one.
-
-    Raises:
-        ValueError: it is not a whole number, at least 1.
-    """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps is {steps!r}; sampling needs a whole number of steps, at least 1")
-    return steps

@@ -37,7 +37,7 @@ def test_a_configuration_survives_its_plain_form() -> None:
         ("coupling.k", 0, "coupling: k is 0.0; it must be a whole number >= 1"),
         ("coupling.k", "many", "coupling.k is 'many'; it must be a number"),
         ("coupling.cost", "l3", r"coupling.cost is 'l3'; it must be one of \['l2', 'dot', 'l1', 'cosine'\]"),
-        ("method.schedule.levels", -1, "method.schedule: .*levels >= 1"),
+        ("method.schedule.levels", -1, "method.schedule: levels is -1; it must be a whole number >= 1"),
         ("method.schedule.use", "curved", "method.schedule: no schedule named 'curved'"),
         ("train.steps", "many", "train.steps is 'many'; it must be a whole number"),
         ("train.lr", -1, "train: lr = -1.0 is out of range"),

@@ -167,7 +167,7 @@ def test_errors_say_what_may_come() -> None:
         Denoising().loss(toy, torch.zeros(2, 3), torch.zeros(3, 3))
     with pytest.raises(ValueError, match="this schedule has 10 levels"):
         Denoising(Betas(levels=10), "eps").sample(toy, torch.zeros(1, 1, 2, 2), steps=11)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="is 0; it must be a whole number >= 1"):
         Denoising().sample(toy, torch.zeros(1, 1, 2, 2), steps=0)
     with pytest.raises(ValueError, match="0 < first <= last < 1"):
         Betas(first=0.5, last=0.1)

@@ -236,5 +236,5 @@ def test_errors_say_which_samplers_there_are(unchecked: None) -> None:
         Denoising(sampler="heun", eta=0.5)
     with pytest.raises(ValueError, match="churn is 3 with sampler 'dpmpp'"):
         Edm(sampler="dpmpp", churn=3)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="is 0; it must be a whole number >= 1"):
         Edm().sample(toy, NOISE, steps=0)

@@ -83,7 +83,7 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="sides of multiples of 3"):
         Dit(patch=3).build((4, 8, 8), None)
     for options in ({"depth": 0}, {"drop": 1.0}, {"heads": 1, "head_width": 2}):
-        with pytest.raises(ValueError, match=r"needs sizes|must lie in"):
+        with pytest.raises(ValueError, match=r"depth is 0; it must|drop is 1.0; it must|is 2; it must be a multiple"):
             Dit(**options)
     many = Dit(conditional=True).build((4, 8, 8), 1500)
     assert int(many.null(LABELS)[0]) == 1500  # type: ignore[operator]

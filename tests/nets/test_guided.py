@@ -40,7 +40,7 @@ def test_a_net_that_knows_no_null_condition_is_refused() -> None:
             guided(built, 2.0)
         assert guided(built, 1.0) is built
     for scale in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="must be finite and at least 0"):
+        with pytest.raises(ValueError, match="it must be a number >= 0"):
             guided(Dit(conditional=True).build((4, 8, 8), 3), scale)
 
 

@@ -223,7 +223,9 @@ def test_what_does_not_fit_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"channels are \(8, 12\)"):
         UNetCondition(channels=(8, 12))
     for options in ({"drop": 1.0}, {"attention": (2,)}, {"lora": -1}, {"tokens": 0}):
-        with pytest.raises(ValueError, match=r"must lie in|there are 2 levels|needs layers"):
+        with pytest.raises(
+            ValueError, match=r"drop is 1.0; it must|there are 2 levels|(lora|tokens) is .* whole number"
+        ):
             UNetCondition(**options)
     with pytest.raises(ValueError, match="levels need"):
         UNetCondition().build((4, 7, 7), None)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.checks import check_whole
 from immiscible_diffusion.codecs import _autoencoder
 from immiscible_diffusion.files import write_json
 from immiscible_diffusion.registry import register
@@ -56,8 +57,7 @@ class VAE:
             raise ValueError("a vae needs path = a folder in diffusers' layout, or a name on the hub")
         if self.dtype not in _DTYPES:
             raise ValueError(f"no dtype named {self.dtype!r}; there are {list(_DTYPES)}")
-        if self.batch < 1:
-            raise ValueError(f"batch is {self.batch}; it must be 1 or more")
+        check_whole(batch=self.batch)
         if not all(math.isfinite(s) and s != 0 for s in _several(self.scale)):
             raise ValueError(f"scale is {self.scale}; it must be finite and not zero")
         if not all(map(math.isfinite, _several(self.shift))):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.checks import check_number
 from immiscible_diffusion.schedules import SIGMAS, log_time
 from immiscible_diffusion.tensors import expand
 from immiscible_diffusion.types import Float, Net
@@ -22,8 +23,7 @@ def check_sigmas(sigma_min: float, sigma_max: float, rho: float, sigma_data: flo
             f"sigma_min is {sigma_min} and sigma_max {sigma_max}; they must rise within [{low:g}, {high:g}], "
             f"where t is 0 and 1"
         )
-    if not (0 < rho < float("inf") and 0 < sigma_data < float("inf")):
-        raise ValueError(f"rho is {rho} and sigma_data {sigma_data}; both must be positive")
+    check_number(rho=rho, sigma_data=sigma_data, above=0)
 
 
 def scalings(

@@ -2,17 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.checks import check_alike, check_choice, check_number, check_whole
 from immiscible_diffusion.methods._consistency_levels import Draw, Growth, chances, level_count
 from immiscible_diffusion.methods._distances import Distance, distance
 from immiscible_diffusion.methods._preconditioning import check_sigmas, denoised
 from immiscible_diffusion.methods.samplers import fresh_like
 from immiscible_diffusion.registry import register
-from immiscible_diffusion.schedules import check_steps, karras, uniform
+from immiscible_diffusion.schedules import karras, uniform
 from immiscible_diffusion.tensors import expand
 from immiscible_diffusion.types import Float, Generators, Net, StockSampling
 
@@ -73,12 +74,10 @@ class Consistency:
     def __post_init__(self) -> None:
         choices = {"growth": Growth, "draw": Draw, "weight": Literal["none", "inverse_gap"], "distance": Distance}
         for name, known in choices.items():
-            if getattr(self, name) not in get_args(known):
-                raise ValueError(f"no {name} named {getattr(self, name)!r}; there are {list(get_args(known))}")
+            check_choice(name, getattr(self, name), known)
         if not 1 <= self.first <= self.last:
             raise ValueError(f"first is {self.first} and last {self.last}; they must be 1 <= first <= last")
-        if not 0 <= self.teacher < 1:
-            raise ValueError(f"teacher is {self.teacher}; it must be in [0, 1), and 0 for none")
+        check_number(teacher=self.teacher, at_least=0, below=1)
         if (self.distance == "lpips") != bool(self.lpips_weights):
             raise ValueError(
                 f"distance is {self.distance!r} and lpips_weights {self.lpips_weights!r}; 'lpips' needs a file of "
@@ -131,8 +130,7 @@ class Consistency:
         >>> Consistency().loss(lambda x_t, t, cond: torch.zeros_like(x_t), x, noise).shape
         torch.Size([4])
         """
-        if x.shape != noise.shape:
-            raise ValueError(f"x has shape {tuple(x.shape)} and noise {tuple(noise.shape)}; they must be equal")
+        check_alike(x, noise)
         sigmas = self.levels(progress)
         reached = chances(sigmas, self.draw).cumsum(0).to(x.device)
         drawn = torch.searchsorted(reached, uniform(len(x), generator, x.device).double(), right=True)
@@ -177,7 +175,8 @@ class Consistency:
         Raises:
             ValueError: fewer than one step, or more than 40.
         """
-        if check_steps(steps) > _LEVELS:
+        check_whole(steps=steps)
+        if steps > _LEVELS:
             raise ValueError(f"{steps} sampling steps; consistency sampling has {_LEVELS} levels")
         levels = karras(_LEVELS, low=self.sigma_min, high=self.sigma_max, rho=self.rho)
         sigmas = levels[:: _LEVELS // steps][:steps].tolist()

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.checks import check_alike, check_choice
 from immiscible_diffusion.methods._distances import distance
 from immiscible_diffusion.methods.samplers import Node, Sampler, check_sampler, solve
 from immiscible_diffusion.registry import register
@@ -56,8 +57,7 @@ class Denoising:
     clip: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.predict not in get_args(Prediction):
-            raise ValueError(f"no prediction named {self.predict!r}; there are {list(get_args(Prediction))}")
+        check_choice("prediction", self.predict, Prediction)
         alpha, _ = self.schedule.coefficients(self.schedule.times(1))
         if self.predict == "eps" and not bool(alpha.all()):
             raise ValueError(f"{self.schedule} ends in pure noise, where eps leaves x open; predict velocity, v or x0")
@@ -100,8 +100,7 @@ class Denoising:
         >>> Denoising().loss(lambda x_t, t, cond: noise - x, x, noise).tolist()
         [0.0, 0.0, 0.0, 0.0]
         """
-        if x.shape != noise.shape:
-            raise ValueError(f"x has shape {tuple(x.shape)} and noise {tuple(noise.shape)}; they must be equal")
+        check_alike(x, noise)
         t = self.schedule.draw(len(x), generator, x.device)
         alpha, sigma = (expand(each, x) for each in self.schedule.coefficients(t))
         p, q = self._parts(alpha, sigma)

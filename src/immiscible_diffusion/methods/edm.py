@@ -6,6 +6,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.checks import check_alike, check_number
 from immiscible_diffusion.methods._distances import distance
 from immiscible_diffusion.methods._preconditioning import check_sigmas, denoised, scalings
 from immiscible_diffusion.methods.samplers import Node, Sampler, check_sampler, solve
@@ -56,8 +57,7 @@ class Edm:
     def __post_init__(self) -> None:
         check_sigmas(self.sigma_min, self.sigma_max, self.rho, self.sigma_data)
         check_sampler(self.sampler, get_args(Sampler))
-        if not self.p_std > 0:
-            raise ValueError(f"p_std is {self.p_std}; it must be positive")
+        check_number(p_std=self.p_std, above=0)
         if not 0 <= self.churn < float("inf") or (self.churn and self.sampler == "dpmpp"):
             raise ValueError(f"churn is {self.churn} with sampler {self.sampler!r}; it must be >= 0, and 0 for dpmpp")
 
@@ -93,8 +93,7 @@ class Edm:
         >>> Edm().loss(lambda x_t, t, cond: torch.zeros_like(x_t), x, noise).shape
         torch.Size([4])
         """
-        if x.shape != noise.shape:
-            raise ValueError(f"x has shape {tuple(x.shape)} and noise {tuple(noise.shape)}; they must be equal")
+        check_alike(x, noise)
         sigma = (self.p_mean + self.p_std * normal((len(x),), generator, x.device)).exp().to(x.dtype)
         wide, (_, _, scale) = expand(sigma, x), scalings(expand(sigma, x), sigma_data=self.sigma_data)
         target = scale * (wide / self.sigma_data * x - self.sigma_data * noise)  # (x - c_skip x_t) / c_out, cancelled

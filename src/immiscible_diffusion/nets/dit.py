@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.checks import check_number, check_whole
 from immiscible_diffusion.files import read_tensors
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Condition, TimeScale
@@ -53,10 +54,10 @@ class Dit:
     time: ClassVar[TimeScale] = "levels"
 
     def __post_init__(self) -> None:
-        if min(self.depth, self.heads, self.head_width, self.patch) < 1 or self.heads * self.head_width % 4:
-            raise ValueError(f"{self} needs sizes >= 1 and heads * head_width a multiple of 4")
-        if not 0 <= self.drop < 1:
-            raise ValueError(f"drop is {self.drop}; it must lie in [0, 1)")
+        check_whole(depth=self.depth, heads=self.heads, head_width=self.head_width, patch=self.patch)
+        check_number(drop=self.drop, at_least=0, below=1)
+        if self.heads * self.head_width % 4:
+            raise ValueError(f"heads * head_width is {self.heads * self.head_width}; it must be a multiple of 4")
 
     def condition(self, classes: int | None) -> Condition:
         """Return what the net is conditioned on: nothing or labels."""

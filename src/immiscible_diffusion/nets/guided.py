@@ -1,11 +1,11 @@
 """Classifier-free guidance by wrapping (Ho and Salimans, arXiv:2207.12598)."""
 
-import math
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.checks import check_number
 from immiscible_diffusion.types import HasNullCondition
 
 __all__ = ["Guided", "guided"]
@@ -25,8 +25,7 @@ def guided(net: nn.Module, scale: float) -> nn.Module:
     Raises:
         ValueError: a scale out of range, or a net without condition or null condition.
     """
-    if not (math.isfinite(scale) and scale >= 0):
-        raise ValueError(f"guidance is {scale}; it must be finite and at least 0")
+    check_number(guidance=scale, at_least=0)
     if scale == 1:
         return net
     if not isinstance(net, HasNullCondition) or not net.conditional:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.checks import check_number, check_whole
 from immiscible_diffusion.files import read_tensors, write_tensors
 from immiscible_diffusion.nets._dense_condition import joined
 from immiscible_diffusion.registry import register
@@ -40,8 +41,8 @@ class MLP:
     def __post_init__(self) -> None:
         if self.beside < 0 or (self.beside and self.conditional):
             raise ValueError(f"beside is {self.beside}; it must be at least 0, and 0 where labels are the condition")
-        if self.width < 1 or self.depth < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(f"{self} needs width >= 1, depth >= 1 and 0 <= dropout < 1")
+        check_whole(width=self.width, depth=self.depth)
+        check_number(dropout=self.dropout, at_least=0, below=1)
 
     def condition(self, classes: int | None) -> Condition:
         """Return what the net is conditioned on: nothing, labels or a dense condition."""

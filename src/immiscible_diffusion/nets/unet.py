@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from immiscible_diffusion.checks import check_number, check_whole
 from immiscible_diffusion.files import read_tensors
 from immiscible_diffusion.nets._dense_condition import joined
 from immiscible_diffusion.registry import register
@@ -48,8 +49,8 @@ class UNet:
     def __post_init__(self) -> None:
         if not self.channels or any(c < 8 or c % 8 for c in self.channels):
             raise ValueError(f"channels are {self.channels}; they must be positive multiples of 8")
-        if self.layers < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(f"{self} needs layers >= 1 and 0 <= dropout < 1")
+        check_whole(layers=self.layers)
+        check_number(dropout=self.dropout, at_least=0, below=1)
         if not set(self.attention) <= set(range(len(self.channels))):
             raise ValueError(f"attention at {self.attention}; there are {len(self.channels)} levels, from 0")
         if self.beside < 0 or (self.beside and self.conditional):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.checks import check_number, check_whole
 from immiscible_diffusion.files import read_json, read_tensors, write_tensors
 from immiscible_diffusion.nets.text_encoder import pipeline_folder, text_encoder
 from immiscible_diffusion.registry import register
@@ -74,8 +75,8 @@ class UNetCondition:
     time: ClassVar[TimeScale] = "levels"
 
     def __post_init__(self) -> None:
-        if min(self.layers, self.heads, self.groups, self.tokens, self.width) < 1 or self.lora < 0:
-            raise ValueError(f"{self} needs layers, heads, groups, tokens and width >= 1 and lora >= 0")
+        check_whole(layers=self.layers, heads=self.heads, groups=self.groups, tokens=self.tokens, width=self.width)
+        check_whole(lora=self.lora, at_least=0)
         if not self.channels or any(c < 1 or c % self.heads or c % self.groups for c in self.channels):
             raise ValueError(
                 f"channels are {self.channels}; they must be positive multiples of heads {self.heads} "
@@ -83,8 +84,7 @@ class UNetCondition:
             )
         if not set(self.attention) <= set(range(len(self.channels))):
             raise ValueError(f"attention at {self.attention}; there are {len(self.channels)} levels, from 0")
-        if not 0 <= self.drop < 1:
-            raise ValueError(f"drop is {self.drop}; it must lie in [0, 1)")
+        check_number(drop=self.drop, at_least=0, below=1)
         if self.prompts and not self.text:
             raise ValueError("prompts need text = a folder with a text encoder")
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
