@@ -1,4 +1,4 @@
-"""Distributions that sampling starts from: what a coupling made of the noise's marginal."""
+"""Starting distributions for sampling, for couplings that change the distribution of the noise."""
 
 import math
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Gaussian:
 
     Args:
         mean: the mean of a row, (d,), float32.
-        directions: orthonormal directions in which the variance is another, (r, d), float32.
+        directions: orthonormal directions that have variances of their own, (r, d), float32.
         variances: the variance along each of them, (r,), float32, positive.
         scale: the variance along every other direction, positive; one number, a tensor when it comes from a file.
 
@@ -65,7 +65,7 @@ class Gaussian:
         noise = torch.randn(shape, generator=generator, device=generator.device).flatten(1)
         if noise.shape[1] != self.mean.numel():
             raise ValueError(f"this start has {self.mean.numel()} coordinates; the shape asked is {shape}")
-        mean, directions, variances = (each.to(noise.device) for each in (self.mean, self.directions, self.variances))
+        mean, directions, variances = (part.to(noise.device) for part in (self.mean, self.directions, self.variances))
         across = math.sqrt(float(self.scale))
         stretch = (noise @ directions.T) * (variances.sqrt() - across)
         return (across * noise + stretch @ directions + mean).reshape(shape)

@@ -1,7 +1,7 @@
 """Noise schedules: x_t = alpha(t) x + sigma(t) noise, with t in [0, 1], 0 data and 1 noise.
 
-Methods that count noise in sigma alone (x_t = x + sigma noise) place it at t = ``log_time(sigma)``, so that every net
-sees the same legend.
+Methods whose noise level is sigma alone (x_t = x + sigma noise) place it at t = ``log_time(sigma)``, so that t has the
+same meaning for every net.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Small functions over tensors that every layer shares."""
+"""Small tensor functions for all parts of the package."""
 
 import functools
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def expand(values: Float[Tensor, " b"], x: Float[Tensor, "b *dims"]) -> Tensor:
 
 
 def full_precision(function: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatenate[Tensor, P], R]:
-    """Return the function, computing in the dtypes that it asks for whatever autocast its first tensor's device has."""
+    """Return the function with autocast switched off on the device of its first tensor."""
 
     @functools.wraps(function)
     def called(x: Tensor, /, *args: P.args, **options: P.kwargs) -> R:

@@ -16,7 +16,7 @@ Precision = Literal["fp32", "fp16", "bf16"]
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _CACHED = 2**19
-"""Floats that stay in a core's second-level cache, nearly."""
+"""Floats that nearly fill a core's L2 cache."""
 _SAFE_NORM = 128.0
 """Rows scaled to at most this norm have inner products of at most 16,384, a quarter of fp16's range."""
 
@@ -81,7 +81,7 @@ def _distance(product: Tensor, norm: Tensor, other: Tensor, *, per_noise: bool) 
 
 
 def _blocks(count: int, like: Tensor) -> list[slice]:
-    """Return slices of rows: on a CPU so few that what is done to them in turn stays in its cache."""
+    """Split rows into blocks. On a CPU a block fits in the L2 cache."""
     size = max(1, _CACHED // max(like.shape[1], 1)) if like.device.type == "cpu" else count
     return [slice(start, start + size) for start in range(0, count, size)]
 
@@ -90,8 +90,8 @@ def _blocks(count: int, like: Tensor) -> list[slice]:
 def _inner(x: Tensor, noise: Tensor, precision: Precision, *, constants: bool) -> Tensor:
     """Return all inner products, (b, m), in float32; low precision sees centred, scaled rows alone.
 
-    Without ``constants`` they lack one a datum and one a noise, which change no square assignment. The precision is the
-    one asked for, whatever a training step's autocast would take.
+    Without ``constants`` a term of each datum and of each noise is left out, which changes no square assignment.
+    Autocast does not change the precision.
     """
     if precision == "fp32":
         return x @ noise.T

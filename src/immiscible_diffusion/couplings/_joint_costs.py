@@ -1,4 +1,4 @@
-"""Costs of data and counted noise that are the same, bit for bit, however the rows are cut into batches.
+"""Costs of data and seeded noise that are equal bit for bit for any split of the rows into batches.
 
 A product of floating-point matrices is not: its last bits change with the shape of the matrices. Here data and noise
 are first rounded to whole numbers so small that every sum of their products is exact, in whatever order it is taken.

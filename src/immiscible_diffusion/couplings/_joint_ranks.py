@@ -1,4 +1,4 @@
-"""What an assignment over processes says to them; one process alone says nothing."""
+"""Messages between the processes of a joint assignment; a no-op in one process."""
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The law of the noise that is kept of k, in the two numbers that the choice depends on.
+"""The distribution of the nearest of k noises, in the two numbers that decide which is nearest.
 
 A standard normal noise is n = a u + r v, with u = x / |x|, a ~ N(0, 1), v uniform on the unit sphere orthogonal to u
 and r^2 ~ chi^2(d - 1), all independent. A choice by (a, r) alone leaves v as it was, so that the kept noise has the

@@ -127,7 +127,7 @@ def assign_window(
 
 
 def _meet(ranks: Ranks, x: Tensor, seed: int, step: int, options: str) -> list[int]:
-    """Return the rows of every process, once all are known to hold good data of one problem."""
+    """Return the number of rows of every process, after checking that all hold valid data of the same problem."""
     refused = None
     try:
         rows = batch_rows(x)
@@ -253,7 +253,7 @@ class Joint(DropIn):
         )
 
     def _group(self) -> Any:
-        """Return a process group of this coupling's own over all processes, made at the first call, or None."""
+        """Return this coupling's separate group of all processes, made at the first call; None in one process."""
         if not (dist.is_available() and dist.is_initialized()):
             return None
         world = dist.group.WORLD

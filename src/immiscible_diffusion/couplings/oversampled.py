@@ -27,7 +27,7 @@ from immiscible_diffusion.types import Float, Prior
 __all__ = ["Oversampled", "SpanCost", "oversample"]
 
 SpanCost = Literal["l2", "dot"]
-"""The costs that a noise enters through its part in the data's span and its length alone."""
+"""The costs that depend only on a noise's length and on its part in the data's span."""
 
 _FIRM = 1e-4
 """Squared sine of a row with the span of those before it, above which a Gram matrix in float32 (error 1e-7) will do."""

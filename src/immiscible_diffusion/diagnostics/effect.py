@@ -1,4 +1,4 @@
-"""What a coupling does to the pairs of one data set."""
+"""How much nearer a coupling brings noise to the data of one set, and what that costs."""
 
 import time
 from collections.abc import Iterable

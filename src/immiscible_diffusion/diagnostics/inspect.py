@@ -1,4 +1,4 @@
-"""Couplings side by side on one's own data: this is how somebody chooses."""
+"""Compare couplings on one's own data, to choose one."""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a coupling does to the law of the noise, and what the noise then tells of the condition."""
+"""How a coupling changes the distribution of the noise, and how much the noise reveals about the condition."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How far the noise of different images is mixed: the papers' picture of it, and a measure."""
+"""How well the noise of different images is mixed: a measure, and the papers' picture of it."""
 
 import itertools
 import math
