@@ -104,8 +104,8 @@ def tree_bytes(root: Path | None = None) -> int:
 
 
 def _sheets(cifar10: Path, most: int) -> Iterator[bytes]:
-    for first in range(0, most, SHEET**2):
-        yield sheet_bytes(images_of(cifar10, "train", first, min(first + SHEET**2, most)))
+    for images in images_of(cifar10, "train", 0, most).split(SHEET**2):
+        yield sheet_bytes(images)
 
 
 def _cut_weights(path: Path, into: Path) -> None:

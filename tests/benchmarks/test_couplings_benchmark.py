@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.__main__ import app
 from benchmarks.contenders import contenders
 from benchmarks.couplings import (
     SHOWN,
@@ -15,7 +16,7 @@ from benchmarks.couplings import (
     peak_mib,
     structured,
 )
-from immiscible_diffusion.cli import run
+from immiscible_diffusion.cli.options import run_app
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "benchmarks" / "results" / "couplings.json"
@@ -67,11 +68,11 @@ def test_memory_is_what_is_held_at_once() -> None:
 
 
 def test_the_command_records_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", "couplings", "--size", "16x8", "--k", "4", "--out", str(tmp_path / "b.json")]) == 0
+    assert run_app(app, ["couplings", "--size", "16x8", "--k", "4", "--out", str(tmp_path / "b.json")]) == 0
     record = json.loads((tmp_path / "b.json").read_text())
     assert record["k"] == 4
     assert record["environment"]["packages"]["torch"]
-    assert run(["bench", "couplings", "--size", "16by8"]) == 2
+    assert run_app(app, ["couplings", "--size", "16by8"]) == 2
     assert "write it as 256x3072" in capsys.readouterr().err
     assert bench_sizes(None)[0] == (64, 3072)
 

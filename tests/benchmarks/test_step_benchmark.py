@@ -34,7 +34,7 @@ def test_a_slow_coupling_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Assignment.__call__
 
     def slow(self: Assignment, x: Tensor, *args: object, **options: object) -> Tensor:
-        time.sleep(0.02)
+        time.sleep(0.1)
         return pair(self, x)
 
     monkeypatch.setattr(Assignment, "__call__", slow)
