@@ -21,17 +21,30 @@ from immiscible_diffusion.features._weights import read_weights
 from immiscible_diffusion.files import new_folder, write_bytes, write_json
 from immiscible_diffusion.metrics import Moments
 
-__all__ = ["LIMIT", "build_pack", "fitting", "tree_bytes"]
+__all__ = ["EXPECTED", "LIMIT", "PACKAGES", "build_pack", "fitting", "tree_bytes"]
 
 LIMIT = 60 * 2**20
 """The most bytes that working tree, pack and earlier results may take together."""
-_PACKAGES = (
-    *("diffusers", "importlib-metadata", "zipp", "huggingface-hub", "safetensors"),
+PACKAGES = (
+    *("diffusers", "importlib-metadata", "lazy-importer", "zipp", "safetensors"),
     *("lapx", "pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions"),
     *("typer", "annotated-doc", "shellingham", "rich", "markdown-it-py", "mdurl"),
     *("beartype", "jaxtyping", "wadler-lindig"),
 )
-"""What a machine with PyTorch, numpy, scipy, Pillow and pytest may lack, in the versions that are installed here."""
+"""What is carried, in the versions that are installed here."""
+EXPECTED = (
+    "torch",
+    "numpy",
+    "scipy",
+    "pillow",
+    "pytest",
+    "pygments",
+    "filelock",
+    "huggingface-hub",
+    "regex",
+    "requests",
+)
+"""What the machine must have itself: most of it is large, and comes with PyTorch, pytest or transformers."""
 _FEWEST = 5000
 _LAYER: Literal[768] = 768
 
@@ -77,7 +90,7 @@ def build_pack(
                 f"{_FEWEST} are needed; make the working tree or the earlier results smaller"
             )
         about = {"images": count, "reference": moments.count, "layer": _LAYER}
-        versions = {name: version(name) for name in _PACKAGES}
+        versions = {name: version(name) for name in PACKAGES}
         write_json(folder / "pack.json", {**about, "bytes": _size(folder), "packages": versions})
     yield f"{into}: {count} training images; {_size(into) / 2**20:.1f} MiB, and the tree {tree_bytes() / 2**20:.1f} MiB"
 
@@ -132,7 +145,7 @@ def _wheels(into: Path) -> int:
     Each is packed anew without compression of its own: the archive compresses all of them together, to half the size.
     """
     tags = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-    wanted = [f"{name}=={version(name)}" for name in _PACKAGES]
+    wanted = [f"{name}=={version(name)}" for name in PACKAGES]
     options = ["--python-version=3.12", "--only-binary=:all:", "--no-deps", "--quiet"]
     options += [f"--platform={tag}" for tag in tags]
     with TemporaryDirectory() as folder, tarfile.open(into, "w:xz") as archive:

@@ -6,21 +6,23 @@ import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 from safetensors.torch import load_file
 
 from benchmarks.__main__ import app
 from benchmarks.gpu.data import SHEET, Resident, invented, read_sheets, sheet_bytes
 from benchmarks.gpu.effect import ARMS, packed, unpacked
-from benchmarks.gpu.pack import fitting, tree_bytes
+from benchmarks.gpu.pack import EXPECTED, PACKAGES, fitting, tree_bytes
 from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.run import run_part, stopped
 from benchmarks.gpu.scale import DRY, PARTS, REAL, Scale, Site
-from benchmarks.gpu.start import chosen
+from benchmarks.gpu.start import canonical, chosen
 from immiscible_diffusion.cli.options import run_app
 from immiscible_diffusion.files import write_json
 
@@ -233,6 +235,22 @@ def test_only_wheels_that_are_missing_or_too_old_here_are_unpacked(tmp_path: Pat
     unpacked_wheels, lacking = chosen(wheels, ("torch", "not-here", "nowhere"))
     assert unpacked_wheels == [wheels["not-here"], wheels["numpy"]]
     assert lacking == ["nowhere"]
+
+
+def uncovered(packages: tuple[str, ...]) -> set[str]:
+    """Return what the packages require that is neither among them nor expected of the machine."""
+    needed = {canonical(Requirement(text).name) for name in packages for text in requires(name) or [] if plain(text)}
+    return needed - set(packages) - set(EXPECTED)
+
+
+def plain(text: str) -> bool:
+    marker = Requirement(text).marker
+    return marker is None or marker.evaluate({"extra": "", "python_version": "3.12", "python_full_version": "3.12.3"})
+
+
+def test_the_pack_carries_all_that_its_packages_require() -> None:
+    assert uncovered(PACKAGES) == set()
+    assert uncovered(tuple(name for name in PACKAGES if name != "lazy-importer")) == {"lazy-importer"}
 
 
 def test_the_command_refuses_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
