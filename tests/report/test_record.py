@@ -14,10 +14,9 @@ import torch
 
 from immiscible_diffusion.cli import run
 from immiscible_diffusion.cli.options import run_app
-from immiscible_diffusion.report.record import pace, record, speedup_values
+from immiscible_diffusion.report.record import record, speedup_values
 from immiscible_diffusion.report.sentences import findings, speedup_cells
 from immiscible_diffusion.report.speedup import Curve, speedup
-from immiscible_diffusion.report.summary import read_summary
 from studies.__main__ import app
 from studies.pages import html_page, pages
 from studies.rerun import recorded_config
@@ -49,7 +48,7 @@ def root(runs: Path, tmp_path: Path) -> Path:
 
 
 def test_an_arm_is_compared_with_independent_noise_at_its_own_scale(runs: Path) -> None:
-    numbers = record(read_summary(runs))
+    numbers = record(runs)
     values: dict[str, dict[str, float]] = {row["arm"]: row["by_seed"] for row in numbers["finals"]}
     compared = [row for row in numbers["finals"] if "difference" in row and row["metric"] == "frechet"]
     assert {row["arm"]: row["reference"] for row in compared} == {
@@ -68,7 +67,7 @@ def test_an_arm_is_compared_with_independent_noise_at_its_own_scale(runs: Path) 
 
 
 def test_a_record_holds_every_evaluation(runs: Path) -> None:
-    numbers = record(read_summary(runs))
+    numbers = record(runs)
     assert {len(curve) for row in numbers["curves"] for curve in row["by_seed"].values()} == {4}
     assert all(found["step_ms"] > 0 for found in numbers["pace"].values())
     assert recorded(numbers, "2-assignment")["codec"]["std"] == 48.0
@@ -120,15 +119,20 @@ def test_a_finding_says_sooner_or_later_and_how_sure(last: int, paces: tuple[flo
 def test_pace_leaves_out_what_other_programs_took(runs: Path, tmp_path: Path) -> None:
     busy = tmp_path / "runs"
     shutil.copytree(runs, busy)
-    arms = {path.parent.name.partition("-seed")[0] for path in busy.glob("*/log.jsonl")}
     for path in busy.glob("*/log.jsonl"):
         line = dict.fromkeys(("data_seconds", "waiting_seconds"), 1.0)
         seconds = [(5, 0.5), (10, 1.0), (15, 11.0)]  # 100 ms a step, and once 2 s
         lines = [{"step": step, "step_seconds": s, "coupling_seconds": s / 10, **line} for step, s in seconds]
         path.write_text("".join(json.dumps(each | {"waiting_seconds": each["step_seconds"]}) + "\n" for each in lines))
-    found = [pace(read_summary(busy), arm) for arm in arms]
-    assert found == [{"step_ms": 100.0, "coupling_percent": 10.0}] * len(arms)
-    assert pace(read_summary(busy), "no such arm") is None
+    paces = record(busy)["pace"]
+    assert paces == {arm: {"step_ms": 100.0, "coupling_percent": 10.0} for arm in recorded_arms(busy)}
+    for path in busy.glob("2-assignment-*/log.jsonl"):  # a run that was never logged has no pace
+        path.unlink()
+    assert record(busy)["pace"] == paces | {"2-assignment": None}
+
+
+def recorded_arms(folder: Path) -> set[str]:
+    return {run["arm"] for run in json.loads((folder / "index.json").read_text())["runs"]}
 
 
 def recorded(numbers: dict[str, dict[str, dict[str, dict[str, float]]]], arm: str) -> dict[str, dict[str, float]]:

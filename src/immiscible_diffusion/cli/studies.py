@@ -14,7 +14,7 @@ from immiscible_diffusion.registry import names
 from immiscible_diffusion.report.figures import inspect_figure
 from immiscible_diffusion.report.page import FIGURES, inspect_table, terminal_tables
 from immiscible_diffusion.report.page import report as write_report
-from immiscible_diffusion.report.summary import read_summary
+from immiscible_diffusion.report.record import read_record
 from immiscible_diffusion.runs.conditions import with_states
 
 __all__ = ["inspect", "print_report", "report"]
@@ -69,7 +69,7 @@ def report(
 def print_report(folder: Path) -> None:
     """Write an experiment's report and print its tables."""
     page = write_report(folder)
-    summary = read_summary(folder)
-    for table in terminal_tables(summary, summary.metrics[0]):
+    numbers = read_record(folder / "summary.json")
+    for table in terminal_tables(numbers, numbers["metrics"][0]):
         out.print(table)
     out.print(f"Report: {escape(str(page))}", soft_wrap=True)

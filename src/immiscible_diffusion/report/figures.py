@@ -10,8 +10,8 @@ import numpy as np
 
 from immiscible_diffusion.report.compare import Comparison
 from immiscible_diffusion.report.read_runs import Arm
+from immiscible_diffusion.report.sentences import counted
 from immiscible_diffusion.report.speedup import mean_bounds
-from immiscible_diffusion.report.summary import counted
 from immiscible_diffusion.report.uncertainty import spread
 
 NAMES = {"frechet": "Fréchet", "frechet-pooled_pixels": "Fréchet pixel", "kernel-pooled_pixels": "kernel pixel"}

@@ -10,9 +10,8 @@ from rich.table import Table
 
 from immiscible_diffusion.files import write_bytes, write_json
 from immiscible_diffusion.report.figures import NAMES, distance_figure, metric_label, samples_figure
-from immiscible_diffusion.report.record import finals, pace, record, speedups
+from immiscible_diffusion.report.record import record
 from immiscible_diffusion.report.sentences import final_cells, findings, speedup_cells
-from immiscible_diffusion.report.summary import Summary, read_summary
 
 __all__ = ["FIGURES", "data_uri", "inspect_table", "render", "report", "terminal_tables"]
 
@@ -26,30 +25,28 @@ def report(folder: Path) -> Path:
     Raises:
         ValueError: the folder holds no finished run.
     """
-    summary = read_summary(folder)
-    numbers = record(summary)
+    numbers = record(folder)
     figures = dict(zip(FIGURES, (distance_figure(numbers), samples_figure(numbers, folder)), strict=True))
     for name, data in figures.items():
         write_bytes(folder / name, data)
     write_json(folder / "summary.json", numbers)
-    write_bytes(folder / "report.html", _page(summary, numbers, figures))
+    write_bytes(folder / "report.html", _page(numbers, figures))
     return folder / "report.html"
 
 
-def terminal_tables(summary: Summary, metric: str) -> list[Table]:
+def terminal_tables(numbers: Mapping[str, Any], metric: str) -> list[Table]:
     """Return the speed-ups, or the ends where there are no curves, and the couplings' own figures for a terminal."""
     name = NAMES.get(metric, metric)
-    if summary.measured_once:
+    if not numbers["speedups"]:
         columns: Sequence[str] = ("coupling", "sampling", "mean ± s.d.", "difference", "p")
-        cells = [final_cells(row) for row in finals(summary, metric)]
+        cells = [final_cells(row) for row in _of(numbers["finals"], metric)]
         first = _table(f"Final {name} distance", columns, cells)
     else:
         columns = ("coupling", "sampling", "target", "indep.", "steps", "speed-up", "95 % interval")
-        cells = [speedup_cells(row) for row in speedups(summary, metric)]
+        cells = [speedup_cells(row) for row in _of(numbers["speedups"], metric)]
         first = _table(f"Training steps to the independent arm's final {name} distance", columns, cells)
-    pairs = [pair["cells"] for pair in _pair_rows(summary)]
     columns = ("coupling", "distance", "mean noise²", "ms a batch", "share of a step")
-    return [first, _table("What each coupling does to its pairs", columns, pairs)]
+    return [first, _table("What each coupling does to its pairs", columns, _pair_cells(numbers))]
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -85,37 +82,38 @@ def inspect_table(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _pair_rows(summary: Summary) -> list[dict[str, Any]]:
-    rows = []
-    for arm in dict.fromkeys(run["arm"] for run in summary.index["runs"]):
-        pair = summary.pairs[arm]
-        found = pace(summary, arm)
-        share = None if found is None else found["coupling_percent"]
-        cells = [
+def _pair_cells(numbers: Mapping[str, Any]) -> list[list[str]]:
+    """Return what each coupling does to its pairs and what it costs, a row an arm; finished arms come first."""
+    return [
+        [
             arm,
-            f"{0 - round(pair['distance_reduction_percent'], 2):+.2f} %",
-            f"{pair['noise_square']:.3f}",
-            f"{pair['milliseconds']:.2f}",
-            "-" if share is None else f"{share:.1f} %",
+            f"{0 - round(numbers['pairs'][arm]['distance_reduction_percent'], 2):+.2f} %",
+            f"{numbers['pairs'][arm]['noise_square']:.3f}",
+            f"{numbers['pairs'][arm]['milliseconds']:.2f}",
+            f"{pace['coupling_percent']:.1f} %" if (pace := numbers["pace"].get(arm)) else "-",
         ]
-        rows.append({"arm": arm, "share_percent": share, "cells": cells})
-    return rows
+        for arm in dict.fromkeys([*numbers["pace"], *numbers["pairs"]])
+    ]
 
 
-def _page(summary: Summary, numbers: dict[str, Any], figures: Mapping[str, bytes]) -> bytes:
-    metric = summary.metrics[0]
+def _of(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row["metric"] == metric]
+
+
+def _page(numbers: Mapping[str, Any], figures: Mapping[str, bytes]) -> bytes:
+    metrics, metric = numbers["metrics"], numbers["metrics"][0]
     configuration = next(iter(numbers["configurations"].values()))
     seeds = sorted({run["seed"] for run in numbers["runs"]})
     return render(
         Path(__file__).parent / "templates" / "report.html",
         **numbers,
-        once=summary.measured_once,
-        label={name: metric_label(configuration, name) for name in summary.metrics},
+        once=all(len(curve) < 2 for row in numbers["curves"] for curve in row["by_seed"].values()),
+        label={name: metric_label(configuration, name) for name in metrics},
         plain_start=any(row["start"] != "matched" for row in numbers["curves"]),
-        speedup_rows={name: [speedup_cells(row) for row in speedups(summary, name)] for name in summary.metrics},
-        final_rows={name: [final_cells(row) for row in finals(summary, name)] for name in summary.metrics},
-        pair_rows=[row["cells"] for row in _pair_rows(summary)],
-        findings=findings(speedups(summary, metric), finals(summary, metric), NAMES.get(metric, metric)),
+        speedup_rows={name: [speedup_cells(row) for row in _of(numbers["speedups"], name)] for name in metrics},
+        final_rows={name: [final_cells(row) for row in _of(numbers["finals"], name)] for name in metrics},
+        pair_rows=_pair_cells(numbers),
+        findings=findings(_of(numbers["speedups"], metric), _of(numbers["finals"], metric), NAMES.get(metric, metric)),
         images=[data_uri(name, data) for name, data in figures.items()],
         seeds=seeds,
         configuration=configuration,

@@ -1,39 +1,77 @@
 """What is kept of an experiment: one JSON that every table, figure and page can be made from without the runs."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from immiscible_diffusion.files import read_json
+from immiscible_diffusion.files import read_index, read_json
+from immiscible_diffusion.report.compare import Comparison
+from immiscible_diffusion.report.read_runs import Arm, Measured, read_arms
 from immiscible_diffusion.report.speedup import Speedup, mean_bounds
-from immiscible_diffusion.report.summary import Summary
 from immiscible_diffusion.report.uncertainty import spread
+from immiscible_diffusion.runs.folder import is_finished
 
-__all__ = ["FORMAT", "finals", "pace", "read_record", "record", "speedup_values", "speedups"]
+__all__ = ["FORMAT", "read_record", "record", "speedup_values"]
 
 FORMAT = 2
 """Number of the form of ``summary.json``. Records without it have no curves, no pace and one configuration."""
+_REFERENCE = "independent"
 
 
-def record(summary: Summary) -> dict[str, Any]:
-    """Return all numbers of an experiment, with where they come from.
+def record(folder: Path) -> dict[str, Any]:
+    """Return all numbers of the experiment whose runs lie in a folder; unfinished runs are named and left out.
 
     ``configurations`` holds each arm's resolved configuration; the runs of an arm differ in ``train.seed`` alone.
+    ``curves`` has a row for each arm, start, number of sampling steps and metric, ``by_seed`` of them is
+    [[training step, value], ...]. ``speedups`` and ``finals`` compare each with independent noise that is like it in
+    everything else that varies; there are no speed-ups of runs that were measured once, at the end of training.
+
+    Raises:
+        ValueError: there is no index, no finished run, or a file that cannot be read.
     """
+    index, pairs = read_index(folder), read_json(folder / "pairs.json")
+    unfinished = [run["folder"] for run in index["runs"] if not is_finished(folder / run["folder"])]
+    if len(unfinished) == len(index["runs"]):
+        raise ValueError(f"{folder} holds no finished run; run `immiscible train {index['experiment']}` first")
+    arms, _ = read_arms([folder])
+    groups = {arm.name: _group(arm) for arm in arms}
+    measured = [each for arm in arms for each in arm.measured]
+    metrics = list(dict.fromkeys(metric for each in measured for metric in each.curves))
+    curves: list[dict[str, Any]] = [
+        {
+            "label": each.label,
+            "arm": each.arm,
+            "start": each.start,
+            "group": groups[each.arm],
+            "sampling_steps": each.sampling_steps,
+            "metric": metric,
+            "by_seed": {str(seed): [list(point) for point in curve] for seed, curve in by_seed.items()},
+        }
+        for each in measured
+        for metric, by_seed in each.curves.items()
+    ]
+    once = all(len(curve) < 2 for row in curves for curve in row["by_seed"].values())
+    labels = list(dict.fromkeys(each.label for each in measured))
+    ordered = sorted(measured, key=lambda each: (labels.index(each.label), each.sampling_steps))
+    references = {arm.name: _reference(arm, arms) for arm in arms}
+    rows = [
+        (each, _against(each, references[each.arm], measured, metric), metric) for metric in metrics for each in ordered
+    ]
     return {
         "format": FORMAT,
-        **{key: summary.index[key] for key in ("experiment", "title", "source", "question")},
-        "runs": [run for run in summary.index["runs"] if run["folder"] not in summary.unfinished],
-        "unfinished": summary.unfinished,
-        "metrics": summary.metrics,
-        "configurations": {arm.name: arm.first.config for arm in summary.arms},
-        "environment": summary.arms[0].first.environment,
-        "pairs": summary.pairs,
-        "pace": {arm.name: pace(summary, arm.name) for arm in summary.arms},
-        "curves": _curves(summary),
-        "speedups": [row for metric in summary.metrics for row in speedups(summary, metric)],
-        "finals": [row for metric in summary.metrics for row in finals(summary, metric)],
+        **{key: index[key] for key in ("experiment", "title", "source", "question")},
+        "runs": [run for run in index["runs"] if run["folder"] not in unfinished],
+        "unfinished": unfinished,
+        "metrics": metrics,
+        "configurations": {arm.name: arm.first.config for arm in arms},
+        "environment": arms[0].first.environment,
+        "pairs": pairs,
+        "pace": {arm.name: None if arm.pace is None else asdict(arm.pace) for arm in arms},
+        "curves": curves,
+        "speedups": [_speedup(found, groups[each.arm]) for each, found, _ in rows if found is not None and not once],
+        "finals": [_final(each, found, metric) for each, found, metric in rows],
     }
 
 
@@ -55,40 +93,6 @@ def read_record(path: Path) -> dict[str, Any]:
     return numbers
 
 
-def pace(summary: Summary, arm: str) -> dict[str, float] | None:
-    """Return an arm's ``Pace`` as flat values, None where none of its runs is finished or has a log."""
-    found = next((each.pace for each in summary.arms if each.name == arm), None)
-    return None if found is None else asdict(found)
-
-
-def speedups(summary: Summary, metric: str) -> list[dict[str, Any]]:
-    """Return a row an arm and number of sampling steps: steps to its reference's final distance, and their ratio.
-
-    ``seconds_ratio`` is the ratio of training seconds: steps at each arm's own pace. No rows without curves.
-    """
-    rows = []
-    for label, count in [] if summary.measured_once else _series(summary):
-        comparison = summary.comparison(label, count, metric)
-        if comparison is None:
-            continue
-        found, seconds = comparison.speedup(), comparison.seconds()
-        rows.append(
-            {
-                "arm": label,
-                "reference": comparison.reference.label,
-                "group": summary.group(comparison.arm.arm),
-                "sampling_steps": count,
-                "metric": metric,
-                "target": comparison.target(),
-                **speedup_values(found),
-                "seconds_ratio": None if seconds is None else seconds.ratio,
-                "by_seed": {str(seed): _finite(high) for (_, seed), (_, high) in found.arm.items()},
-                "reference_by_seed": {str(seed): high for (seed, _), (_, high) in found.reference.items()},
-            }
-        )
-    return rows
-
-
 def speedup_values(found: Speedup) -> dict[str, Any]:
     """Return a speed-up of paired seeds as flat values; ``bounds`` of the ratio, (0, None) where nothing is known."""
     low, high = found.interval or (None, None)
@@ -107,46 +111,56 @@ def speedup_values(found: Speedup) -> dict[str, Any]:
     }
 
 
-def finals(summary: Summary, metric: str) -> list[dict[str, Any]]:
-    """Return a row an arm and number of sampling steps: the last distance over seeds, against its reference.
-
-    ``difference`` and ``reference_mean`` are over common seeds; ``p`` is of a paired t-test of at least three of them.
-    """
-    rows = []
-    for label, count in _series(summary):
-        measured, comparison = summary.find(label, count), summary.comparison(label, count, metric)
-        if measured is None:
-            continue
-        values = measured.final(metric)
-        middle, deviation = spread(values.values())
-        row = {"arm": label, "sampling_steps": count, "metric": metric, "mean": middle, "sd": deviation}
-        if comparison is not None:
-            found = comparison.difference
-            row |= {"difference": found.mean, "reference_mean": found.reference[0], "p": found.p_t}
-            row |= {"reference": comparison.reference.label}
-        rows.append({**row, "by_seed": {str(seed): value for seed, value in values.items()}})
-    return rows
+def _speedup(comparison: Comparison, group: str) -> dict[str, Any]:
+    """Return steps to the reference's final distance, and their ratio; of seconds, at each arm's own pace, too."""
+    found, seconds = comparison.speedup(), comparison.seconds()
+    return {
+        "arm": comparison.arm.label,
+        "reference": comparison.reference.label,
+        "group": group,
+        "sampling_steps": comparison.arm.sampling_steps,
+        "metric": comparison.metric,
+        "target": comparison.target(),
+        **speedup_values(found),
+        "seconds_ratio": None if seconds is None else seconds.ratio,
+        "by_seed": {str(seed): _finite(high) for (_, seed), (_, high) in found.arm.items()},
+        "reference_by_seed": {str(seed): high for (seed, _), (_, high) in found.reference.items()},
+    }
 
 
-def _curves(summary: Summary) -> list[dict[str, Any]]:
-    """Return every measured curve: arm, start, sampling steps, metric -> seed -> [[training step, value], ...]."""
-    return [
-        {
-            "label": each.label,
-            "arm": each.arm,
-            "start": each.start,
-            "group": summary.group(each.arm),
-            "sampling_steps": each.sampling_steps,
-            "metric": metric,
-            "by_seed": {str(seed): [list(point) for point in curve] for seed, curve in by_seed.items()},
-        }
-        for each in summary.measured
-        for metric, by_seed in each.curves.items()
-    ]
+def _final(measured: Measured, comparison: Comparison | None, metric: str) -> dict[str, Any]:
+    """Return the last distance over seeds; its difference from the reference is over the seeds that both have."""
+    values = measured.final(metric)
+    middle, deviation = spread(values.values())
+    row = {"arm": measured.label, "sampling_steps": measured.sampling_steps, "metric": metric}
+    row |= {"mean": middle, "sd": deviation}
+    if comparison is not None:
+        found = comparison.difference
+        row |= {"difference": found.mean, "reference_mean": found.reference[0], "p": found.p_t}
+        row |= {"reference": comparison.reference.label}
+    return {**row, "by_seed": {str(seed): value for seed, value in values.items()}}
 
 
-def _series(summary: Summary) -> list[tuple[str, int]]:
-    return [(label, count) for label in summary.labels for count in summary.sampling_steps]
+def _reference(arm: Arm, arms: Sequence[Arm]) -> str:
+    """Return the name of the arm of independent noise that is like this one in everything else that varies."""
+    point = {**arm.point, "coupling": _REFERENCE}
+    return next((other.name for other in arms if other.point and other.point == point), _REFERENCE)
+
+
+def _group(arm: Arm) -> str:
+    """Return what an arm shares with its reference, in words; empty where the coupling alone varies."""
+    rest = {key: label for key, label in arm.point.items() if key != "coupling"}
+    return ", ".join(f"{key.partition(',')[0].rpartition('.')[2]} {label}" for key, label in rest.items())
+
+
+def _against(measured: Measured, name: str, others: Sequence[Measured], metric: str) -> Comparison | None:
+    """Return the comparison over common seeds with what has this label; None where there are none, and of itself."""
+    key = (name, measured.sampling_steps)
+    reference = next((other for other in others if (other.label, other.sampling_steps) == key), None)
+    if reference is None or reference is measured:
+        return None
+    common = sorted(set(measured.curves[metric]) & set(reference.curves[metric]))
+    return Comparison(reference, measured, metric, [(seed, seed) for seed in common]) if common else None
 
 
 def _finite(value: float | None) -> float | None:

@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from immiscible_diffusion.report.summary import counted
-
-__all__ = ["final_cells", "findings", "number", "speedup_cells"]
+__all__ = ["counted", "final_cells", "findings", "number", "speedup_cells"]
 
 _SURE = 0.05
 
@@ -83,6 +81,11 @@ def _sooner(row: Mapping[str, Any]) -> str:
         way = f"{row['ratio']:.1f} times sooner" if low > 1 else f"{row['ratio']:.2f} times as soon"
         return f"after {row['steps']:.0f}, {way} ({low:.2f} to {high:.2f})"
     return ""
+
+
+def counted(steps: int) -> str:
+    """Return a number of sampling steps as words."""
+    return f"{steps} sampling step{'s' * (steps > 1)}"
 
 
 def number(value: float) -> str:
