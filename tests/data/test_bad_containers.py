@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from immiscible_diffusion import Images
-from immiscible_diffusion.data import _files
+from immiscible_diffusion.data.containers import listing
 from pictures import GOOD, SHADES, encoded, folder, parquet, rows, shades, shards, tarred, zipped
 
 
@@ -151,7 +151,7 @@ def test_a_member_that_would_unpack_to_too_much_is_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = zipped(tmp_path / "x.zip", {**GOOD, "a/bad.png": b"\0" * 20_000})
-    monkeypatch.setattr(_files, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(listing, "MAX_BYTES", 10_000)
     with pytest.raises(ValueError, match=r"a/bad.png: it has 20000 bytes; an image may have 10000"):
         Images(str(path), size=8, held_out_rows=1).held_out()
 

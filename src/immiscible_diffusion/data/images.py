@@ -12,9 +12,9 @@ from torch import Tensor
 
 from immiscible_diffusion.data._batch_order import flipped_orders
 from immiscible_diffusion.data._decode import PILLOW_LIMIT, Decoder, Resize
-from immiscible_diffusion.data._listing import Bad, split_of
 from immiscible_diffusion.data._loading import CHUNK, chunks, decoded, loaded
-from immiscible_diffusion.data._open import Columns, OnBad, Opened, open_rows
+from immiscible_diffusion.data.containers.listing import Bad, Columns, split_of
+from immiscible_diffusion.data.containers.open import OnBad, Opened, open_rows
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Batch, Int
 

@@ -1,27 +1,32 @@
 """What a container of images lists, and what a path inside it says: which split, which class."""
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from immiscible_diffusion.data._decode import Reader
+from immiscible_diffusion.data._decode import MAX_BYTES, Reader, UnreadableError
 
 __all__ = [
     "Bad",
+    "Columns",
     "Labels",
     "Listing",
     "arranged",
     "is_ignored",
     "joined",
     "label_faults",
+    "labelled",
+    "of_split",
     "plain",
     "split_of",
     "subset",
 ]
-__all__ += ["IMAGE_SUFFIXES", "no_split", "unsafe"]
+__all__ += ["IMAGE_SUFFIXES", "check_size", "no_split", "parsed_labels", "read_span", "unsafe"]
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 _BESIDE = frozenset((".csv", ".html", ".json", ".jsonl", ".md", ".rst", ".sha256", ".tsv", ".txt", ".xml", ".yaml"))
@@ -37,6 +42,20 @@ class Bad(NamedTuple):
 
     name: str
     reason: str
+
+
+class Columns(NamedTuple):
+    """The columns of a table, or members of a shard, that hold images, labels and captions.
+
+    Args:
+        image: such as ``img``, or in a shard ``jpg``; if empty, found by the hub's notes, or by a suffix.
+        label: whole numbers; if empty, ``label`` (in a shard ``cls`` or the key ``label`` of ``json``), if it is there.
+        caption: one or more texts; none if empty.
+    """
+
+    image: str = ""
+    label: str = ""
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -163,62 +182,118 @@ def is_ignored(path: str) -> bool:
     return bool(dot) and (f".{suffix}" in _BESIDE or stem in _BESIDE_NAMES)
 
 
-class _Arranged(NamedTuple):
-    chosen: list[int]
-    labels: Labels | None
-    classes: tuple[str, ...] | None
-    bad: list[Bad]
-
-
-def arranged(paths: Sequence[str], split: str, where: str, table: Mapping[str, int] | None = None) -> _Arranged:
-    """Return which images belong to a split, with the labels that their folders or a table give them.
+def arranged(
+    paths: Sequence[str],
+    split: str,
+    where: str,
+    table: Mapping[str, int] | None,
+    bad: Sequence[Bad],
+    joint: str,
+    reader: Callable[[list[int]], Reader],
+    within: str = "",
+) -> Listing:
+    """Return the images of a split, with the labels that their folders or a table give them.
 
     Where every image lies in a folder named like a split (``train``, ``test``, ``val``, ...), those folders are the
     splits. Below them the first folder is the class, numbered in the order of the names over all splits; images
     that lie directly there have no class, which is a mistake where others have one.
 
     Args:
-        paths: relative, with forward slashes.
+        paths: relative to the container, with forward slashes.
         split: the wanted one.
         where: the container's name in messages.
         table: path -> label, in place of the folders; empty where there are no labels whatever the folders.
+        bad: what cannot be used, known before.
+        joint: stands between the container's name and a path in messages.
+        reader: returns the reader of the paths with these numbers.
+        within: the folder around everything, with its slash, which names neither split nor class.
 
     Raises:
-        ValueError: there is no such split.
+        ValueError: there is no image or no such split.
     """
-    tops = {path.split("/", 1)[0] if "/" in path else "" for path in paths}
+    inner = [path.removeprefix(within) for path in paths]
+    parts = _splits(inner, split, where)
+    splits, rests = [name for name, _ in parts], [rest for _, rest in parts]
     wanted = split_of(split) or split
-    parts = [(wanted, path) for path in paths]
+    chosen = [i for i, name in enumerate(splits) if name == wanted]
+    deciding = "train" if "train" in splits else wanted
+    names = sorted({rest.split("/", 1)[0] for name, rest in parts if name == deciding and "/" in rest})
+    numbers = {name: number for number, name in enumerate(names)}
+    labels: dict[int, int] = {}
+    faults: dict[int, str] = {}
+    if table is not None:
+        labels = {i: table[inner[i]] for i in chosen if inner[i] in table}
+        faults = {i: "dataset.json has no label for it" for i in chosen if i not in labels} if table else {}
+    elif any("/" in rests[i] for i in chosen):
+        for i in chosen:
+            top, slash, _ = rests[i].partition("/")
+            if not slash:
+                faults[i] = "it has no class folder, and others have one"
+            elif top not in numbers:
+                faults[i] = f"its class folder {plain(top)!r} is not among those of train"
+            else:
+                labels[i] = numbers[top]
+    good = [i for i in chosen if i not in faults]
+    bad = [*bad, *(Bad(paths[i], reason) for i, reason in faults.items())]
+    if not good and not bad:
+        raise ValueError(f"there is no image in {where}; images end in {sorted(IMAGE_SUFFIXES)}")
+    return Listing(
+        [plain(f"{where}{joint}{paths[i]}") for i in good],
+        reader(good),
+        np.array([labels[i] for i in good], np.int64) if labels or faults else None,
+        tuple(names) or None if table is None else None,
+        bad=tuple(Bad(plain(f"{where}{joint}{name}"), reason) for name, reason in bad),
+    )
+
+
+def _splits(paths: Sequence[str], split: str, where: str) -> list[tuple[str, str]]:
+    """Return the split of each path and what of the path is below it."""
+    wanted = split_of(split) or split
+    tops = {path.split("/", 1)[0] if "/" in path else "" for path in paths}
     if tops and all(top.lower() in _SPLITS for top in tops):
         parts = [(_SPLITS[top.lower()], rest) for top, _, rest in (path.partition("/") for path in paths)]
         if wanted not in {name for name, _ in parts}:
             raise no_split(where, split, sorted(tops))
-    elif wanted != "train":
+        return parts
+    if wanted != "train":
         raise no_split(where, split, [])
-    chosen = [i for i, (name, _) in enumerate(parts) if name == wanted]
-    if table is not None and not table:
-        return _Arranged(chosen, None, None, [])
-    if table is not None:
-        labels = np.array([table.get(paths[i], -1) for i in chosen], np.int64)
-        bad = [Bad(paths[i], "dataset.json has no label for it") for i, n in zip(chosen, labels, strict=True) if n < 0]
-        return _Arranged([i for i, n in zip(chosen, labels, strict=True) if n >= 0], labels[labels >= 0], None, bad)
-    known = {name for name, _ in parts}
-    deciding = "train" if "train" in known else wanted
-    classes = sorted({path.split("/", 1)[0] for name, path in parts if name == deciding and "/" in path})
-    if not any("/" in parts[i][1] for i in chosen):
-        return _Arranged(chosen, None, tuple(classes) or None, [])
-    number, good, numbers, bad = {name: i for i, name in enumerate(classes)}, [], [], []
-    for i in chosen:
-        top, slash, _ = parts[i][1].partition("/")
-        if slash and top in number:
-            good.append(i)
-            numbers.append(number[top])
-        else:
-            reason = (
-                f"its class folder {plain(top)!r} is not among those of train" if slash else "it has no class folder"
-            )
-            bad.append(Bad(paths[i], reason if slash else f"{reason}, and others have one"))
-    return _Arranged(good, np.array(numbers, np.int64), tuple(classes), bad)
+    return [("train", path) for path in paths]
+
+
+def labelled(
+    listing: Listing, labels: Sequence[int | None] | None, captions: Sequence[tuple[str, ...]] | None
+) -> Listing:
+    """Return the listing with labels and captions, if any; rows whose label or caption is at fault are taken out."""
+    faults: dict[int, str] = {}
+    if labels is not None:
+        faults = label_faults(labels, None if listing.classes is None else len(listing.classes))
+    if captions is not None:
+        faults |= {i: "it has no caption" for i, texts in enumerate(captions) if not texts}
+    whole = replace(
+        listing,
+        labels=None if labels is None else np.array([-1 if n is None else n for n in labels], np.int64),
+        captions=None if captions is None else tuple(captions),
+        bad=listing.bad + tuple(Bad(listing.names[i], reason) for i, reason in sorted(faults.items())),
+    )
+    return subset(whole, [i for i in range(len(listing.names)) if i not in faults]) if faults else whole
+
+
+def of_split(files: Sequence[Path], split: str, where: str) -> list[Path]:
+    """Return the files of a split: those whose name, or whose folder's, begins with it, as on the hub.
+
+    Files none of which names a split are all of them ``train``.
+
+    Raises:
+        ValueError: there is no such split, or some files name one and others do not.
+    """
+    named = {path: split_of(path.name) or split_of(path.parent.name) for path in files}
+    wanted, found = split_of(split) or split, sorted({name for name in named.values() if name})
+    if found and (nameless := [path for path, name in named.items() if name is None]):
+        raise ValueError(f"{plain(str(nameless[0]))} names no split, but others in {where} do: {found}")
+    chosen = [path for path, name in named.items() if (name or "train") == wanted]
+    if not chosen:
+        raise no_split(where, split, found)
+    return chosen
 
 
 def label_faults(labels: Sequence[int | None], classes: int | None) -> dict[int, str]:
@@ -236,3 +311,41 @@ def label_faults(labels: Sequence[int | None], classes: int | None) -> dict[int,
         elif classes is not None and label >= classes:
             faults[i] = f"its label is {label}; there are {classes} classes"
     return faults
+
+
+def parsed_labels(content: bytes) -> dict[str, int] | None:
+    """Return path -> label from a ``dataset.json`` as EDM's and StyleGAN's data tools write it; None for another."""
+    values = json.loads(content)
+    if not isinstance(values, Mapping) or "labels" not in values:
+        return None
+    pairs = values["labels"] or []
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and type(pair[1]) is int
+        for pair in pairs
+    ):
+        raise ValueError("labels must be a list of [path, whole number]")
+    return dict(pairs)
+
+
+def read_span(path: str, first: int, count: int) -> bytes:
+    """Return bytes ``first`` .. ``first + count`` of a file.
+
+    Raises:
+        UnreadableError: the file ends before.
+    """
+    with Path(path).open("rb") as file:
+        file.seek(first)
+        content = file.read(count)
+    if len(content) < count:
+        raise UnreadableError(f"{Path(path).name} ends after {first + len(content)} bytes; {first + count} are needed")
+    return content
+
+
+def check_size(size: int) -> None:
+    """Refuse an image of more than ``MAX_BYTES`` bytes.
+
+    Raises:
+        UnreadableError: it is larger.
+    """
+    if size > MAX_BYTES:
+        raise UnreadableError(f"it has {size} bytes; an image may have {MAX_BYTES}")

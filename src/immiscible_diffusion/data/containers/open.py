@@ -10,26 +10,28 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.data._files import list_folder, list_zip
-from immiscible_diffusion.data._listing import Bad, Listing, joined, no_split, plain, split_of, subset
-from immiscible_diffusion.data._shards import list_shards, of_split
-from immiscible_diffusion.data._tables import list_hub, list_parquet
+from immiscible_diffusion.data.containers.archive import list_zip
+from immiscible_diffusion.data.containers.folder import list_folder
+from immiscible_diffusion.data.containers.listing import (
+    Bad,
+    Columns,
+    Listing,
+    joined,
+    no_split,
+    of_split,
+    plain,
+    split_of,
+    subset,
+)
+from immiscible_diffusion.data.containers.shards import list_shards
+from immiscible_diffusion.data.containers.tables import list_hub, list_parquet
 from immiscible_diffusion.streams import stream
 
-__all__ = ["Columns", "OnBad", "Opened", "open_rows", "open_split"]
+__all__ = ["OnBad", "Opened", "open_rows", "open_split"]
 
 OnBad = Literal["stop", "skip"]
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".gz", ".bz2", ".xz", ".7z", ".rar")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What the columns or members are called that hold images, labels and captions; found by themselves if empty."""
-
-    image: str = ""
-    label: str = ""
-    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,28 +130,27 @@ def open_split(path: str, split: str, columns: Columns) -> Listing:
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {where}: {error}") from error
     suffix = place.suffix.lower()
-    options = (columns.image, columns.label, columns.caption)
     if kind == "folder":
         tables, shards = _containers(place)
         if tables and shards:
             raise ValueError(f"{where} holds both {shards[0].name} and {tables[0].name}: name the folder of one kind")
         if tables:
-            return list_parquet(of_split(tables, split, where), *options)
-        return list_shards(of_split(shards, split, where), *options) if shards else list_folder(place, split)
+            return list_parquet(of_split(tables, split, where), columns)
+        return list_shards(of_split(shards, split, where), columns) if shards else list_folder(place, split)
     if kind == "file" and suffix == ".zip":
         return list_zip(place, split)
     if kind == "file" and suffix in (".parquet", ".tar"):
         own = split_of(place.name)
         if (split_of(split) or split) not in ("train", own):  # one file is trained on whatever it is called
             raise no_split(where, split, [own or "train"])
-        return list_parquet([place], *options) if suffix == ".parquet" else list_shards([place], *options)
+        return list_parquet([place], columns) if suffix == ".parquet" else list_shards([place], columns)
     if kind in ("file", "other"):
         packed = suffix and place.name.lower().endswith(_PACKED)
         advice = ": it is compressed as a whole and cannot be read in place; unpack it once" if packed else ""
         raise ValueError(f"{where} is neither a folder nor a .zip, .tar or .parquet file{advice}")
     if suffix in (".zip", ".parquet", ".tar", *_PACKED) or not _HUB_NAME.fullmatch(path):
         raise ValueError(f"no file or folder {where}")
-    return list_hub(path, split, *options)
+    return list_hub(path, split, columns)
 
 
 def _containers(root: Path) -> tuple[list[Path], list[Path]]:

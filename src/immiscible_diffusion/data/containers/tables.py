@@ -3,16 +3,16 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from immiscible_diffusion.data._decode import MAX_BYTES, UnreadableError
-from immiscible_diffusion.data._listing import Bad, Labels, Listing, label_faults, plain, subset
+from immiscible_diffusion.data.containers.listing import Columns, Labels, Listing, labelled, plain
 
 __all__ = ["list_hub", "list_parquet"]
 
@@ -90,14 +90,12 @@ def _group(path: str, changed: int, group: int, column: str) -> Any:
         raise UnreadableError(f"row group {group} of {Path(path).name} is damaged: {_line(error)}") from error
 
 
-def list_parquet(files: Sequence[Path], image: str, label: str, caption: str) -> Listing:
+def list_parquet(files: Sequence[Path], columns: Columns) -> Listing:
     """Return the rows of parquet files; the images stay in the files.
 
     Args:
         files: in order.
-        image: the column of images; found by the hub's own notes or the names ``image`` and ``img`` if empty.
-        label: the column of labels; if empty, ``label`` where there is one.
-        caption: the column of captions; none if empty.
+        columns: their names, or where to find them.
 
     Raises:
         ValueError: a file is damaged, has no such column, or has labels that are not whole numbers.
@@ -107,7 +105,7 @@ def list_parquet(files: Sequence[Path], image: str, label: str, caption: str) ->
     groups: list[tuple[int, int, int]] = []
     labels: list[int | None] = []
     captions: list[tuple[str, ...]] = []
-    head: tuple[_Columns, tuple[str, ...] | None] | None = None
+    head: tuple[Columns, tuple[str, ...] | None] | None = None
     for path in files:
         where = plain(str(path))
         try:
@@ -117,28 +115,29 @@ def list_parquet(files: Sequence[Path], image: str, label: str, caption: str) ->
         except Exception as error:  # Arrow has many errors for damaged files, and not one class for them
             raise ValueError(f"cannot read {where}: {_line(error)}") from error
         features = _features(schema)
-        columns = _columns(schema.names, features, _Columns(image, label, caption), where)
+        named = _columns(schema.names, features, columns, where)
         if head is None:
-            head = (columns, _class_names(features.get(columns.label)))
-        elif head != (columns, _class_names(features.get(columns.label))):
+            head = (named, _class_names(features.get(named.label)))
+        elif head != (named, _class_names(features.get(named.label))):
             raise ValueError(f"{where} has other columns or classes than {plain(str(files[0]))}")
         stamps.append(stamp)
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         starts = np.cumsum([len(names), *counts])
         groups += [(len(stamps) - 1, g, int(start)) for g, start in enumerate(starts[:-1]) if counts[g]]
         names += [f"{where}, row {i}" for i in range(sum(counts))]
-        if columns.label:
-            _whole_numbers(str(schema.field(columns.label).type), columns.label, where)
-            labels += [None if value is None else int(value) for value in _column(path, columns.label)]
-        if columns.caption:
-            captions += [_texts(value) for value in _column(path, columns.caption)]
+        if named.label:
+            _whole_numbers(str(schema.field(named.label).type), named.label, where)
+            labels += [None if value is None else int(value) for value in _column(path, named.label)]
+        if named.caption:
+            captions += [_texts(value) for value in _column(path, named.caption)]
     if head is None or not names:
         raise ValueError(f"there is no row in {plain(str(files[0]))}")
     reader = _ParquetReader(tuple(stamps), head[0].image, np.array(groups, np.int64).reshape(-1, 3))
-    return _labelled(Listing(names, reader, classes=head[1]), head[0], labels, captions)
+    whole = Listing(names, reader, classes=head[1])
+    return labelled(whole, labels if head[0].label else None, captions if head[0].caption else None)
 
 
-def list_hub(name: str, split: str, image: str, label: str, caption: str) -> Listing:
+def list_hub(name: str, split: str, columns: Columns) -> Listing:
     """Return the rows of a data set on the hub, which is fetched into the hub's cache.
 
     Raises:
@@ -162,7 +161,7 @@ def list_hub(name: str, split: str, image: str, label: str, caption: str) -> Lis
         }
         for column, kind in table.features.items()
     }
-    columns = _columns(table.column_names, features, _Columns(image, label, caption), name)
+    columns = _columns(table.column_names, features, columns, name)
     if columns.label:
         _whole_numbers(str(features[columns.label]["dtype"]), columns.label, name)
     if features[columns.image]["_type"] == "Image":
@@ -173,22 +172,16 @@ def list_hub(name: str, split: str, image: str, label: str, caption: str) -> Lis
     labels = list(table.with_format(None)[columns.label][:]) if columns.label else []
     captions = [_texts(value) for value in table[columns.caption][:]] if columns.caption else []
     listing = Listing(names, reader, classes=_class_names(features.get(columns.label)))
-    return _labelled(listing, columns, labels, captions)
+    return labelled(listing, labels if columns.label else None, captions if columns.caption else None)
 
 
-class _Columns(NamedTuple):
-    image: str
-    label: str
-    caption: str
-
-
-def _columns(there: Sequence[str], features: Mapping[str, Mapping[str, Any]], asked: _Columns, where: str) -> _Columns:
+def _columns(there: Sequence[str], features: Mapping[str, Mapping[str, Any]], columns: Columns, where: str) -> Columns:
     """Return the columns that were asked for, or found by themselves."""
     images = [name for name in there if features.get(name, {}).get("_type") == "Image"]
-    found = _Columns(
-        asked.image or (images or [name for name in ("image", "img") if name in there] or [""])[0],
-        asked.label or ("label" if "label" in there else ""),
-        asked.caption,
+    found = Columns(
+        columns.image or (images or [name for name in ("image", "img") if name in there] or [""])[0],
+        columns.label or ("label" if "label" in there else ""),
+        columns.caption,
     )
     for what, name in zip(found._fields, found, strict=True):
         if (name or what == "image") and name not in there:
@@ -227,23 +220,6 @@ def _column(path: Path, column: str) -> list[Any]:
         return list(_arrow("pyarrow.parquet").read_table(path, columns=[column]).column(column).to_pylist())
     except Exception as error:  # as above
         raise ValueError(f"cannot read column {column!r} of {plain(str(path))}: {_line(error)}") from error
-
-
-def _labelled(
-    listing: Listing, columns: _Columns, labels: Sequence[int | None], captions: Sequence[tuple[str, ...]]
-) -> Listing:
-    """Return the listing with labels and captions; rows whose label or caption is at fault are taken out."""
-    classes = None if listing.classes is None else len(listing.classes)
-    faults = label_faults(labels, classes) if columns.label else {}
-    if columns.caption:
-        faults |= {i: "it has no caption" for i, texts in enumerate(captions) if not texts}
-    whole = replace(
-        listing,
-        labels=np.array([-1 if n is None else n for n in labels], np.int64) if columns.label else None,
-        captions=tuple(captions) if columns.caption else None,
-        bad=tuple(Bad(listing.names[i], reason) for i, reason in sorted(faults.items())),
-    )
-    return subset(whole, [i for i in range(len(listing.names)) if i not in faults]) if faults else whole
 
 
 def _line(error: Exception) -> str:

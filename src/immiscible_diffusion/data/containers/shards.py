@@ -10,21 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from immiscible_diffusion.data._decode import MAX_BYTES, UnreadableError
-from immiscible_diffusion.data._files import read_span
-from immiscible_diffusion.data._listing import (
+from immiscible_diffusion.data.containers.listing import (
     IMAGE_SUFFIXES,
     Bad,
+    Columns,
     Labels,
     Listing,
     is_ignored,
-    label_faults,
-    no_split,
+    labelled,
     plain,
-    split_of,
+    read_span,
     unsafe,
 )
 
-__all__ = ["list_shards", "of_split"]
+__all__ = ["list_shards"]
 
 _BLOCK = 512
 _MAX_TEXT = 2**20
@@ -51,25 +50,7 @@ class _Group:
     texts: dict[str, bytes] = field(default_factory=dict)
 
 
-def of_split(files: Sequence[Path], split: str, where: str) -> list[Path]:
-    """Return the files of a split: those whose name, or whose folder's, begins with it, as on the hub.
-
-    Files none of which names a split are all of them ``train``.
-
-    Raises:
-        ValueError: there is no such split, or some files name one and others do not.
-    """
-    named = {path: split_of(path.name) or split_of(path.parent.name) for path in files}
-    wanted, found = split_of(split) or split, sorted({name for name in named.values() if name})
-    if found and (nameless := [path for path, name in named.items() if name is None]):
-        raise ValueError(f"{plain(str(nameless[0]))} names no split, but others in {where} do: {found}")
-    chosen = [path for path, name in named.items() if (name or "train") == wanted]
-    if not chosen:
-        raise no_split(where, split, found)
-    return chosen
-
-
-def list_shards(files: Sequence[Path], image: str, label: str, caption: str) -> Listing:
+def list_shards(files: Sequence[Path], columns: Columns) -> Listing:
     """Return the images of tar shards, which are neither unpacked nor loaded.
 
     The key is a member's path up to the first dot of its name, the rest is what it holds: an image, ``cls`` (a whole
@@ -77,9 +58,7 @@ def list_shards(files: Sequence[Path], image: str, label: str, caption: str) -> 
 
     Args:
         files: the shards, in order.
-        image: what the image is called, such as ``jpg``; found by its suffix if empty.
-        label: ``cls``, or a key of the tables; if empty, ``cls`` or the key ``label``, where there are any.
-        caption: ``txt`` or another text member, or a key of the tables; none if empty.
+        columns: what the members or keys are called.
 
     Raises:
         ValueError: a shard is damaged, or none has an image.
@@ -90,14 +69,14 @@ def list_shards(files: Sequence[Path], image: str, label: str, caption: str) -> 
     labels: list[int | None] = []
     captions: list[tuple[str, ...]] = []
     for number, path in enumerate(files):
-        for key, group in _groups(path, {caption}, bad).items():
+        for key, group in _groups(path, {columns.caption}, bad).items():
             name = f"{path}: {key}"
             try:
-                suffix = _image_of(group, image)
+                suffix = _image_of(group, columns.image)
                 if suffix is None:
                     continue
-                labels.append(_label_of(group, label))
-                captions.append(_captions_of(group, caption) if caption else ())
+                labels.append(_label_of(group, columns.label))
+                captions.append(_captions_of(group, columns.caption) if columns.caption else ())
             except UnreadableError as error:
                 del labels[len(names) :], captions[len(names) :]
                 bad.append(Bad(name, str(error)))
@@ -105,18 +84,16 @@ def list_shards(files: Sequence[Path], image: str, label: str, caption: str) -> 
             names.append(f"{name}.{suffix}")
             places.append((number, *group.places[suffix]))
     if not names and not bad:
-        raise ValueError(f"there is no image {image or 'member'} in {files[0].parent if len(files) > 1 else files[0]}")
-    labelled = bool(label) or any(number is not None for number in labels)
-    faults = label_faults(labels, None) if labelled else {}
-    good = [i for i in range(len(names)) if i not in faults]
-    bad += [Bad(names[i], reason) for i, reason in faults.items()]
-    return Listing(
-        [plain(names[i]) for i in good],
-        _TarReader(tuple(str(path.resolve()) for path in files), np.array(places, np.int64).reshape(-1, 3)[good]),
-        np.array([labels[i] for i in good], np.int64) if labelled else None,
-        captions=tuple(captions[i] for i in good) if caption else None,
+        raise ValueError(
+            f"there is no image {columns.image or 'member'} in {files[0].parent if len(files) > 1 else files[0]}"
+        )
+    listing = Listing(
+        [plain(name) for name in names],
+        _TarReader(tuple(str(path.resolve()) for path in files), np.array(places, np.int64).reshape(-1, 3)),
         bad=tuple(Bad(plain(name), reason) for name, reason in bad),
     )
+    has_labels = bool(columns.label) or any(number is not None for number in labels)
+    return labelled(listing, labels if has_labels else None, captions if columns.caption else None)
 
 
 def _groups(path: Path, wanted: set[str], bad: list[Bad]) -> dict[str, _Group]:

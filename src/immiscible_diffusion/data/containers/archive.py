@@ -1,0 +1,110 @@
+"""Images in a zip archive, which is read in place."""
+
+import stat
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from immiscible_diffusion.data._decode import MAX_BYTES, UnreadableError
+from immiscible_diffusion.data.containers.listing import (
+    IMAGE_SUFFIXES,
+    Bad,
+    Labels,
+    Listing,
+    arranged,
+    check_size,
+    is_ignored,
+    parsed_labels,
+    plain,
+    read_span,
+    unsafe,
+)
+
+__all__ = ["list_zip"]
+
+_LOCAL_HEADER = 30
+
+
+@dataclass(frozen=True)
+class _ZipReader:
+    """Reads members by their place; a process needs no table of the whole archive."""
+
+    path: str
+    members: Labels  # (n, 5): header offset, compressed bytes, bytes, method, CRC
+
+    def __call__(self, row: int) -> bytes:
+        offset, packed, size, method, crc = map(int, self.members[row])
+        check_size(max(size, packed))
+        header = read_span(self.path, offset, _LOCAL_HEADER)
+        if header[:4] != b"PK\x03\x04":
+            raise UnreadableError("the archive has no member where its table says so")
+        names = sum(struct.unpack("<HH", header[26:30]))
+        content = read_span(self.path, offset + _LOCAL_HEADER + names, packed)
+        if method == zipfile.ZIP_DEFLATED:
+            content = zlib.decompressobj(-15).decompress(content, size + 1)
+        elif method != zipfile.ZIP_STORED:
+            raise UnreadableError(f"it is compressed by method {method}; only stored and deflated members can be read")
+        if len(content) != size or zlib.crc32(content) != crc:
+            raise UnreadableError("its checksum does not fit: the archive is damaged")
+        return content
+
+
+def list_zip(path: Path, split: str) -> Listing:
+    """Return the images of a zip archive, which is neither unpacked nor loaded.
+
+    A single folder that holds everything else is looked through.
+
+    Raises:
+        ValueError: the archive is damaged, or has no image or no such split.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+            tables = [
+                i for i in infos if i.filename == "dataset.json" and not i.flag_bits & 1 and i.file_size < MAX_BYTES
+            ]
+            table = parsed_labels(archive.read(tables[0])) if tables else None
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise ValueError(f"cannot read the archive {path}: {error}") from error
+    bad: list[Bad] = []
+    members: dict[str, zipfile.ZipInfo] = {}
+    for info in infos:
+        name = info.filename.removeprefix("./")
+        if info.is_dir() or (is_ignored(name) and not unsafe(info.orig_filename)):
+            continue
+        fault = _member_fault(info) or ("its name stands in the archive twice" if name in members else None)
+        if fault:
+            bad.append(Bad(name, fault))
+        else:
+            members[name] = info
+    paths = sorted(members, key=lambda name: name.split("/"))
+    within = "" if table is not None else _common_top(paths)
+
+    def reader(rows: list[int]) -> _ZipReader:
+        chosen = [members[paths[i]] for i in rows]
+        places = [(i.header_offset, i.compress_size, i.file_size, i.compress_type, i.CRC) for i in chosen]
+        return _ZipReader(str(path.resolve()), np.array(places, np.int64).reshape(-1, 5))
+
+    return arranged(paths, split, str(path), table, bad, ": ", reader, within=within)
+
+
+def _member_fault(info: zipfile.ZipInfo) -> str | None:
+    if reason := unsafe(info.orig_filename):
+        return reason
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "it is a link"
+    if info.flag_bits & 1:
+        return "it is encrypted"
+    suffix = Path(info.filename).suffix.lower()
+    return None if suffix in IMAGE_SUFFIXES else f"its suffix {plain(suffix)!r} is not that of an image"
+
+
+def _common_top(paths: list[str]) -> str:
+    """Return the one top folder if there are folders below it and nothing else, with its slash, or nothing."""
+    tops = {path.split("/", 1)[0] for path in paths}
+    deep = bool(paths) and all(path.count("/") >= 2 for path in paths)
+    return f"{tops.pop()}/" if len(tops) == 1 and deep else ""
