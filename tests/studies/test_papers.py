@@ -6,13 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from immiscible_diffusion.cli import COMMANDS, run
+from immiscible_diffusion.cli import COMMANDS
+from immiscible_diffusion.cli.options import run_app
 from immiscible_diffusion.experiments.values import built_in
+from studies.__main__ import app
 from studies.papers import MARKERS, Item, papers, papers_page, state, states
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "papers.md"
 ITEMS = papers()
+
+
+def run(arguments: list[str]) -> int:
+    return run_app(app, arguments)
 
 
 def covered(names: list[str], kind: str) -> set[str]:
@@ -37,11 +43,12 @@ def test_every_item_leads_to_an_experiment_and_commands_that_exist() -> None:
     used = {item.experiment for item in ITEMS if item.experiment}
     assert used <= set(built_in())
     assert set(built_in()) - used == {"demo", "digits-consistency", "digits-unet", "edm"}
+    studied = {each.callback.__name__ for each in app.registered_commands if each.callback}
     for item in ITEMS:
         for call in item.calls:
-            program, command, *_ = call.split()
-            assert program == "immiscible"
-            assert command in COMMANDS
+            words = call.removeprefix("python -m ").split()
+            commands = {"immiscible": set(COMMANDS), "studies": studied}[words[0]]
+            assert words[1] in commands
         for name in re.findall(r"runs/([\w-]+)", item.command):
             assert name == item.experiment
 
@@ -102,12 +109,9 @@ def test_a_record_of_other_numbers_than_the_file_has_is_said_to_be_older(tmp_pat
         assert state(tmp_path / "some", same | other) == "recorded of an earlier set-up: 6 runs, 3 seeds"
 
 
-def test_show_without_a_name_and_papers_print_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["show"]) == 0
-    shown = capsys.readouterr().out
+def test_papers_prints_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["papers"]) == 0
-    assert capsys.readouterr().out == shown
-    assert "2505.18521" in shown
+    assert "2505.18521" in capsys.readouterr().out
 
 
 def test_what_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
