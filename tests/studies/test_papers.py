@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import app as bench
 from immiscible_diffusion.cli import COMMANDS
 from immiscible_diffusion.cli.options import run_app
 from immiscible_diffusion.experiments.values import built_in
@@ -43,11 +44,13 @@ def test_every_item_leads_to_an_experiment_and_commands_that_exist() -> None:
     used = {item.experiment for item in ITEMS if item.experiment}
     assert used <= set(built_in())
     assert set(built_in()) - used == {"demo", "digits-consistency", "digits-unet", "edm"}
-    studied = {each.callback.__name__ for each in app.registered_commands if each.callback}
+    studied, measured = (
+        {each.callback.__name__ for each in workshop.registered_commands if each.callback} for workshop in (app, bench)
+    )
     for item in ITEMS:
         for call in item.calls:
             words = call.removeprefix("python -m ").split()
-            commands = {"immiscible": set(COMMANDS), "studies": studied}[words[0]]
+            commands = {"immiscible": set(COMMANDS), "studies": studied, "benchmarks": measured}[words[0]]
             assert words[1] in commands
         for name in re.findall(r"runs/([\w-]+)", item.command):
             assert name == item.experiment
