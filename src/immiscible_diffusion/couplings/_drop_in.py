@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,7 @@ from immiscible_diffusion.types import Coupling, Float, HasMemory, Prior
 __all__ = ["DropIn", "Rows", "check_coupling", "memory_of", "noise_from", "restore"]
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """What a training loop knows about the rows of a batch, beside the data.
 
     ``cond`` is their condition, (b, ...), ``generator`` the source of randomness (the global one if None), ``index``
@@ -24,7 +23,7 @@ class Rows:
 
     cond: Tensor | None = None
     generator: torch.Generator | None = None
-    index: Tensor | None = None
+    index: Tensor | None = None  # type: ignore[assignment]  # it hides tuple.index, which nobody needs here
     step: int | None = None
 
 
