@@ -236,7 +236,7 @@ class _Training:
                     step=state.step,
                     sampling_steps=steps,
                     frechet=frechet_from_moments(self.reference, moments),
-                    features=getattr(self.features, "label", ""),
+                    features=getattr(self.features, "fingerprint", type(self.features).__name__),
                     samples=scale.samples,
                     images=len(self.images),
                     batch=self.config.batch,

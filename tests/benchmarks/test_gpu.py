@@ -64,6 +64,7 @@ def test_the_effect_has_every_arm_at_equal_steps(dry: Path) -> None:
         for sampling in (1, 2)
     }
     assert all(row["frechet"] > 0 and math.isfinite(row["loss"]) for row in rows)
+    assert {row["features"] for row in rows} == {"pooled_pixels/2"}
     last = {row["arm"]: row["frechet"] for row in rows if row["study"] == "flow-matching" and row["step"] == 2}
     assert last["independent"] != last["assignment"]
 
