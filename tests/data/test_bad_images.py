@@ -1,6 +1,7 @@
 """Images that cannot be used: one clear error that names them, or a list of what was left out. All are made here."""
 
 import itertools
+import json
 import os
 import re
 import stat
@@ -68,6 +69,13 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
 
 def bad_file(name: str, data: bytes) -> Callable[[Path], Path]:
     return lambda path: folder(path / "set", {**GOOD, name: data})
+
+
+def edm_table(label: int | None) -> Callable[[Path], Path]:
+    """Return what writes the good pictures and one more, with a ``dataset.json`` that gives it this label, or none."""
+    labels = [[name, i // 4] for i, name in enumerate(GOOD)] + ([] if label is None else [["a/bad.png", label]])
+    table = json.dumps({"labels": labels}).encode()
+    return lambda path: folder(path / "set", {**GOOD, "a/bad.png": encoded(9), "dataset.json": table})
 
 
 def link(target: str) -> Callable[[Path], Path]:
@@ -149,6 +157,8 @@ PLACES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
         "set/bad.png",
         "it has no class folder, and others have one",
     ),
+    "dataset.json: negative label": (edm_table(-1), "bad.png", "dataset.json has no label for it"),
+    "dataset.json: no label": (edm_table(None), "bad.png", "dataset.json has no label for it"),
     "link outside": (link("../../outside.png"), "a/bad.png", "a link that points outside the folder"),
     "link to a system file": (link("/etc/hostname"), "a/bad.png", "a link that points outside the folder"),
     "dangling link": (link("nowhere.png"), "a/bad.png", "a link to nothing"),

@@ -222,7 +222,7 @@ def arranged(
     labels: dict[int, int] = {}
     faults: dict[int, str] = {}
     if table is not None:
-        labels = {i: table[inner[i]] for i in chosen if inner[i] in table}
+        labels = {i: table[inner[i]] for i in chosen if table.get(inner[i], -1) >= 0}
         faults = {i: "dataset.json has no label for it" for i in chosen if i not in labels} if table else {}
     elif any("/" in rests[i] for i in chosen):
         for i in chosen:
