@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
+import torch
 
 from benchmarks.gpu.data import SHEET, sheet_bytes
 from benchmarks.precision import extract, features_in
@@ -117,7 +118,7 @@ def tree_bytes(root: Path | None = None) -> int:
 
 
 def _sheets(cifar10: Path, most: int) -> Iterator[bytes]:
-    for images in images_of(cifar10, "train", 0, most).split(SHEET**2):
+    for images in torch.split(images_of(cifar10, "train", 0, most), SHEET**2):
         yield sheet_bytes(images)
 
 

@@ -306,7 +306,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(base: Path, classes: 
     for step in begun:
         if step == cut:
             break
-    begun.close()  # type: ignore[attr-defined]
+    begun.close()
     ended = run(given, tmp_path / "cut")
     for name, value in whole.net.state_dict().items():
         assert torch.equal(value, ended.net.state_dict()[name])

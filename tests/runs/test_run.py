@@ -67,7 +67,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, whole
     for step in run:
         if step == stop:
             break
-    run.close()  # type: ignore[attr-defined]
+    run.close()
     assert not is_finished(tmp_path / "run")
     assert next(execute(config(), tmp_path / "run", CPU)) == stop
     list(execute(config(), tmp_path / "run", CPU))
@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_from_the_last_kept_step(tmp_path: Path, whole: Pat
             if step == 3:
                 break
         killed = Path(shutil.copytree(tmp_path / f"run{every}", tmp_path / f"killed{every}"))
-        run.close()  # type: ignore[attr-defined]
+        run.close()
         assert sorted(path.name for path in killed.glob("checkpoints/*")) == kept
         assert next(execute(given, killed, CPU)) == (2 if every else 0)
         list(execute(given, killed, CPU))
@@ -148,7 +148,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     next(first)
     with pytest.raises(ValueError, match="another process"):
         next(execute(config(), tmp_path / "run", CPU))
-    first.close()  # type: ignore[attr-defined]
+    first.close()
     assert next(execute(config(), tmp_path / "run", CPU)) == 0
 
 
