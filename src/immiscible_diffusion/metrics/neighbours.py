@@ -11,6 +11,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.checks import check_whole
 from immiscible_diffusion.metrics._rows import comparable
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Float
@@ -97,23 +98,15 @@ def _squared(x: Tensor, y: Tensor, centre: Tensor) -> Tensor:
     return squared.masked_fill_(squared < 1e-13 * lengths, 0)
 
 
-@register("metric")
 @dataclass(frozen=True)
-class Precision:
-    """The share of generated rows that lie among the real ones.
+class _ByNeighbours:
+    """One of the four measures; ``k`` says which neighbour sets a ball's radius."""
 
-    Args:
-        k: which neighbour sets a ball's radius.
-
-    Raises:
-        ValueError: k is below 1.
-    """
-
-    k: int = 3
+    k: int
     better: ClassVar[Literal["lower", "higher"]] = "higher"
 
     def __post_init__(self) -> None:
-        _check(self.k)
+        check_whole(k=self.k)
 
     @property
     def least(self) -> int:
@@ -121,94 +114,41 @@ class Precision:
         return self.k + 1
 
     def __call__(self, real: Tensor, generated: Tensor) -> float:
-        """Return the precision of features (m, f) among (n, f), 0..1."""
-        return neighbourhoods(real, generated, k=self.k).precision
+        """Return the measure for real features (n, f) and generated ones (m, f)."""
+        measures = neighbourhoods(real, generated, k=self.k)
+        return float(getattr(measures, type(self).__name__.lower()))
 
 
 @register("metric")
 @dataclass(frozen=True)
-class Recall:
-    """The share of real rows that lie among the generated ones.
-
-    Args:
-        k: which neighbour sets a ball's radius.
-
-    Raises:
-        ValueError: k is below 1.
-    """
+class Precision(_ByNeighbours):
+    """The share of generated rows that lie among the real ones, 0..1; see ``neighbourhoods`` for ``k``, at least 1."""
 
     k: int = 3
-    better: ClassVar[Literal["lower", "higher"]] = "higher"
-
-    def __post_init__(self) -> None:
-        _check(self.k)
-
-    @property
-    def least(self) -> int:
-        """The fewest rows a side that can be compared."""
-        return self.k + 1
-
-    def __call__(self, real: Tensor, generated: Tensor) -> float:
-        """Return the recall of features (n, f) by (m, f), 0..1."""
-        return neighbourhoods(real, generated, k=self.k).recall
 
 
 @register("metric")
 @dataclass(frozen=True)
-class Density:
-    """How many real balls a generated row lies in, relative to k. Outliers among the real count little.
+class Recall(_ByNeighbours):
+    """The share of real rows that lie among the generated ones, 0..1; see ``neighbourhoods`` for ``k``, at least 1."""
 
-    Args:
-        k: which neighbour sets a ball's radius.
+    k: int = 3
 
-    Raises:
-        ValueError: k is below 1.
+
+@register("metric")
+@dataclass(frozen=True)
+class Density(_ByNeighbours):
+    """How many real balls a generated row lies in, relative to ``k`` (at least 1): about 1 where distributions agree.
+
+    Outliers among the real rows count little.
     """
 
     k: int = 5
-    better: ClassVar[Literal["lower", "higher"]] = "higher"
-
-    def __post_init__(self) -> None:
-        _check(self.k)
-
-    @property
-    def least(self) -> int:
-        """The fewest rows a side that can be compared."""
-        return self.k + 1
-
-    def __call__(self, real: Tensor, generated: Tensor) -> float:
-        """Return the density of features (m, f) among (n, f), about 1 where the laws agree."""
-        return neighbourhoods(real, generated, k=self.k).density
 
 
 @register("metric")
 @dataclass(frozen=True)
-class Coverage:
-    """The share of real rows that have a generated row in their ball.
-
-    Args:
-        k: which neighbour sets a ball's radius.
-
-    Raises:
-        ValueError: k is below 1.
-    """
+class Coverage(_ByNeighbours):
+    """The share of real rows that have a generated row in their ball, 0..1; see ``neighbourhoods`` for ``k``."""
 
     k: int = 5
-    better: ClassVar[Literal["lower", "higher"]] = "higher"
-
-    def __post_init__(self) -> None:
-        _check(self.k)
-
-    @property
-    def least(self) -> int:
-        """The fewest rows a side that can be compared."""
-        return self.k + 1
-
-    def __call__(self, real: Tensor, generated: Tensor) -> float:
-        """Return the coverage of features (n, f) by (m, f), 0..1."""
-        return neighbourhoods(real, generated, k=self.k).coverage
-
-
-def _check(k: int) -> None:
-    if k < 1:
-        raise ValueError(f"k is {k}; it must be 1 or more")
