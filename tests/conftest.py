@@ -1,11 +1,20 @@
 """Fixtures that test files share."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import shapes
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out a file whose tests are all medium before it is imported, where no such test is to run."""
+    if "not medium" not in config.option.markexpr or not collection_path.name.startswith("test_"):
+        return None
+    marked = re.search(r"^pytestmark = \[?\s*pytest\.mark\.medium", collection_path.read_text("utf-8"), re.MULTILINE)
+    return True if marked else None
 
 
 @pytest.fixture(scope="session")

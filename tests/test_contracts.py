@@ -16,6 +16,8 @@ from immiscible_diffusion import types
 from immiscible_diffusion.data.latent_files import encode
 from immiscible_diffusion.registry import KINDS, describe, lookup, make, names
 
+pytestmark = pytest.mark.medium
+
 PROTOCOLS: dict[str, Any] = {
     "coupling": types.Coupling,
     "method": types.Method,

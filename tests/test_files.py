@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
+import pytest
+
 from immiscible_diffusion.files import locked
+
+pytestmark = pytest.mark.medium
 
 HOLDER = """
 import sys, time

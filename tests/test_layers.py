@@ -97,9 +97,11 @@ def added_by(statement: str) -> set[str]:
     return set(done.stdout.split()) - {"torch", "numpy", "scipy", "lap"}
 
 
+@pytest.mark.medium
 def test_the_package_imports_nothing_beyond_its_requirements() -> None:
     assert added_by("from immiscible_diffusion import *") == {"immiscible_diffusion"}
 
 
+@pytest.mark.medium
 def test_a_further_import_is_seen() -> None:
     assert "safetensors" in added_by("import immiscible_diffusion, safetensors.torch")

@@ -14,6 +14,8 @@ from immiscible_diffusion.couplings import Assignment
 from immiscible_diffusion.prefetch import ahead
 from immiscible_diffusion.streams import stream
 
+pytestmark = pytest.mark.medium
+
 SOON = 10.0
 """Seconds after which what should have happened is held to have failed."""
 

@@ -13,11 +13,14 @@ import pytest
 from immiscible_diffusion.processes import results, run_tasks
 from tasks import count_slowly, fail_unpicklably
 
+pytestmark = pytest.mark.medium
+
 PROGRAM = """
-import sys, time
+import signal, sys, time
 from tasks import count_slowly, sleep_then_write
 from immiscible_diffusion.processes import run_tasks
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
     work, tasks = {
         "generator": (count_slowly, [(sys.argv[2], "a", 100_000)]),
         "function": (sleep_then_write, [(sys.argv[2], "a")]),

@@ -77,6 +77,7 @@ def test_a_resumed_run_without_its_optimizer_differs(tmp_path: Path) -> None:
     assert not same(forgetful, whole)
 
 
+@pytest.mark.medium
 def test_training_learns() -> None:
     losses = train(fresh(Train(steps=150, lr=3e-3), 0.0), Train(steps=150, lr=3e-3), Assignment())
     assert sum(losses[-20:]) < 0.7 * sum(losses[:20])
@@ -332,6 +333,7 @@ def test_an_error_of_the_coupling_comes_at_its_step(prefetch: bool) -> None:
     assert workers() == []
 
 
+@pytest.mark.medium
 def test_prefetching_hides_the_coupling() -> None:
     """It takes 20 ms and the method 40; what is waited for with prefetching is the first batch alone."""
 
@@ -474,6 +476,7 @@ def test_a_method_is_given_its_teacher() -> None:
 
 
 @pytest.mark.parametrize("method", [Consistency(last=8, distance="pseudo_huber"), improved(last=20)])
+@pytest.mark.medium
 def test_consistency_training_learns(method: Consistency) -> None:
     """One step of it makes images whose mean comes near that of real digits."""
     config = Train(steps=200, lr=3e-3, ema=0.9)

@@ -18,6 +18,8 @@ from benchmarks.couplings import (
 )
 from immiscible_diffusion.cli.options import run_app
 
+pytestmark = pytest.mark.medium
+
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "benchmarks" / "results" / "couplings.json"
 
@@ -36,6 +38,7 @@ def test_contenders_of_one_task_do_the_same_thing() -> None:
     assert max(distances["assignment among 4 b"]) == pytest.approx(min(distances["assignment among 4 b"]), rel=5e-3)
 
 
+@pytest.mark.slow
 def test_rows_hold_what_was_measured() -> None:
     rows = list(bench([(32, 64)], bench_data(""), k=4, times=2, seconds=0.0))
     assert {row["b"] for row in rows} == {32}

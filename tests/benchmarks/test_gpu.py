@@ -26,6 +26,8 @@ from benchmarks.gpu.start import canonical, chosen
 from immiscible_diffusion.cli.options import run_app
 from immiscible_diffusion.files import write_json
 
+pytestmark = pytest.mark.medium
+
 FOUR = replace(DRY, last=4)
 
 

@@ -10,6 +10,8 @@ from benchmarks.images import _picture, bench_images
 from immiscible_diffusion import Images
 from pictures import content, folder
 
+pytestmark = pytest.mark.medium
+
 
 def photographs(path: Path) -> Path:
     noise = np.random.default_rng(0).integers(0, 256, (12, 40, 30, 3), np.uint8)

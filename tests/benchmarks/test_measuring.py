@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks.measuring import recorded, repeated, spread_ms
 
+pytestmark = pytest.mark.medium
+
 
 def test_the_first_call_is_not_counted() -> None:
     calls = list[int]()

@@ -13,6 +13,8 @@ from benchmarks import papers as module
 from benchmarks.papers import bench_papers, papers_line, papers_table
 from immiscible_diffusion.data import Images
 
+pytestmark = pytest.mark.medium
+
 
 def uneven(b: int, i: int) -> Tensor:
     """Return grey images of brightness 0..255, (b, 48)."""

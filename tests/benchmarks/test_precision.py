@@ -13,6 +13,8 @@ from benchmarks.precision.measure import _closed_forms, _on_features, _published
 from immiscible_diffusion.features import Inception
 from immiscible_diffusion.files import read_json
 
+pytestmark = pytest.mark.medium
+
 ROOT = Path(__file__).parents[2]
 MEASURED = read_json(ROOT / "tests" / "reference" / "precision.json")
 

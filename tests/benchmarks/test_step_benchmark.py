@@ -15,6 +15,8 @@ from immiscible_diffusion import MLP, Denoising, Digits, Pixels
 from immiscible_diffusion.cli.options import run_app
 from immiscible_diffusion.couplings import Assignment
 
+pytestmark = pytest.mark.medium
+
 
 def rows() -> dict[str, dict[str, object]]:
     found = measured(Digits(), Pixels(), Denoising(), MLP(width=8), batch=8, steps=3, rounds=3)
@@ -30,6 +32,7 @@ def test_every_arm_is_measured_and_its_line_printed() -> None:
         assert str(row["arm"]) in step_line(row)
 
 
+@pytest.mark.slow
 def test_a_slow_coupling_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = Assignment.__call__
 
@@ -42,6 +45,7 @@ def test_a_slow_coupling_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         assert float(str(rows()["assignment"]["overhead_percent"])) > 100
 
 
+@pytest.mark.slow
 def test_the_command_records_every_arm(tmp_path: Path) -> None:
     assert run_app(app, ["step", "--rounds", "2", "--out", str(tmp_path / "step.json")]) == 0
     record = json.loads((tmp_path / "step.json").read_text())

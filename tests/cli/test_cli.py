@@ -13,6 +13,8 @@ from PIL import Image
 from immiscible_diffusion.cli import run
 from immiscible_diffusion.report.sentences import number
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope="module")
 def runs_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -146,6 +148,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_named_and_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["train", "demo", "--scale", "smoke", "--out", str(tmp_path), "--workers", "1"]
     arguments += [

@@ -10,6 +10,8 @@ from PIL import Image
 from immiscible_diffusion import Latents
 from immiscible_diffusion.cli import run
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:

@@ -11,6 +11,8 @@ from immiscible_diffusion.cli import COMMANDS, command_line, run
 from immiscible_diffusion.experiments.experiment import read_experiment
 from immiscible_diffusion.experiments.values import built_in
 
+pytestmark = pytest.mark.medium
+
 HEAVY = {"torch", "diffusers", "scipy", "matplotlib", "sklearn", "datasets"}
 
 

@@ -3,6 +3,8 @@ import torch
 
 from immiscible_diffusion.codecs import Bounds
 
+pytestmark = pytest.mark.medium
+
 
 def test_bounds_are_kept_and_undone() -> None:
     codec = Bounds((0.0, -2.0), (512.0, 2.0))

@@ -19,6 +19,8 @@ from immiscible_diffusion.codecs import _autoencoder
 from immiscible_diffusion.codecs.vae import VAE
 from immiscible_diffusion.registry import describe, make
 
+pytestmark = pytest.mark.medium
+
 Shared = Callable[[str], Path]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from immiscible_diffusion.couplings import Assignment, Nearest, assign, nearest
 
-pytestmark = pytest.mark.usefixtures("unchecked", "fresh")
+pytestmark = [pytest.mark.medium, pytest.mark.usefixtures("unchecked", "fresh")]
 COSTS = ["l2", "dot", "cosine", "l1"]
 
 
@@ -58,8 +58,17 @@ INSIDE: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("name", INSIDE)
+ALWAYS = {("Nearest", "aot_eager"), ("nearest of 2.5", "eager"), ("Assignment by l2", "aot_eager")}
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        pytest.param(name, backend, marks=[] if (name, backend) in ALWAYS else pytest.mark.slow)
+        for name in INSIDE
+        for backend in ("eager", "aot_eager")
+    ],
+)
 def test_a_compiled_step_is_the_eager_one(name: str, backend: str) -> None:
     step, weight = training(INSIDE[name])
     loss, gradient = outcome(step, weight)

@@ -15,6 +15,8 @@ from immiscible_diffusion.registry import make, names
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Coupling, HasMemory, Prior
 
+pytestmark = pytest.mark.medium
+
 NAMES = names("coupling")
 
 

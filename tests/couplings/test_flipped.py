@@ -12,6 +12,8 @@ from immiscible_diffusion.priors import Gaussian, StandardNormal
 from immiscible_diffusion.registry import describe, make
 from immiscible_diffusion.streams import stream
 
+pytestmark = pytest.mark.medium
+
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

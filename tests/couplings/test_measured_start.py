@@ -13,6 +13,8 @@ from immiscible_diffusion.couplings._measured_start import measured_prior
 from immiscible_diffusion.priors import Gaussian, StandardNormal
 from immiscible_diffusion.types import Prior
 
+pytestmark = pytest.mark.medium
+
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -67,6 +67,7 @@ DATA: dict[str, Callable[[int, int], Tensor]] = {
 @pytest.mark.parametrize("cost", COSTS)
 @pytest.mark.parametrize(("d", "k", "rows"), [(1, 4, 4000), (2, 8, 4000), (3, 64, 2000), (64, 8, 3000), (3072, 8, 400)])
 @pytest.mark.parametrize("data", DATA)
+@pytest.mark.medium
 def test_the_law_is_that_of_k_explicit_noises(data: str, d: int, k: int, rows: int, cost: Any) -> None:
     x = DATA[data](rows, d)
     assert p_value(x, nearest(x, k, cost=cost, generator=generator(2)), reference(x, k, cost)) > 1e-4
@@ -166,6 +167,7 @@ def test_the_nearest_of_one_is_independent_noise(cost: Any) -> None:
 
 @pytest.mark.parametrize("k", [8, 64])
 @pytest.mark.parametrize("s", [0.5, 1.0])
+@pytest.mark.medium
 def test_closed_forms_of_the_nearest_by_distance(k: int, s: float) -> None:
     """To first order in 1 / sqrt(d), which leaves 2 per cent of each at d = 3072; half the k fails all three."""
     d, x = 3072, s * randn(2000, 3072)
@@ -201,11 +203,13 @@ def peak_bytes(run: Callable[[], object], folder: Path) -> int:
 
 
 @pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.medium
 def test_memory_is_a_few_batches_and_not_k(cost: Any, tmp_path: Path) -> None:
     x = randn(256, 3072)
     assert x.nbytes <= peak_bytes(lambda: nearest(x, 64, cost=cost, generator=generator(2)), tmp_path) < 4 * x.nbytes
 
 
+@pytest.mark.medium
 def test_explicit_noises_fail_the_check_of_memory(tmp_path: Path) -> None:
     x = randn(256, 3072)
     assert peak_bytes(lambda: (x[:, None] - randn(256, 8, 3072)).norm(dim=2).argmin(1), tmp_path) > 4 * x.nbytes

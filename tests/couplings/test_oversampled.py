@@ -24,6 +24,8 @@ from immiscible_diffusion.priors import Gaussian, StandardNormal
 from immiscible_diffusion.registry import make
 from immiscible_diffusion.streams import stream
 
+pytestmark = pytest.mark.medium
+
 COSTS = ["l2", "dot"]
 CONTRACT = importlib.import_module("couplings.test_contract")
 
@@ -86,7 +88,10 @@ CASES += [("rows apart", *size) for size in ((1, 8, 3), (4, 4, 9), (12, 96, 13),
 
 
 @pytest.mark.parametrize("cost", COSTS)
-@pytest.mark.parametrize(("data", "b", "m", "d"), CASES)
+@pytest.mark.parametrize(
+    ("data", "b", "m", "d"),
+    [pytest.param(*case, marks=[] if i % 4 == 0 else pytest.mark.slow) for i, case in enumerate(CASES)],
+)
 def test_the_law_is_that_of_m_explicit_noises(data: str, b: int, m: int, d: int, cost: Any) -> None:
     x, times = DATA[data](b, d), 200
     ours = repeated(lambda source: oversample(x, m, cost=cost, generator=source), times, 2)

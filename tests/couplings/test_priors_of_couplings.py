@@ -17,6 +17,8 @@ from immiscible_diffusion.couplings import _nearest_start as kept
 from immiscible_diffusion.couplings._nearest_start import kept_moments, kept_prior, max_normal_moments
 from immiscible_diffusion.priors import Gaussian, StandardNormal
 
+pytestmark = pytest.mark.medium
+
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

@@ -16,6 +16,8 @@ from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Coupling, HasMemory
 
+pytestmark = pytest.mark.medium
+
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

@@ -20,6 +20,8 @@ from immiscible_diffusion.couplings.sinkhorn import Convergence, Sinkhorn, _cost
 from immiscible_diffusion.registry import make
 from immiscible_diffusion.streams import stream
 
+pytestmark = pytest.mark.medium
+
 CONTRACT = importlib.import_module("couplings.test_contract")
 
 

@@ -14,6 +14,8 @@ from immiscible_diffusion import Images
 from immiscible_diffusion.data.containers import listing
 from pictures import GOOD, SHADES, encoded, folder, parquet, rows, shades, shards, tarred, zipped
 
+pytestmark = pytest.mark.medium
+
 
 def cut(make: Callable[[Path], Path], keep: float) -> Callable[[Path], Path]:
     def made(path: Path) -> Path:

@@ -22,6 +22,8 @@ from PIL import Image, PngImagePlugin
 from immiscible_diffusion import Images
 from pictures import GOOD, SHADES, content, encoded, folder, rows, shades, shards, zipped
 
+pytestmark = pytest.mark.medium
+
 NOISE = Image.effect_noise((64, 64), 90).convert("RGB")
 
 

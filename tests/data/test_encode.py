@@ -27,6 +27,8 @@ from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.processes import results
 from immiscible_diffusion.types import Batch, HasRandomAccess
 
+pytestmark = pytest.mark.medium
+
 OPTIONS: dict[str, Any] = {"flip": True, "shard_rows": 8, "batch": 3}
 
 
@@ -247,7 +249,7 @@ _KILLED = """
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_the_files_end_the_same(tmp_path: Path, kills: int) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     program = [sys.executable, "-c", textwrap.dedent(_KILLED), str(tmp_path), str(kills)]
     subprocess.run(program, env=environment, check=True)
     killed = sorted(tmp_path.glob("killed-*"))
@@ -268,7 +270,7 @@ def test_workers_end_with_their_killed_parent(tmp_path: Path) -> None:
     )
     script, folder = tmp_path / "script.py", tmp_path / "out"
     script.write_text(program)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([sys.executable, script, folder], env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout
         for _ in range(3):  # the start and two shards

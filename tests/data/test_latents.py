@@ -18,6 +18,8 @@ from immiscible_diffusion.data.latents import Latents
 from immiscible_diffusion.registry import describe, make
 from immiscible_diffusion.types import Batch, HasRandomAccess, Source
 
+pytestmark = pytest.mark.medium
+
 
 def stored(folder: Path, source: HasRandomAccess | None = None, codec: Any = None, **options: Any) -> Latents:
     given = {"flip": True, "shard_rows": 8, "batch": 5, "dtype": "fp32", **options}
@@ -46,6 +48,7 @@ def by_row(batches: list[Batch]) -> dict[int, list[Tensor]]:
     return rows
 
 
+@pytest.mark.slow
 def test_draws_have_the_posteriors_mean_and_deviation(folder: Path) -> None:
     source, count = Latents(str(folder)), 400
     drawn = by_row(epochs(source, count))

@@ -23,7 +23,10 @@ from immiscible_diffusion.data._decode import Decoder
 from immiscible_diffusion.data._loading import AHEAD, decoded
 from pictures import Deadly, Shades, encoded, folder
 
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
+pytestmark = [
+    pytest.mark.medium,
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # more workers than cores
+]
 
 
 @pytest.fixture
@@ -149,10 +152,11 @@ def test_the_global_generator_is_left_alone() -> None:
 
 
 PROGRAM = """
-    import multiprocessing, os, sys, time
+    import multiprocessing, os, signal, sys, time
     from immiscible_diffusion import Images
 
     if __name__ == "__main__":
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
         batches = Images(sys.argv[1], size=8, held_out_rows=1, memory=False, workers=1).batches(4, 0)
         next(batches)
         try:

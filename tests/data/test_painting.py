@@ -19,6 +19,8 @@ from immiscible_diffusion.files import read_lines
 from immiscible_diffusion.runs.run import execute
 from immiscible_diffusion.types import Batch
 
+pytestmark = pytest.mark.medium
+
 
 def first(source: Painting, size: int = 64, seed: int = 0, start: int = 0) -> Batch:
     return next(source.batches(size, seed, start))
@@ -135,6 +137,7 @@ def test_what_is_out_of_range_is_refused(wrong: dict[str, object]) -> None:
         make("source", {"use": "painting", "source": "digits", "codec": "pixels", **wrong})
 
 
+@pytest.mark.slow
 def test_a_net_learns_to_use_the_known_part(tmp_path: Path) -> None:
     """After a few steps the known part is kept better than in pictures drawn for other holes."""
     experiment = read_experiment("painting")

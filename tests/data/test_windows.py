@@ -51,6 +51,7 @@ def same(episodes: Episodes) -> bool:
 
 
 @pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.medium
 def test_zarr_is_read_as_it_was_written(tmp_path: Path, version: int) -> None:
     folder = write_zarr(tmp_path / "replay.zarr", version)
     assert same(read(folder))

@@ -12,6 +12,8 @@ from immiscible_diffusion.couplings._nearest_start import max_normal_moments
 from immiscible_diffusion.diagnostics.miscibility import flower, leading_plane, miscibility, paths
 from immiscible_diffusion.schedules import Betas
 
+pytestmark = pytest.mark.medium
+
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -82,6 +82,7 @@ def test_overrides_are_toml_or_bare_words() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")  # the check of a protocol would ask absent data for their rows
+@pytest.mark.medium
 def test_built_in_experiments_resolve_at_every_scale() -> None:
     assert "demo" in built_in()
     for name in built_in():

@@ -11,6 +11,8 @@ from immiscible_diffusion.experiments.values import built_in, parse_override
 from immiscible_diffusion.files import read_lines
 from immiscible_diffusion.runs.run import execute
 
+pytestmark = pytest.mark.medium
+
 MINE = [
     name
     for name in built_in()
@@ -43,7 +45,14 @@ def test_every_file_resolves_at_every_scale(name: str, scale: str) -> None:
             assert (plain["evaluate"]["samples"], plain["evaluate"]["features"]["layer"]) == (50_000, 2048)
 
 
-@pytest.mark.parametrize("name", [name for name in built_in() if "smoke" in read_experiment(name).scale])
+FAMILIES = ["demo", "dit-flow", "edm", "fig4b-consistency", "nearest-start", "painting", "sd-class-conditional"]
+"""A file for each method, net and kind of condition, whose runs the default tests carry out."""
+SMOKE = [name for name in built_in() if "smoke" in read_experiment(name).scale]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in FAMILIES else pytest.mark.slow) for name in SMOKE]
+)
 def test_every_run_of_every_file_goes_through_at_smoke(name: str, tmp_path: Path) -> None:
     """Smoke test."""
     cells = read_experiment(name).cells("smoke")

@@ -17,6 +17,8 @@ from immiscible_diffusion.experiments.values import presets, with_preset
 from immiscible_diffusion.files import read_lines
 from immiscible_diffusion.runs.run import execute
 
+pytestmark = pytest.mark.medium
+
 EXPERIMENT = """
 title = "x"
 [base]

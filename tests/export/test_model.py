@@ -35,6 +35,8 @@ from immiscible_diffusion.priors import Gaussian, StandardNormal
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Codec, Method, Net, StockSampling
 
+pytestmark = pytest.mark.medium
+
 CHANNELS = UNet(channels=(8, 16))
 
 

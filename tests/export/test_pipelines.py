@@ -37,6 +37,8 @@ from immiscible_diffusion.runs.run import execute
 from immiscible_diffusion.sample import with_guidance
 from immiscible_diffusion.types import Method
 
+pytestmark = pytest.mark.medium
+
 NAMES = ("church", "golf ball", "tench")
 NOISE = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
 BETAS = {"use": "betas", "kind": "scaled_linear", "first": 0.00085, "last": 0.012}

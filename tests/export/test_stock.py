@@ -9,6 +9,8 @@ import pytest
 
 from stock import make
 
+pytestmark = pytest.mark.medium
+
 TESTS = Path(__file__).parents[1]
 HIDDEN = "import sys; sys.modules['immiscible_diffusion'] = None; sys.argv[0] = 'x'; "
 
@@ -32,6 +34,7 @@ def test_the_model_cards_draw_our_images(made: Path) -> None:
     assert len(done.stdout.splitlines()) >= 3
 
 
+@pytest.mark.slow
 def test_a_card_of_another_model_is_noticed(made: Path) -> None:
     """Control: the same check, with the package in sight, and of a scheduler that was trained with other levels."""
     visible = checked(made, "import sys; ")

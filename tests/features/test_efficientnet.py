@@ -7,6 +7,8 @@ import torch
 from benchmarks.precision._extract import images_of
 from immiscible_diffusion.features import EfficientnetLite
 
+pytestmark = pytest.mark.medium
+
 
 def test_features_are_labelled_and_do_not_depend_on_the_batch() -> None:
     pytest.importorskip("efficientnet_lite_pytorch")

@@ -13,6 +13,8 @@ from immiscible_diffusion.features import Inception
 from immiscible_diffusion.features._inception_net import LAYERS, InceptionNet, Layer, folded, layers_within
 from immiscible_diffusion.metrics import frechet_distance, kernel_distance
 
+pytestmark = pytest.mark.medium
+
 SHORT: list[Layer] = [64, 192, 768, 1280, "spatial"]
 
 

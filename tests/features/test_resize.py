@@ -5,6 +5,8 @@ import torch
 from benchmarks.precision import _independent
 from immiscible_diffusion.features._resize import Resize, resized
 
+pytestmark = pytest.mark.medium
+
 SIZES = [(32, 32, 299), (40, 23, 17), (8, 8, 8)]
 
 

@@ -8,6 +8,8 @@ import torch
 from benchmarks.precision._independent import pillow_bicubic
 from immiscible_diffusion.features import Clip, Dinov2
 
+pytestmark = pytest.mark.medium
+
 transformers = pytest.importorskip("transformers")
 
 

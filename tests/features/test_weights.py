@@ -15,6 +15,8 @@ from torch import nn
 from immiscible_diffusion.features import Inception, _weights
 from immiscible_diffusion.features._weights import KNOWN, Known, digest_of_state, fetch, read_weights
 
+pytestmark = pytest.mark.medium
+
 
 class Trap:
     """A pickle that leaves a mark when it is opened."""

@@ -16,6 +16,8 @@ from immiscible_diffusion.methods._preconditioning import scalings
 from immiscible_diffusion.schedules import karras, log_time
 from immiscible_diffusion.types import Net
 
+pytestmark = pytest.mark.medium
+
 METHODS = [Consistency(), Consistency(distance="l1", teacher=0.95, last=200), improved()]
 IDS = ["original", "l1", "improved"]
 
@@ -371,6 +373,7 @@ def test_lpips_equals_an_independent_network(tmp_path: Path, unchecked: None) ->
         distance("lpips", first, second, str(tmp_path / "nothing"))
 
 
+@pytest.mark.slow
 def test_two_points_are_learnt_in_one_step() -> None:
     """Train on two points in the plane: one step from noise lands near them, as it does not before."""
     torch.manual_seed(0)

@@ -84,9 +84,10 @@ def toy(x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
     return torch.tanh(x_t) * (1 - t[:, None, None, None]) + 0.1
 
 
-@pytest.mark.parametrize("steps", [1, 4, 10, 50, 1000])
+@pytest.mark.parametrize("steps", [1, 4, 10, 50, pytest.param(1000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("predict", "prediction_type"), [("eps", "epsilon"), ("x0", "sample"), ("v", "v_prediction")])
 @pytest.mark.parametrize("clip", [0.0, 0.7])
+@pytest.mark.medium
 def test_sampling_equals_diffusers_ddim(predict: Prediction, prediction_type: str, steps: int, clip: float) -> None:
     from diffusers import DDIMScheduler
 

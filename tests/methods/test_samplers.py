@@ -13,7 +13,10 @@ from immiscible_diffusion.methods import Edm
 from immiscible_diffusion.methods.samplers import Sampler, fresh_like
 from immiscible_diffusion.streams import stream
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers, numpy 2
+pytestmark = [
+    pytest.mark.medium,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers, numpy 2
+]
 
 NOISE = torch.randn(3, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from immiscible_diffusion import Betas, Denoising, Straight
 from immiscible_diffusion.methods import Edm, Prediction
 
+pytestmark = pytest.mark.medium
+
 X, NOISE = torch.randn(2, 6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
 

@@ -102,6 +102,7 @@ def test_the_digits_classifier_knows_digits() -> None:
         DigitsClassifier()(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
 
 
+@pytest.mark.slow
 def test_the_classifier_is_cached_whole_and_mended_when_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,5 +64,5 @@ def test_k_out_of_range_is_refused(unchecked: None) -> None:
         with pytest.raises(ValueError, match=f"k is {k}; with 9 and 9 rows"):
             neighbourhoods(x, x, k=k)
     for kind in (Precision, Recall, Density, Coverage):
-        with pytest.raises(ValueError, match="it must be 1 or more"):
+        with pytest.raises(ValueError, match="k is 0; it must be a whole number >= 1"):
             kind(k=0)

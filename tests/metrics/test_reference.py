@@ -15,6 +15,8 @@ from immiscible_diffusion.metrics import (
     write_npz,
 )
 
+pytestmark = pytest.mark.medium
+
 
 def moments(seed: int = 0) -> Moments:
     return Moments.of(torch.randn(50, 4, generator=torch.Generator().manual_seed(seed)))

@@ -5,6 +5,8 @@ import torch
 
 from immiscible_diffusion.nets import MLP, UNet
 
+pytestmark = pytest.mark.medium
+
 T = torch.full((4,), 0.5)
 
 
@@ -16,6 +18,7 @@ T = torch.full((4,), 0.5)
     ],
     ids=["unet", "mlp"],
 )
+@pytest.mark.medium
 def test_the_condition_reaches_the_prediction(
     described: UNet | MLP, shape: tuple[int, ...], cond: tuple[int, ...]
 ) -> None:

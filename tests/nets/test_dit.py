@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from immiscible_diffusion import Betas, Denoising, Digits, Independent, Pixels, Straight, Train, fit, new_state
 from immiscible_diffusion.nets import Dit
 
+pytestmark = pytest.mark.medium
+
 X_T = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 T = torch.tensor([0.0, 0.1, 0.25, 0.5, 0.9, 0.999])
 LABELS = torch.tensor([0, 1, 0, 1, 1, 0])

@@ -19,6 +19,8 @@ from immiscible_diffusion.nets.text_encoder import text_encoder
 from immiscible_diffusion.runs.conditions import EncodedCaptions, conditioned, with_prompts
 from immiscible_diffusion.types import Batch
 
+pytestmark = pytest.mark.medium
+
 X_T = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 T = torch.tensor([0.0, 0.1, 0.25, 0.5, 0.9, 0.999])
 LABELS = torch.tensor([0, 1, 0, 1, 1, 0])

@@ -27,6 +27,8 @@ from immiscible_diffusion.report.read_runs import Pace, read_arms
 from immiscible_diffusion.report.speedup import Curve, Speedup, arrival, mean_bounds
 from immiscible_diffusion.runs.run import execute
 
+pytestmark = pytest.mark.medium
+
 BASE = read_experiment("demo").cells()[0].config.plain()
 CPU = {"system": "Linux", "processor": "one", "threads": 1, "accelerator": None, "commit": "abc", "packages": {}}
 STEPS = range(100, 1601, 100)

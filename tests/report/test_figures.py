@@ -13,6 +13,8 @@ from PIL import Image
 
 from immiscible_diffusion.report.figures import distance_figure, samples_figure
 
+pytestmark = pytest.mark.medium
+
 SVG = "{http://www.w3.org/2000/svg}"
 LARGEST = 60_000
 

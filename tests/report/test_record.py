@@ -21,6 +21,8 @@ from studies.__main__ import app
 from studies.pages import html_page, pages
 from studies.rerun import recorded_config
 
+pytestmark = pytest.mark.medium
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -4,6 +4,8 @@ import pytest
 
 from immiscible_diffusion.report.speedup import Curve, arrival, difference, mean_bounds, pairs_of, speedup
 
+pytestmark = pytest.mark.medium
+
 
 def falling(pace: float, noise: float = 0.0) -> Curve:
     """A distance that falls as a power of the step, ``pace`` times as fast."""

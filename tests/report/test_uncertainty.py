@@ -6,6 +6,8 @@ from scipy import stats
 
 from immiscible_diffusion.report.uncertainty import bootstrap_interval, permutation_p, t_interval, t_test_p
 
+pytestmark = pytest.mark.medium
+
 
 def test_intervals_and_tests_are_those_of_scipy() -> None:
     first, second = np.array([1.0, 2.5, 3.0, 2.2]), np.array([1.4, 3.9, 4.0, 3.0])

@@ -7,6 +7,8 @@ from immiscible_diffusion import MLP, Denoising, Digits, Independent, Pixels, Tr
 from immiscible_diffusion.runs import checkpoint
 from immiscible_diffusion.train import State
 
+pytestmark = pytest.mark.medium
+
 CONFIG = Train(steps=3)
 
 

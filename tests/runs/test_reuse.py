@@ -11,6 +11,8 @@ from immiscible_diffusion.runs.folder import is_finished
 from immiscible_diffusion.runs.reuse import reuse
 from immiscible_diffusion.runs.run import execute
 
+pytestmark = pytest.mark.medium
+
 CPU = torch.device("cpu")
 
 

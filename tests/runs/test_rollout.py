@@ -17,6 +17,8 @@ from immiscible_diffusion.methods.samplers import fresh_like
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.runs.rollout import rollout
 
+pytestmark = pytest.mark.medium
+
 
 class Scripted(nn.Module):
     """A net that is asked for nothing."""
@@ -97,6 +99,7 @@ def test_other_data_cannot_be_carried_out() -> None:
         rollout(policy(1.0), dataclasses.replace(CONFIG, source=Digits()), episodes=1, steps=1)
 
 
+@pytest.mark.slow
 def test_the_command_carries_out_what_was_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sets = [f"--set={each}" for each in ("train.seed=0", "train.steps=400", "evaluate.every=400", "train.warmup=20")]
     arguments = ["train", "diffusion-policy", "--out", str(tmp_path), "--workers", "1", "--set", "coupling=assignment"]

@@ -16,6 +16,8 @@ from immiscible_diffusion.runs import run as run_module
 from immiscible_diffusion.runs.folder import is_finished
 from immiscible_diffusion.runs.run import execute
 
+pytestmark = pytest.mark.medium
+
 CPU = torch.device("cpu")
 
 

@@ -11,6 +11,8 @@ from immiscible_diffusion.files import read_lines
 from immiscible_diffusion.runs.launch import launch
 from immiscible_diffusion.runs.trackers import Follower, tracked, tracker_names
 
+pytestmark = pytest.mark.medium
+
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
     """Return what TensorBoard reads from a folder: tag -> step -> value."""
@@ -21,6 +23,7 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
     return {tag: {each.step: each.value for each in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_the_log_and_the_evaluations(tmp_path: Path) -> None:
     sets = ["coupling=assignment", "train.seed=0", "train.steps=100", "evaluate.every=50", "train.checkpoint=20"]
     sets += ["evaluate.samples=20", "evaluate.steps=[2]", "net.width=8"]

@@ -17,6 +17,8 @@ from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.runs import write_samples as samples
 from immiscible_diffusion.runs.write_samples import Asked, write_samples
 
+pytestmark = pytest.mark.medium
+
 ASKED = Asked(steps=2, seed=3, labels=(1, 2, 0))
 
 
@@ -142,7 +144,7 @@ def test_another_choice_or_model_is_refused(model: Path, tmp_path: Path) -> None
     written(model, tmp_path / "out", 4)
     with pytest.raises(ValueError, match="another model or another choice"):
         written(model, tmp_path / "out", 4, Asked(steps=3, seed=3, labels=(1, 2, 0)))
-    with pytest.raises(ValueError, match="no sampler"):
+    with pytest.raises(ValueError, match=r"method\.sampler is 'magic'; it must be one of"):
         written(model, tmp_path / "new", 4, Asked(steps=2, sampler="magic"))
 
 

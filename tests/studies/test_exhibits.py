@@ -9,6 +9,8 @@ from immiscible_diffusion.files import write_json
 from studies.exhibits import exhibits
 from studies.pages import html_page, pages
 
+pytestmark = pytest.mark.medium
+
 ROOT = Path(__file__).parents[2]
 RUN = {"times": [1.0, 0.6, 0.2], "coupled": [0.9, 0.2, 0.01], "independent": [1.1, 0.3, 0.02]}
 """As the command writes it: from pure noise down."""

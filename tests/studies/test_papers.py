@@ -13,6 +13,8 @@ from immiscible_diffusion.experiments.values import built_in
 from studies.__main__ import app
 from studies.papers import MARKERS, Item, papers, papers_page, state, states
 
+pytestmark = pytest.mark.medium
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "papers.md"
 ITEMS = papers()

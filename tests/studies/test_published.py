@@ -1,6 +1,10 @@
 """What was published stands beside what was measured, like beside like."""
 
+import pytest
+
 from studies.published import published, published_thresholds
+
+pytestmark = pytest.mark.medium
 
 
 def numbers(experiment: str, *arms: str) -> dict[str, object]:

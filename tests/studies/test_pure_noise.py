@@ -21,6 +21,8 @@ from studies.__main__ import run
 from studies.denoising import Denoised, clean_error, denoise, predict_clean, read_run
 from studies.study_figures import denoising_figure, miscibility_figure
 
+pytestmark = pytest.mark.medium
+
 
 class Constant(nn.Module):
     """Predicts the same clean data whatever it sees."""
@@ -100,6 +102,7 @@ def test_other_methods_are_refused() -> None:
         read_run(Path("nowhere"))
 
 
+@pytest.mark.slow
 def test_both_pictures_are_drawn_by_their_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Smoke test; the numbers beside the pictures are the analyses'."""
     out = str(tmp_path / "figures")

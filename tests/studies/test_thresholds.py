@@ -3,6 +3,8 @@ import pytest
 from immiscible_diffusion.report.speedup import Curve, arrival, speedup
 from studies.thresholds import thresholds
 
+pytestmark = pytest.mark.medium
+
 SLOW: dict[int, Curve] = {0: [(100, 40.0), (200, 20.0), (300, 10.0)], 1: [(100, 50.0), (200, 22.0), (300, 9.0)]}
 FAST: dict[int, Curve] = {0: [(100, 30.0), (200, 10.0), (300, 8.0)], 1: [(100, 25.0), (200, 12.0), (300, 9.5)]}
 

@@ -33,6 +33,7 @@ class Flipped(DropIn):
     Raises:
         ValueError: ``coupling`` is no coupling.
 
+    >>> import torch
     >>> x = 3 * torch.tensor([[1.0], [-1.0]]).repeat(32, 2)
     >>> bool((Flipped()(x) * x).mean() < -1)
     True

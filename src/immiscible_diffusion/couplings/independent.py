@@ -20,6 +20,7 @@ class Independent(DropIn):
     Marginal: standard normal.
     Cost: b d normals.
 
+    >>> import torch
     >>> Independent()(torch.zeros(4, 2)).shape
     torch.Size([4, 2])
     """

@@ -15,6 +15,8 @@ from immiscible_diffusion.couplings._cost import pairwise
 from immiscible_diffusion.couplings.solvers import auction as auction_module
 from immiscible_diffusion.couplings.solvers.auction import auction
 
+pytestmark = pytest.mark.medium
+
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
