@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo check test test-all stock lint format results evidence clean
+.PHONY: demo check fast test test-all stock lint format results evidence clean
 
 demo: $(READY)
 	$(BIN)/immiscible demo
@@ -13,9 +13,12 @@ demo: $(READY)
 # Compiled tests are kept, whatever the environment says: to rewrite their assertions takes half of the start.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-# While one works: all but the tests that take more than half a second or so.
-check: $(READY) lint
-	$(PYTEST) -m "not medium and not slow and not gpu and not network" tests
+# While one works: format, lint, types and the tests that are not marked medium or slow, side by side.
+check: $(READY)
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint fast
+
+fast: $(READY)
+	$(PYTEST) -q -m "not medium and not slow and not gpu and not network" tests
 
 test: $(READY) lint
 	$(PYTEST)
