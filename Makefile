@@ -4,14 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo check fast test test-all stock lint format results evidence clean
+.PHONY: demo check fast test tests test-all stock lint format results evidence clean
 
 demo: $(READY)
 	$(BIN)/immiscible demo
 
 # Two processes of one thread each: threads of several processes on few cores hold each other up.
 # Compiled tests are kept, whatever the environment says: to rewrite their assertions takes half of the start.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 # While one works: format, lint, types and the tests that are not marked medium or slow, side by side.
 check: $(READY)
@@ -20,7 +20,10 @@ check: $(READY)
 fast: $(READY)
 	$(PYTEST) -q -m "not medium and not slow and not gpu and not network" tests
 
-test: $(READY) lint
+test: $(READY)
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint tests
+
+tests: $(READY)
 	$(PYTEST)
 
 test-all: $(READY) lint

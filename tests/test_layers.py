@@ -103,5 +103,6 @@ def test_the_package_imports_nothing_beyond_its_requirements() -> None:
 
 
 @pytest.mark.medium
+@pytest.mark.slow
 def test_a_further_import_is_seen() -> None:
     assert "safetensors" in added_by("import immiscible_diffusion, safetensors.torch")

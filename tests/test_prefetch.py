@@ -205,6 +205,7 @@ def test_the_garbage_collector_may_close_it_from_its_own_thread() -> None:
     assert eventually(lambda: workers() == [])
 
 
+@pytest.mark.slow
 def test_a_program_may_end_with_one_half_read() -> None:
     program = "from immiscible_diffusion.prefetch import ahead\nitems = ahead(iter(int, 1))\nnext(items)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60)

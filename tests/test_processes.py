@@ -93,12 +93,14 @@ def test_closing_lets_a_generator_end_and_save(tmp_path: Path) -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_an_error_that_cannot_be_sent_is_told_in_its_words() -> None:
     with pytest.raises(RuntimeError, match="UnpicklableError: one and two"):
         list(results(fail_unpicklably, [()], 1))
 
 
 @pytest.mark.parametrize("kind", ["generator", pytest.param("function", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_no_worker_outlives_a_killed_parent(tmp_path: Path, kind: str) -> None:
     program = started(tmp_path, kind)
     if kind == "generator":

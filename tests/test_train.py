@@ -28,6 +28,7 @@ from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.runs import checkpoint
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.train import NotFiniteError, State
+from sweeps import sweep
 
 CONFIG = Train(steps=12, warmup=4, lr=1e-2)
 
@@ -475,7 +476,7 @@ def test_a_method_is_given_its_teacher() -> None:
         seen.clear()
 
 
-@pytest.mark.parametrize("method", [Consistency(last=8, distance="pseudo_huber"), improved(last=20)])
+@pytest.mark.parametrize("method", sweep([Consistency(last=8, distance="pseudo_huber"), improved(last=20)], 2))
 @pytest.mark.medium
 def test_consistency_training_learns(method: Consistency) -> None:
     """One step of it makes images whose mean comes near that of real digits."""

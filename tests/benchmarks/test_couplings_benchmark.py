@@ -50,6 +50,7 @@ def test_rows_hold_what_was_measured() -> None:
     assert bench_table(rows, [(32, 64)]).count("\n") == len(rows) + 4 + 1
 
 
+@pytest.mark.slow
 def test_what_has_no_time_left_or_is_known_is_not_measured() -> None:
     sizes = [(16, 8), (32, 8)]
     none = list(bench(sizes, bench_data(""), k=4, times=2, seconds=0.0, left=lambda: -1.0))

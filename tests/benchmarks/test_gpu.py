@@ -115,6 +115,7 @@ def test_a_second_call_measures_nothing_again(dry: Path) -> None:
     assert Rows(dry).path.read_text() == before
 
 
+@pytest.mark.slow
 def test_the_effect_goes_on_exactly_where_it_was_cut(tmp_path: Path) -> None:
     whole = part("effect", tmp_path / "whole", FOUR)
     cut = part("effect", tmp_path / "cut", replace(DRY, last=2))

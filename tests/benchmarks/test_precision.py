@@ -48,6 +48,7 @@ def test_tables_have_a_line_for_every_row() -> None:
         assert found[name].count("\n") == len(MEASURED[name]) + 1
 
 
+@pytest.mark.slow
 def test_every_stage_still_agrees(shared_data: Callable[[str], Path]) -> None:
     """The stages that take seconds, on random features: those of the network are measured by the program."""
     pytest.importorskip("torchmetrics")

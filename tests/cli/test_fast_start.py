@@ -28,10 +28,12 @@ def test_help_and_list_load_no_torch(arguments: list[str]) -> None:
     assert loaded_by(f"from immiscible_diffusion.cli import run; run({arguments!r})") == set()
 
 
+@pytest.mark.slow
 def test_a_command_that_loads_torch_is_seen() -> None:
     assert "torch" in loaded_by("from immiscible_diffusion.cli import run; run(['show', '--help'])")
 
 
+@pytest.mark.slow
 def test_showing_the_demo_loads_no_diffusers() -> None:
     assert "diffusers" not in loaded_by("from immiscible_diffusion.cli import run; run(['show', 'demo'])")
 

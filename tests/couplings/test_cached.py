@@ -122,6 +122,7 @@ def test_the_noise_is_that_of_the_seeds_that_are_kept() -> None:
     assert torch.equal(again, noise.flip(0))
 
 
+@pytest.mark.slow
 def test_remembered_noise_is_standard_normal_over_all_rows_and_caches() -> None:
     """With the data far from the origin in one direction, any selection of noise would lean that way."""
     couple, data = Cached(caches=4), randn(4000, 3) + torch.tensor([3.0, 0.0, 0.0])

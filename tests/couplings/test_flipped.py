@@ -33,6 +33,7 @@ def test_it_is_the_negative_of_what_it_wraps_draw_for_draw(inner: Any) -> None:
     assert not torch.equal(noise_of(Flipped(inner)), noise_of(inner))
 
 
+@pytest.mark.slow
 def test_the_assigned_noise_is_as_far_as_assignment_is_near() -> None:
     """Mean inner products of 400 batches; independent noise has none."""
     means = {}

@@ -16,6 +16,7 @@ from immiscible_diffusion.couplings import Assignment, Nearest
 from immiscible_diffusion.couplings import _nearest_start as kept
 from immiscible_diffusion.couplings._nearest_start import kept_moments, kept_prior, max_normal_moments
 from immiscible_diffusion.priors import Gaussian, StandardNormal
+from sweeps import sweep
 
 pytestmark = pytest.mark.medium
 
@@ -119,7 +120,7 @@ COUPLINGS = [
 
 
 @pytest.mark.parametrize("d", [1, 8, 50])
-@pytest.mark.parametrize("couple", COUPLINGS, ids=str)
+@pytest.mark.parametrize("couple", sweep(COUPLINGS, 3), ids=str)
 def test_the_start_has_the_moments_of_the_coupled_noise(couple: Nearest, d: int) -> None:
     data = data_of(d)
     prior, repeats = couple.prior(iter([data[:7], data[7:]])), 2000 if couple.k < 64 else 500

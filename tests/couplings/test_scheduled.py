@@ -95,7 +95,8 @@ def covariance(prior: Gaussian) -> Tensor:
 DATA = randn(60, 5) + torch.tensor([2.0, 1.0, 0.0, 0.0, -0.5])
 
 
-@pytest.mark.parametrize("share", [0.3, pytest.param(0.8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("share", [0.3, 0.8])
+@pytest.mark.slow
 def test_the_start_of_a_mixture_has_the_moments_of_the_noise(share: float) -> None:
     """Five standard errors; the coupling's own start, the control, is beyond them."""
     couple, rows = Mixed(Nearest(k=8, cost="dot"), start=0.0, end=share, steps=10), 4000

@@ -15,6 +15,7 @@ from immiscible_diffusion.couplings.semidiscrete import Semidiscrete, assign_dat
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Coupling, HasMemory
+from sweeps import sweep
 
 pytestmark = pytest.mark.medium
 
@@ -140,7 +141,7 @@ def p_cell(noise: Tensor, k: int) -> float:
     return float(kstest(noise.numpy(), truncnorm(EDGES[k], EDGES[k + 1]).cdf).pvalue)
 
 
-@pytest.mark.parametrize("keep", [1, 8])
+@pytest.mark.parametrize("keep", sweep([8, 1], 2))
 def test_a_datum_gets_a_fresh_draw_from_its_cell(keep: int) -> None:
     noise = served(Semidiscrete(LINE, exact_dual(), keep=keep), 400)
     for k in range(6):

@@ -19,6 +19,7 @@ from torch import Tensor
 from immiscible_diffusion.couplings.sinkhorn import Convergence, Sinkhorn, _cost, _draw, _potentials, sinkhorn_index
 from immiscible_diffusion.registry import make
 from immiscible_diffusion.streams import stream
+from sweeps import sweep
 
 pytestmark = pytest.mark.medium
 
@@ -90,7 +91,7 @@ def sequential(table: Any) -> dict[tuple[int, ...], float]:
     return found
 
 
-@pytest.mark.parametrize("epsilon", [0.5, 1.0, 100.0])
+@pytest.mark.parametrize("epsilon", sweep([1.0, 0.5, 100.0], 3))
 def test_permutations_are_drawn_in_proportion_to_the_plan(epsilon: float) -> None:
     cost, draws, source = costs(randn(3, 4, seed=5), randn(3, 4, seed=6)), 2000, generator()
     negative_log = -torch.from_numpy(plan(cost, epsilon)).log().float()
@@ -168,7 +169,7 @@ def test_it_is_always_a_permutation(case: str, iterations: int, epsilon: float) 
     assert -1e-5 < report.gap < 3
 
 
-@pytest.mark.parametrize("case", ["equal rows", "zeros"])
+@pytest.mark.parametrize("case", sweep(["equal rows", "zeros"], 2))
 def test_rows_that_are_equal_take_any_noise(case: str) -> None:
     """Their costs differ by rounding alone, which must not be blown up to one standard deviation."""
     x, noise = CASES[case]()

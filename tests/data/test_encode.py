@@ -115,6 +115,7 @@ def test_workers_write_the_same_bytes(tmp_path: Path, workers: int) -> None:
     assert contents(tmp_path / "other") != contents(tmp_path / "here")
 
 
+@pytest.mark.slow
 def test_a_worker_that_fails_or_dies_is_an_error_and_the_others_end() -> None:
     with pytest.raises(ValueError, match="three"):
         list(results(fail_at_three_die_at_five, [(1,), (2,), (3,), (4,)], 1))

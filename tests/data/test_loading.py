@@ -86,6 +86,7 @@ def test_workers_decode_what_is_kept_in_memory(pets: Path) -> None:
     assert not children()
 
 
+@pytest.mark.slow
 def test_bad_rows_are_told_by_their_place_and_the_work_ahead_is_bounded() -> None:
     asked = 0
 
@@ -133,6 +134,7 @@ def test_a_worker_that_is_ended_is_one_error() -> None:
     assert not children()
 
 
+@pytest.mark.slow
 def test_a_failure_that_is_no_images_surfaces_with_its_message() -> None:
     """In a worker, with the worker's own lines; the pixels of one decoder do not fit its size."""
     with (

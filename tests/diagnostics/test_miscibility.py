@@ -29,6 +29,7 @@ def test_independent_noise_is_apart_by_chance_alone() -> None:
 
 
 @pytest.mark.parametrize("points", [200, 2000])
+@pytest.mark.slow
 def test_nearest_by_inner_product_has_a_closed_form(points: int) -> None:
     """Its means are c u, c being the mean of the maximum of k normals; between orthogonal data sqrt(2) c."""
     x = 5 * torch.eye(20)[:6]
@@ -40,6 +41,7 @@ def test_nearest_by_inner_product_has_a_closed_form(points: int) -> None:
     assert raw_bias > 0.01 or points == 2000  # the control: without the correction few points show
 
 
+@pytest.mark.slow
 def test_pairing_sets_the_clusters_apart_and_a_flip_does_not_change_that() -> None:
     x, others = 2 * randn(6, 30), [2 * randn(58, 30, seed=i) for i in (1, 2, 3)]
     rows = {each: miscibility(couple, x, others, points=300) for each, couple in COUPLES.items()}

@@ -28,6 +28,7 @@ def checked(folder: Path, before: str = HIDDEN) -> "subprocess.CompletedProcess[
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_model_cards_draw_our_images(made: Path) -> None:
     done = checked(made)
     assert done.returncode == 0, done.stderr

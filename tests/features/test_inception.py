@@ -135,6 +135,7 @@ def test_the_network_has_the_published_number_of_parameters(weights: str) -> Non
     assert layers_within(InceptionNet(["logits"]).state_dict()) == list(LAYERS)
 
 
+@pytest.mark.slow
 def test_a_state_dict_with_its_sha256_is_folded_and_used(
     unfolded: dict[str, Tensor], tmp_path: Path, unchecked: None
 ) -> None:

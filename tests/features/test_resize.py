@@ -33,7 +33,7 @@ def bilinear(x: torch.Tensor, size: int, offset: float) -> torch.Tensor:
     return torch.from_numpy(result)
 
 
-@pytest.mark.parametrize(("height", "width", "size"), SIZES)
+@pytest.mark.parametrize(("height", "width", "size"), [*SIZES[1:], pytest.param(*SIZES[0], marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("how", "offset"), [("pytorch_fid", 0.5), ("tensorflow", 0.0)])
 def test_bilinear_equals_its_formula(height: int, width: int, size: int, how: Resize, offset: float) -> None:
     x = raw(height, width)

@@ -70,6 +70,7 @@ def test_a_row_is_dropped_in_every_block_or_in_none() -> None:
 
 
 @pytest.mark.parametrize("method", [Denoising(Straight(), "velocity"), Denoising(Betas(), "eps")], ids=["flow", "ddpm"])
+@pytest.mark.slow
 def test_digits_train(method: Denoising) -> None:
     """Smoke: the loss falls under flow matching and DDPM."""
     torch.manual_seed(0)

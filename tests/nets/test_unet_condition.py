@@ -272,6 +272,7 @@ def test_a_text_encoder_with_missing_weights_is_refused(copied: Path) -> None:
         text_encoder(str(copied))
 
 
+@pytest.mark.slow
 def test_digits_train_with_learned_tokens(tmp_path: Path) -> None:
     """Smoke: a loss falls where the U-Net is told the class."""
     torch.manual_seed(0)

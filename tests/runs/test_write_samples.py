@@ -117,6 +117,7 @@ class NetOfOnesOwn:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of a net whose module has to be imported in each."""
     (tmp_path / "own_module.py").write_text(OWN)
