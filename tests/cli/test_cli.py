@@ -57,6 +57,7 @@ def test_every_final_number_is_in_a_run(runs_folder: Path) -> None:
     assert checked == 4 * 2 * 2 * 2
 
 
+@pytest.mark.slow
 def test_the_demo_reports_after_every_seed_what_is_still_to_come(
     runs_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

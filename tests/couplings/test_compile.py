@@ -105,6 +105,7 @@ def test_the_solver_is_one_break(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.slow
 def test_assignment_breaks_the_graph_where_the_solver_is_called_alone(cost: Any) -> None:
     def step(x: Tensor) -> Tensor:
         return x - assign(2 * x, x.flip(0), cost=cost)
@@ -123,6 +124,7 @@ def test_a_compiled_step_checks_nothing_and_an_eager_one_does() -> None:
 
 
 @pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.slow
 def test_another_batch_size_and_value_need_no_other_answer(cost: Any) -> None:
     compiled = torch.compile(lambda x: nearest(x, 4, cost=cost), backend="eager")
     for b in (16, 5, 9, 1):

@@ -157,6 +157,7 @@ def test_each_moment_of_the_check_sees_its_own_break() -> None:
     assert misfit(noise * 1.03, mean, spread)["total"] > 1
 
 
+@pytest.mark.slow
 def test_a_permutation_starts_from_the_standard_normal() -> None:
     data, couple = data_of(8), Assignment()
     assert couple.prior([data]) == StandardNormal()

@@ -53,6 +53,7 @@ def test_pairing_begins_at_its_step(steps: int) -> None:
 
 
 @pytest.mark.parametrize(("step", "share"), [(0, 0.2), (500, 0.55), (1000, 0.9), (10**6, 0.9)])
+@pytest.mark.slow
 def test_the_share_of_paired_batches_runs_in_a_line(step: int, share: float) -> None:
     """The bounds are a binomial's at 1e-4."""
     couple, batches = Mixed(start=0.2, end=0.9, steps=1000), 400

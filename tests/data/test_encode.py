@@ -107,6 +107,7 @@ def test_an_encoding_that_was_left_goes_on_to_the_same_bytes(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("workers", [2, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_workers_write_the_same_bytes(tmp_path: Path, workers: int) -> None:
     encoded(tmp_path / "here")
     assert len(encoded(tmp_path / "elsewhere", workers=workers)) == 5

@@ -45,7 +45,7 @@ def test_every_file_resolves_at_every_scale(name: str, scale: str) -> None:
             assert (plain["evaluate"]["samples"], plain["evaluate"]["features"]["layer"]) == (50_000, 2048)
 
 
-FAMILIES = ["dit-flow", "edm", "fig4b-consistency", "painting", "sd-class-conditional"]
+FAMILIES = ["edm", "fig4b-consistency", "painting", "sd-class-conditional"]
 """A file for each method, net and kind of condition, whose runs the default tests carry out."""
 SMOKE = [name for name in built_in() if "smoke" in read_experiment(name).scale]
 

@@ -112,6 +112,7 @@ def close(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm())
 
 
+@pytest.mark.slow
 def test_every_layer_equals_the_structure_written_out(unfolded: dict[str, Tensor]) -> None:
     layers = list(LAYERS)
     net = InceptionNet(layers).eval()

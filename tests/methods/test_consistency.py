@@ -350,6 +350,7 @@ def plain_lpips(tensors: dict[str, Tensor], first: Tensor, second: Tensor) -> Te
     return torch.stack(parts).sum(0)
 
 
+@pytest.mark.slow
 def test_lpips_equals_an_independent_network(tmp_path: Path, unchecked: None) -> None:
     from safetensors.torch import save_file
 
