@@ -10,6 +10,7 @@ from torch import Tensor
 
 from immiscible_diffusion.couplings import _seeded_noise
 from immiscible_diffusion.couplings._seeded_noise import normal_rows, philox, row_seeds
+from sweeps import sweep
 
 # Random123's kat_vectors for philox4x32 of ten rounds (Salmon et al., SC 2011): counter, key, words.
 KNOWN = [
@@ -123,7 +124,7 @@ NEIGHBOURS: dict[str, Callable[[], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("name", NEIGHBOURS)
+@pytest.mark.parametrize("name", sweep(NEIGHBOURS, 2))
 @pytest.mark.medium
 def test_values_are_normal_and_independent_over_seeds_and_columns(name: str) -> None:
     rows = normal_rows(NEIGHBOURS[name](), 96)
