@@ -3,18 +3,10 @@
 import sys
 from collections.abc import Sequence
 
-import typer
-
-from immiscible_diffusion.cli.options import run_app
+from immiscible_diffusion.cli.options import new_app, run_app
 from studies.commands import draw, pages, papers, rerun
 
-app = typer.Typer(
-    name="studies",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="The papers' tables and figures, and the pages over all recorded results of this repository.",
-)
+app = new_app("studies", "The papers' tables and figures, and the pages over all recorded results of this repository.")
 for command in (papers, pages, draw, rerun):
     app.command()(command)
 

@@ -5,7 +5,7 @@ from importlib import import_module
 
 import typer
 
-from immiscible_diffusion.cli.options import refused, run_app
+from immiscible_diffusion.cli.options import new_app, refused, run_app
 
 __all__ = ["COMMANDS", "command_line", "run"]
 
@@ -68,18 +68,9 @@ _MOVED = {
 _ABOUT = "Train diffusion and flow-matching models with noise that is paired with the data, and see what it changes."
 
 
-_ABOUT = "Train diffusion and flow-matching models with noise that is paired with the data, and see what it changes."
-
-
 def command_line(name: str) -> typer.Typer:
     """Return the command line in which the command of this name works and the others only have their help."""
-    app = typer.Typer(
-        name="immiscible",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        help=_ABOUT,
-    )
+    app = new_app("immiscible", _ABOUT)
     for command, (place, summary) in COMMANDS.items():
         if command == name:
             module, _, function = place.partition(":")

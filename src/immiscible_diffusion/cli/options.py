@@ -22,6 +22,7 @@ __all__ = [
     "checked_device",
     "choice",
     "err",
+    "new_app",
     "out",
     "refused",
     "run_app",
@@ -64,6 +65,13 @@ def choice(kind: str, text: str) -> Any:
         ValueError: an unknown name or option, or a value that the object refuses.
     """
     return make(kind, parse_override(f"{kind}={text}")[1])
+
+
+def new_app(name: str, about: str) -> typer.Typer:
+    """Return a command line without commands; errors are left to ``run_app``."""
+    return typer.Typer(
+        name=name, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=about
+    )
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
