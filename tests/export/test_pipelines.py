@@ -392,7 +392,7 @@ def test_guidance_reaches_the_evaluation(base: Path, classes: Path, tmp_path: Pa
     assert cli.run(arguments) == 0
     with np.load(tmp_path / "generated" / "samples.npz") as stored:
         assert np.array_equal(stored["arr_0"][0], images(5.0).permute(1, 2, 0).numpy())
-    with pytest.raises(ValueError, match=r"guidance is -1\.0; it must be a number >= 0"):
+    with pytest.raises(ValueError, match=r"guidance is -1\.0; it must be finite and at least 0"):
         dataclasses.replace(given.evaluate, guidance=-1.0)
 
 
