@@ -44,6 +44,7 @@ __all__ = [
     "HasDenseCondition",
     "HasFingerprint",
     "HasFreshNoise",
+    "HasListing",
     "HasMemory",
     "HasMoments",
     "HasNullCondition",
@@ -294,6 +295,18 @@ class HasClassNames(Protocol):
     @property
     def class_names(self) -> Sequence[str] | None:
         """The classes' names in the order of their labels, or None where they have none."""
+        ...
+
+
+@runtime_checkable
+class HasListing(Protocol):
+    """A source of files that can be told from other files, such as those that its folder held before a change."""
+
+    def listing_digest(self) -> str | None:
+        """Return a SHA-256 of the names, sizes and labels of all rows; None where no files are read.
+
+        Nothing is decoded, and the same files in another folder have the same digest.
+        """
         ...
 
 

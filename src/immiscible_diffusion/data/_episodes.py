@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.data._batch_order import orders
+from immiscible_diffusion.files import digest_of
 from immiscible_diffusion.types import Batch, Float, Int
 
 __all__ = ["Episodes", "Windowed"]
@@ -37,6 +38,11 @@ class Episodes:
         for name, values in (("observations", self.observations), ("actions", self.actions)):
             if not bool(values.isfinite().all()):
                 raise ValueError(f"{name} hold values that are not finite, first at step {_first_bad(values)}")
+
+    def digest(self) -> str:
+        """Return a SHA-256 of all observations, actions and ends."""
+        tensors = (self.observations, self.actions, self.ends)
+        return digest_of("".join(digest_of(part.contiguous().numpy().tobytes()) for part in tensors).encode())
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from itertools import tee
+from pathlib import Path
 from typing import get_args
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from immiscible_diffusion.data._batch_order import flipped_orders
 from immiscible_diffusion.data._decode import PILLOW_LIMIT, Decoder, Resize
 from immiscible_diffusion.data._loading import CHUNK, chunks, decoded, loaded
-from immiscible_diffusion.data.containers.listing import Bad, Columns, split_of
+from immiscible_diffusion.data.containers.listing import Bad, Columns, digest, plain, split_of
 from immiscible_diffusion.data.containers.open import OnBad, Opened, open_rows
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Batch, Int
@@ -168,6 +169,10 @@ class Images:
             OSError, ValueError: they cannot be read.
         """
         return _opened(self).listing.read(row)
+
+    def listing_digest(self) -> str:
+        """Return a SHA-256 of the names, sizes, labels and captions of all rows, held-out ones included."""
+        return digest(_opened(self).listing, plain(str(Path(self.path).expanduser())))
 
     def captions(self, rows: Int[Tensor, " b"]) -> list[tuple[str, ...]]:
         """Return the captions of these rows, none or more each."""

@@ -1,5 +1,6 @@
 """Latents that ``encode`` stored: training without the encoder."""
 
+import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from immiscible_diffusion.data._batch_order import orders
 from immiscible_diffusion.data.latent_files.stored import MANIFEST, Manifest, Shard, check_file, read_manifest
+from immiscible_diffusion.files import digest_of
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.streams import stream, stream_seed
 from immiscible_diffusion.types import Batch, Int
@@ -124,6 +126,15 @@ class Latents:
             begin, end = (int(read("caption_ends")[i]) if i >= 0 else 0 for i in (at - 1, at))
             texts.append(read("captions")[begin:end].numpy().tobytes().decode())
         return texts
+
+    def listing_digest(self) -> str:
+        """Return a SHA-256 of the files' names, sizes and contents, as the manifest lists them.
+
+        Raises:
+            ValueError: an unfinished or damaged folder.
+        """
+        files = [(shard.file, shard.rows, shard.bytes, shard.sha256) for shard in self._stored().files]
+        return digest_of(json.dumps(files).encode())
 
     def verify(self) -> int:
         """Read every file, compare its SHA-256 with the manifest's, and return the number of files.

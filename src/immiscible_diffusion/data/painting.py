@@ -9,7 +9,7 @@ from torch import Tensor
 
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.streams import stream, stream_seed
-from immiscible_diffusion.types import Batch, Codec, Float, Source, UInt8
+from immiscible_diffusion.types import Batch, Codec, Float, HasListing, Source, UInt8
 
 __all__ = ["Painting"]
 
@@ -90,6 +90,10 @@ class Painting:
         """Return the first n held-out images with a grey hole, and as they are."""
         images = self.source.held_out().raw[:n]
         return [_grey(images, self._condition(images, 0, torch.arange(len(images)))[:, :1]), images]
+
+    def listing_digest(self) -> str | None:
+        """Return that of the source; None where it reads no files."""
+        return self.source.listing_digest() if isinstance(self.source, HasListing) else None
 
     def _condition(self, raw: Tensor, seed: int, rows: Tensor) -> Float[Tensor, "b c h w"]:
         _, *shape = self.codec.encode(raw[:1]).shape

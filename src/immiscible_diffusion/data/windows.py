@@ -83,6 +83,10 @@ class Windows:
         """Return the windows of the episodes that training never sees."""
         return self.take(self.windowed().rows[1])
 
+    def listing_digest(self) -> str:
+        """Return a SHA-256 of all episodes, held-out ones included."""
+        return self.windowed().episodes.digest()
+
     def windowed(self) -> Windowed:
         """Return the episodes behind the windows."""
         return _read(self)

@@ -89,7 +89,8 @@ def list_zip(path: Path, split: str) -> Listing:
         places = [(i.header_offset, i.compress_size, i.file_size, i.compress_type, i.CRC) for i in chosen]
         return _ZipReader(str(path.resolve()), np.array(places, np.int64).reshape(-1, 5))
 
-    return arranged(paths, split, str(path), table, bad, ": ", reader, within=within)
+    sizes = [members[name].file_size for name in paths]
+    return arranged(paths, sizes, split, str(path), table, bad, ": ", reader, within=within)
 
 
 def _member_fault(info: zipfile.ZipInfo) -> str | None:

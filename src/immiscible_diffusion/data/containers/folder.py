@@ -38,15 +38,18 @@ def list_folder(root: Path, split: str) -> Listing:
     """
     bad: list[Bad] = []
     base = root.resolve()
-    paths = sorted(_walk(base, "", bad), key=lambda path: path.split("/"))
+    sizes = dict(_walk(base, "", bad))
+    paths = sorted(sizes, key=lambda path: path.split("/"))
     table = _labels_of(base / "dataset.json") if (base / "dataset.json").is_file() else None
-    return arranged(
-        paths, split, str(root), table, bad, "/", lambda rows: _FolderReader(str(base), [paths[i] for i in rows])
-    )
+
+    def reader(rows: list[int]) -> _FolderReader:
+        return _FolderReader(str(base), [paths[i] for i in rows])
+
+    return arranged(paths, [sizes[path] for path in paths], split, str(root), table, bad, "/", reader)
 
 
-def _walk(base: Path, inside: str, bad: list[Bad]) -> Iterator[str]:
-    """Yield the relative paths of the images below a folder; what cannot be used is added to ``bad``."""
+def _walk(base: Path, inside: str, bad: list[Bad]) -> Iterator[tuple[str, int]]:
+    """Yield relative path and bytes of the images below a folder; what cannot be used is added to ``bad``."""
     try:
         with os.scandir(base / inside) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -65,7 +68,7 @@ def _walk(base: Path, inside: str, bad: list[Bad]) -> Iterator[str]:
         elif entry.is_dir():
             yield from _walk(base, path, bad)
         else:
-            yield path
+            yield path, entry.stat().st_size
 
 
 def _fault(base: Path, entry: "os.DirEntry[str]") -> str | None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from immiscible_diffusion.data._decode import MAX_BYTES, Reader, UnreadableError
+from immiscible_diffusion.files import digest_of
 
 __all__ = [
     "Bad",
@@ -17,6 +18,7 @@ __all__ = [
     "Labels",
     "Listing",
     "arranged",
+    "digest",
     "is_ignored",
     "joined",
     "label_faults",
@@ -65,6 +67,7 @@ class Listing:
     Args:
         names: what each image is called in a message.
         read: returns the encoded bytes of image i.
+        sizes: the encoded bytes of each image, (n,); in parquet files, of the images of its row group.
         labels: whole numbers from 0; -1 for images of a split without labels; None without any.
         classes: the names of the classes where the container has names.
         captions: one or more texts for each image, or None.
@@ -73,6 +76,7 @@ class Listing:
 
     names: Sequence[str]
     read: Reader
+    sizes: Labels
     labels: Labels | None = None
     classes: tuple[str, ...] | None = None
     captions: tuple[tuple[str, ...], ...] | None = None
@@ -105,6 +109,7 @@ def subset(listing: Listing, rows: Sequence[int]) -> Listing:
         listing,
         names=[listing.names[i] for i in chosen],
         read=_Picked(listing.read, chosen),
+        sizes=listing.sizes[chosen],
         labels=None if listing.labels is None else listing.labels[chosen],
         captions=None if listing.captions is None else tuple(listing.captions[i] for i in chosen),
     )
@@ -122,11 +127,25 @@ def joined(first: Listing, second: Listing) -> Listing:
     return Listing(
         [*first.names, *second.names],
         _Joined(first.read, len(first.names), second.read),
+        np.concatenate([first.sizes, second.sizes]),
         labels,
         first.classes,
         captions,
         first.bad + second.bad,
     )
+
+
+def digest(listing: Listing, root: str) -> str:
+    """Return the SHA-256 of the sorted names below ``root``, sizes, labels and captions of all images."""
+    count = len(listing.names)
+    rows = zip(
+        (name.removeprefix(root) for name in listing.names),
+        listing.sizes.tolist(),
+        [None] * count if listing.labels is None else listing.labels.tolist(),
+        [None] * count if listing.captions is None else listing.captions,
+        strict=True,
+    )
+    return digest_of("\n".join(sorted(map(json.dumps, rows))).encode())
 
 
 def plain(name: str) -> str:
@@ -184,6 +203,7 @@ def is_ignored(path: str) -> bool:
 
 def arranged(
     paths: Sequence[str],
+    sizes: Sequence[int],
     split: str,
     where: str,
     table: Mapping[str, int] | None,
@@ -200,6 +220,7 @@ def arranged(
 
     Args:
         paths: relative to the container, with forward slashes.
+        sizes: the bytes of each.
         split: the wanted one.
         where: the container's name in messages.
         table: path -> label, in place of the folders; empty where there are no labels whatever the folders.
@@ -240,6 +261,7 @@ def arranged(
     return Listing(
         [plain(f"{where}{joint}{paths[i]}") for i in good],
         reader(good),
+        np.array([sizes[i] for i in good], np.int64),
         np.array([labels[i] for i in good], np.int64) if labels or faults else None,
         tuple(names) or None if table is None else None,
         bad=tuple(Bad(plain(f"{where}{joint}{name}"), reason) for name, reason in bad),

@@ -87,9 +87,11 @@ def list_shards(files: Sequence[Path], columns: Columns) -> Listing:
         raise ValueError(
             f"there is no image {columns.image or 'member'} in {files[0].parent if len(files) > 1 else files[0]}"
         )
+    spans = np.array(places, np.int64).reshape(-1, 3)
     listing = Listing(
         [plain(name) for name in names],
-        _TarReader(tuple(str(path.resolve()) for path in files), np.array(places, np.int64).reshape(-1, 3)),
+        _TarReader(tuple(str(path.resolve()) for path in files), spans),
+        spans[:, 2],
         bad=tuple(Bad(plain(name), reason) for name, reason in bad),
     )
     has_labels = bool(columns.label) or any(number is not None for number in labels)

@@ -75,11 +75,7 @@ def _footer(path: str, changed: int) -> Any:
 def _group(path: str, changed: int, group: int, column: str) -> Any:
     """Return the images of one row group; the last two are kept, for rows are asked for in rising order."""
     metadata = _footer(path, changed)
-    size = sum(
-        metadata.row_group(group).column(i).total_uncompressed_size
-        for i in range(metadata.num_columns)
-        if metadata.row_group(group).column(i).path_in_schema.split(".")[0] == column
-    )
+    size = _group_bytes(metadata, group, column)
     if size > _MAX_GROUP:
         raise UnreadableError(f"row group {group} has {size} bytes of images; write groups below {_MAX_GROUP}")
     parquet = _arrow("pyarrow.parquet")
@@ -88,6 +84,12 @@ def _group(path: str, changed: int, group: int, column: str) -> Any:
             return file.read_row_group(group, columns=[column]).column(column)
     except Exception as error:  # Arrow has many errors for damaged pages, and not one class for them
         raise UnreadableError(f"row group {group} of {Path(path).name} is damaged: {_line(error)}") from error
+
+
+def _group_bytes(metadata: Any, group: int, column: str) -> int:
+    """Return the bytes of a row group's images."""
+    parts = [metadata.row_group(group).column(i) for i in range(metadata.num_columns)]
+    return sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] == column)
 
 
 def list_parquet(files: Sequence[Path], columns: Columns) -> Listing:
@@ -103,6 +105,7 @@ def list_parquet(files: Sequence[Path], columns: Columns) -> Listing:
     names: list[str] = []
     stamps: list[tuple[str, int]] = []
     groups: list[tuple[int, int, int]] = []
+    sizes: list[int] = []
     labels: list[int | None] = []
     captions: list[tuple[str, ...]] = []
     head: tuple[Columns, tuple[str, ...] | None] | None = None
@@ -125,6 +128,7 @@ def list_parquet(files: Sequence[Path], columns: Columns) -> Listing:
         starts = np.cumsum([len(names), *counts])
         groups += [(len(stamps) - 1, g, int(start)) for g, start in enumerate(starts[:-1]) if counts[g]]
         names += [f"{where}, row {i}" for i in range(sum(counts))]
+        sizes += [_group_bytes(metadata, g, named.image) for g, count in enumerate(counts) for _ in range(count)]
         if named.label:
             _whole_numbers(str(schema.field(named.label).type), named.label, where)
             labels += [None if value is None else int(value) for value in _column(path, named.label)]
@@ -133,7 +137,7 @@ def list_parquet(files: Sequence[Path], columns: Columns) -> Listing:
     if head is None or not names:
         raise ValueError(f"there is no row in {plain(str(files[0]))}")
     reader = _ParquetReader(tuple(stamps), head[0].image, np.array(groups, np.int64).reshape(-1, 3))
-    whole = Listing(names, reader, classes=head[1])
+    whole = Listing(names, reader, np.array(sizes, np.int64), classes=head[1])
     return labelled(whole, labels if head[0].label else None, captions if head[0].caption else None)
 
 
@@ -171,7 +175,9 @@ def list_hub(name: str, split: str, columns: Columns) -> Listing:
     names = [f"{name}, {split} row {i}" for i in range(len(table))]
     labels = list(table.with_format(None)[columns.label][:]) if columns.label else []
     captions = [_texts(value) for value in table[columns.caption][:]] if columns.caption else []
-    listing = Listing(names, reader, classes=_class_names(features.get(columns.label)))
+    listing = Listing(
+        names, reader, _hub_sizes(table.data.column(columns.image)), classes=_class_names(features.get(columns.label))
+    )
     return labelled(listing, labels if columns.label else None, captions if columns.caption else None)
 
 
@@ -224,3 +230,11 @@ def _column(path: Path, column: str) -> list[Any]:
 
 def _line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:300]
+
+
+def _hub_sizes(column: Any) -> Labels:
+    """Return the bytes of each image of an Arrow column, (n,), by its offsets; 0 where the bytes lie elsewhere."""
+    arrow, compute = _arrow("pyarrow"), _arrow("pyarrow.compute")
+    if arrow.types.is_struct(column.type):
+        column = compute.struct_field(column, "bytes")
+    return np.asarray(compute.fill_null(compute.binary_length(column), 0).to_numpy(), np.int64)
