@@ -3,6 +3,7 @@ import itertools
 import math
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from immiscible_diffusion import (
     fit,
     new_state,
 )
+from immiscible_diffusion.couplings import Rows
 from immiscible_diffusion.methods import Consistency, improved
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.runs import checkpoint
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.train import NotFiniteError, State
+from immiscible_diffusion.types import Batch
 from sweeps import sweep
 
 CONFIG = Train(steps=12, warmup=4, lr=1e-2)
@@ -366,6 +369,56 @@ class Recording(Denoising):
         losses = super().loss(net, x, noise, cond, **options)
         self.__dict__.setdefault("seen", []).append((x, noise, cond, losses.detach()))
         return losses
+
+
+@dataclass(frozen=True)
+class Padded(Digits):
+    """Digits whose rows of pixels end early, by one, two, three ... from the top of a batch."""
+
+    padding: float = 0.0
+
+    def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+        real = torch.arange(8) < 8 - torch.arange(size)[:, None] % 8
+        for batch in super().batches(size, seed, start):
+            mask = real.reshape(size, 1, 8, 1)
+            yield batch._replace(raw=torch.where(mask, batch.raw, int(self.padding)), mask=mask)
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_a_mask_reaches_the_coupling_and_every_part_of_the_loss(prefetch: bool) -> None:
+    masks: list[Tensor] = []
+
+    class Keeping(Assignment):
+        def pair(self, x: Tensor, rows: Rows) -> Tensor:
+            assert rows.mask is not None
+            assert not x[~rows.mask.expand_as(x)].any()
+            masks.append(rows.mask)
+            return super().pair(x, rows)
+
+    class Masked(Denoising):
+        def loss(self, net, x, noise, cond=None, *, mask=None, **options):  # type: ignore[no-untyped-def]
+            masks.append(mask)
+            return super().loss(net, x, noise, cond, mask=mask, **options)
+
+    config = Train(steps=1, batch=10, accumulate=2, prefetch=prefetch)
+    state = fresh(config, 0.0)
+    list(fit(state, Padded(), Pixels(), Keeping(), Masked(), config))
+    expected = next(Padded().batches(10, 0)).mask
+    assert expected is not None
+    assert [len(mask) for mask in masks] == [10, 5, 5]
+    assert torch.equal(masks[0], expected)
+    assert torch.equal(torch.cat(masks[1:]), expected)
+
+
+def test_a_mask_that_does_not_fit_the_encoded_data_is_refused() -> None:
+    class Flat(Padded):
+        def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+            for batch in super().batches(size, seed, start):
+                assert batch.mask is not None
+                yield batch._replace(mask=batch.mask.flatten(1))
+
+    with pytest.raises(ValueError, match=r"mask is a torch.bool tensor \(128, 8\) on cpu; for x \(128, 1, 8, 8\)"):
+        list(fit(fresh(), Flat(), Pixels(), Assignment(), Denoising(), CONFIG))
 
 
 @pytest.mark.parametrize("batch", [128, 30])

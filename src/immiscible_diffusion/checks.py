@@ -4,6 +4,7 @@ import math
 from numbers import Integral, Real
 from typing import get_args
 
+import torch
 from torch import Tensor
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "check_finite",
     "check_integers",
     "check_lengths",
+    "check_mask",
     "check_number",
     "check_whole",
 ]
@@ -98,6 +100,27 @@ def check_integers(x: Tensor, **tensors: Tensor | None) -> None:
         if tensor is not None and (tensor.shape != (len(x),) or tensor.is_floating_point() or tensor.is_complex()):
             came = f"dtype {tensor.dtype} and shape {tuple(tensor.shape)}"
             raise ValueError(f"{name} has {came}; it must hold an integer a row, ({len(x)},)")
+
+
+def check_mask(x: Tensor, mask: object) -> None:
+    """Raise ValueError unless a mask of x is None, or bool and of a shape that broadcasts over x, (b, ...).
+
+    >>> check_mask(torch.ones(4, 16, 2), torch.ones(4, 16, dtype=torch.bool))
+    Traceback (most recent call last):
+    ValueError: mask is a torch.bool tensor (4, 16) on cpu; for x (4, 16, 2) on cpu it must be bool, True where data \
+are real, with as many axes and rows as x, each further axis as long as that of x or 1
+    """
+    if mask is None:
+        return
+    if isinstance(mask, Tensor):
+        fits = mask.ndim == x.ndim and mask.shape[:1] == x.shape[:1] and mask.dtype == torch.bool
+        if fits and mask.device == x.device and all(a in (1, b) for a, b in zip(mask.shape, x.shape, strict=True)):
+            return
+    came = f"{mask.dtype} tensor {tuple(mask.shape)} on {mask.device}" if isinstance(mask, Tensor) else repr(mask)
+    raise ValueError(
+        f"mask is a {came}; for x {tuple(x.shape)} on {x.device} it must be bool, True where data are real, "
+        f"with as many axes and rows as x, each further axis as long as that of x or 1"
+    )
 
 
 def check_alike(x: Tensor, noise: Tensor) -> None:

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.checks import check_mask
 from immiscible_diffusion.prefetch import ahead
 from immiscible_diffusion.streams import stream, stream_seed
 from immiscible_diffusion.types import Batch, Codec, Coupling, HasMemory, HasTeacher, Method, Source
@@ -176,6 +177,7 @@ class _Pair(NamedTuple):
     x: Tensor
     noise: Tensor
     cond: Tensor | None
+    mask: Tensor | None
     memory: dict[str, Tensor] | None
     seconds: dict[str, float]
 
@@ -191,12 +193,19 @@ def _pairs(
         batch = next(batches)
         batch = Batch(*(None if each is None else each.to(device) for each in batch))  # type: ignore[arg-type]
         x = codec.encode(batch.raw)
+        check_mask(x, batch.mask)
         encoded = time.perf_counter()
-        noise = coupling(x, batch.cond, stream(config.seed, i, "noise", device), index=batch.rows, step=i)
+        draws = stream(config.seed, i, "noise", device)
+        noise = coupling(x, batch.cond, draws, index=batch.rows, step=i, **_masked(batch.mask))
         seconds = {"data": encoded - begun, "coupling": time.perf_counter() - encoded}
         # The coupling may pair the next batch, or training on this one may fail, before it becomes the state's.
         memory = _copied(coupling.memory()) if isinstance(coupling, HasMemory) else None
-        yield _Pair(x, noise, batch.cond, memory, seconds)
+        yield _Pair(x, noise, batch.cond, batch.mask, memory, seconds)
+
+
+def _masked(mask: Tensor | None) -> dict[str, Tensor]:
+    """Return the mask as a keyword; none without one, so that couplings and methods need not know of masks."""
+    return {} if mask is None else {"mask": mask}
 
 
 def _copied(memory: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -231,10 +240,17 @@ def _step(state: State, pair: _Pair, method: Method, config: Train, averages: _A
         parameter.grad = None
     total: Tensor | float = 0.0
     with _net_stream(config.seed, i, device):
-        for x, noise, cond in _parts(pair, config.accumulate):
+        for x, noise, cond, mask in _parts(pair, config.accumulate):
             with torch.autocast(device.type, torch.bfloat16, config.precision == "bf16"):
                 loss: Tensor = method.loss(
-                    state.net, x, noise, cond, teacher=teacher, progress=progress, generator=time_draws
+                    state.net,
+                    x,
+                    noise,
+                    cond,
+                    teacher=teacher,
+                    progress=progress,
+                    generator=time_draws,
+                    **_masked(mask),
                 ).mean()
             loss = loss * (len(x) / rows)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -258,10 +274,10 @@ def _step(state: State, pair: _Pair, method: Method, config: Train, averages: _A
         averages.move("teacher", method.teacher_decay(progress))
 
 
-def _parts(pair: _Pair, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Yield data, noise and condition in this many parts; their sizes differ by one row at most."""
-    cond = [None] * count if pair.cond is None else pair.cond.tensor_split(count)
-    yield from zip(pair.x.tensor_split(count), pair.noise.tensor_split(count), cond, strict=True)
+def _parts(pair: _Pair, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None, Tensor | None]]:
+    """Yield data, noise, condition and mask in this many parts; their sizes differ by one row at most."""
+    cond, mask = ([None] * count if each is None else each.tensor_split(count) for each in (pair.cond, pair.mask))
+    yield from zip(pair.x.tensor_split(count), pair.noise.tensor_split(count), cond, mask, strict=True)
 
 
 @contextmanager

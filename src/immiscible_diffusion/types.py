@@ -82,11 +82,16 @@ TimeScale = Literal["levels", "log_sigma"]
 
 
 class Batch(NamedTuple):
-    """What a source yields: the data as stored, their condition (labels, (b,)) or None, and their row numbers, (b,)."""
+    """What a source yields: the data as stored, their condition (labels, (b,)) or None, and their row numbers, (b,).
+
+    ``mask`` is True where the encoded data are real and False where they are padding; it broadcasts over them, such as
+    (b, horizon, 1). None: everywhere real.
+    """
 
     raw: Tensor
     cond: Tensor | None
     rows: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @runtime_checkable
@@ -110,11 +115,13 @@ class Coupling(Protocol):
         *,
         index: Tensor | None = None,
         step: int = 0,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Return noise paired with x row by row, (b, *dims); the rows of x keep their order.
 
         ``cond`` is the data's condition, ``index`` the number of each row in its data set, ``step`` the training
-        step; most couplings need none of them.
+        step; most couplings need none of them. ``mask`` is that of ``Batch``, handed on where a batch has one: padding
+        has no say in the pairs.
         """
         ...
 
@@ -137,8 +144,12 @@ class Method(Protocol):
         teacher: Net | None = None,
         progress: float = 0.0,
         generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss of each row, (b,)."""
+        """Return the loss of each row, (b,).
+
+        ``mask`` is that of ``Batch``, handed on where a batch has one: a row's loss is the mean over its real places.
+        """
         ...
 
     def sample(

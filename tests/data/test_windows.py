@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 import zarr
 
 from immiscible_diffusion.data import Detour, Windows
-from immiscible_diffusion.data._episodes import Episodes, Windowed
+from immiscible_diffusion.data._episodes import Episodes, Pad, Windowed
+from immiscible_diffusion.registry import make
 
 ENDS = [5, 12, 20, 40]
 STATE = np.random.default_rng(0).normal(size=(40, 5)).astype(np.float32)
@@ -95,6 +97,37 @@ def test_windows_are_those_of_a_plain_loop(tmp_path: Path) -> None:
         np.testing.assert_allclose(batch.cond[step], expected, rtol=1e-5, atol=1e-5)
     assert (source.shape, source.rows) == ((6, 2), len(train))
     assert set(source.held_out().rows.tolist()) == set(apart.tolist())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("pad", ["mask", "repeat", "drop"])
+def test_repeated_actions_are_masked_kept_or_dropped(tmp_path: Path, pad: Pad) -> None:
+    """Of horizon 6, windows of episodes of 5 to 20 steps: which actions are real, by a plain loop."""
+    source = Windows(str(write_zarr(tmp_path / "a.zarr")), observed=2, horizon=6, held_out_episodes=1, pad=pad)
+    batch = source.take(torch.arange(40))
+    assert torch.equal(batch.raw, replace(source, pad="mask").take(torch.arange(40)).raw)
+    real, whole = torch.zeros(40, 6, 1, dtype=torch.bool), []
+    for step in range(40):
+        begin, end = max([0, *[end for end in ENDS if end <= step]]), min(end for end in ENDS if end > step)
+        real[step] = torch.tensor([begin <= step - 1 + i < end for i in range(6)]).unsqueeze(1)
+        whole += [step] * (step - 1 + 5 < end)
+    kept = sorted(torch.cat(source.windowed().rows).tolist())
+    assert kept == (whole if pad == "drop" else list(range(40)))
+    assert len(whole) == 24
+    if pad == "mask":
+        assert batch.mask is not None
+        assert torch.equal(batch.mask, real)
+        assert next(source.batches(8, 0)).mask is not None
+    else:
+        assert batch.mask is None
+
+
+def test_a_horizon_that_leaves_no_window_is_refused(tmp_path: Path) -> None:
+    path = str(write_zarr(tmp_path / "a.zarr"))
+    with pytest.raises(ValueError, match=r"source\.pad = 'drop' leaves no .* window: .* source\.horizon = 30"):
+        Windows(path, horizon=30, held_out_episodes=1, pad="drop").held_out()
+    assert len(Windows(path, horizon=30, held_out_episodes=1).held_out().raw) > 0
+    with pytest.raises(ValueError, match=r"source\.pad is 'cut'; it must be one of"):
+        make("source", {"use": "windows", "path": path, "pad": "cut"})
 
 
 def test_an_observation_that_never_changes_is_zero() -> None:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.checks import check_batch, check_integers, check_lengths
+from immiscible_diffusion.checks import check_batch, check_integers, check_lengths, check_mask
 from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.tensors import normal_like
 from immiscible_diffusion.types import Coupling, Float, HasMemory, Prior
 
 __all__ = ["DropIn", "Rows", "check_coupling", "memory_of", "noise_from", "restore"]
@@ -19,12 +20,14 @@ class Rows(NamedTuple):
 
     ``cond`` is their condition, (b, ...), ``generator`` the source of randomness (the global one if None), ``index``
     the number of each row in its data set, (b,), and ``step`` the training step, None where the loop gives none.
+    ``mask`` is True where the data are real, in a shape that broadcasts over them; None: everywhere.
     """
 
     cond: Tensor | None = None
     generator: torch.Generator | None = None
     index: Tensor | None = None  # type: ignore[assignment]  # it hides tuple.index, which nobody needs here
     step: int | None = None
+    mask: Tensor | None = None
 
 
 class DropIn(ABC):
@@ -42,6 +45,7 @@ class DropIn(ABC):
         *,
         index: Tensor | None = None,
         step: int | None = None,
+        mask: Tensor | None = None,
     ) -> Float[Tensor, "b *dims"]:
         """Return noise paired with x row by row, (b, *dims), with the dtype and device of x. x keeps its order.
 
@@ -51,28 +55,35 @@ class DropIn(ABC):
             generator: where randomness comes from; the global one if None.
             index: number of each row in its data set, (b,).
             step: the training step.
+            mask: True where x is real and False where it is padding, bool, in a shape that broadcasts over x, such as
+                (b, horizon, 1); None: everywhere real. Padding has no say in the pairs, and its noise is standard
+                normal and independent of all else.
 
         Raises:
             ValueError: x is no floating batch, cond has another number of rows, index does not hold an integer for each
-                row, or the coupling cannot pair these rows; see its ``pair``.
+                row, mask does not fit x, or the coupling cannot pair these rows; see its ``pair``.
         """
-        rows = Rows(cond, generator, index, step)
+        rows = Rows(cond, generator, index, step, mask)
         self.check(x, rows)
-        return self.pair(x, rows)
+        if mask is None:
+            return self.pair(x, rows)
+        noise = self.pair(torch.where(mask, x, 0), rows)
+        return torch.where(mask, noise, normal_like(noise, generator))
 
     def check(self, x: Tensor, rows: Rows) -> None:
-        """Raise ValueError unless x is a floating batch, with a condition and an integer index a row where given."""
+        """Raise ValueError unless x is a floating batch, with a condition, an index and a mask of it where given."""
         check_batch(x)
         check_lengths(x, cond=rows.cond)
         check_integers(x, index=rows.index)
+        check_mask(x, rows.mask)
 
     @abstractmethod
     def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
         """Return noise for each row of x, (b, *dims), with the dtype and device of x.
 
         Args:
-            x: a floating batch with at least one row; it may hold NaN or infinity.
-            rows: what else is known about its rows.
+            x: a floating batch with at least one row; it may hold NaN or infinity. Where it is padding it is 0.
+            rows: what else is known about its rows. The noise that is returned at padding is replaced.
         """
 
     def prior(self, data: Iterable[Tensor]) -> Prior:
@@ -92,7 +103,8 @@ def check_coupling(coupling: object) -> None:
 
 def noise_from(coupling: Coupling, x: Tensor, rows: Rows) -> Tensor:
     """Return the noise that a wrapped coupling pairs with the same rows, (b, *dims)."""
-    return coupling(x, rows.cond, rows.generator, index=rows.index, step=rows.step or 0)
+    masked = {} if rows.mask is None else {"mask": rows.mask}
+    return coupling(x, rows.cond, rows.generator, index=rows.index, step=rows.step or 0, **masked)
 
 
 def memory_of(coupling: Coupling) -> dict[str, Tensor]:

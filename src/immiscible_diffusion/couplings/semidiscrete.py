@@ -199,9 +199,11 @@ class Semidiscrete(DropIn):
         """Return noise from the cell of each row, (b, *dims).
 
         Raises:
-            ValueError: no ``index``, or rows that ``data`` has not; a row more than ``keep`` times in a batch; NaN or
-                infinity in x on the CPU; a cell that no noise falls on.
+            ValueError: a mask; no ``index``, or rows that ``data`` has not; a row more than ``keep`` times in a batch;
+                NaN or infinity in x on the CPU; a cell that no noise falls on.
         """
+        if rows.mask is not None:
+            raise ValueError("semidiscrete noise belongs to whole rows of its data and takes no mask")
         if x.device.type == "cpu":
             check_finite(x=x)
         index = self._checked(rows.index, x)

@@ -3,15 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.checks import check_choice
 from immiscible_diffusion.data._batch_order import orders
 from immiscible_diffusion.files import digest_of
 from immiscible_diffusion.types import Batch, Float, Int
 
-__all__ = ["Episodes", "Windowed"]
+__all__ = ["Episodes", "Pad", "Windowed"]
+
+Pad = Literal["mask", "repeat", "drop"]
+"""What becomes of windows that reach beyond their episode: see ``Windowed``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,19 +55,23 @@ class Windowed:
     """Every step of some episodes as a window, the last ``held_out`` of a fixed random order of episodes kept apart.
 
     The window of step i: observations i - observed + 1 .. i and ``horizon`` actions from i - observed + 1 on. Beyond an
-    episode's ends its first or last step is repeated. Observations are scaled to [-1, 1] by the range of the training
+    episode's ends its first or last step is repeated. With ``pad`` = ``mask`` the batch's mask says where; ``repeat``
+    has the repeated actions trained on as real ones; ``drop`` leaves out the windows that reach beyond the last step,
+    while those before the first are repeated. Observations are scaled to [-1, 1] by the range of the training
     episodes; one that never changes becomes 0.
 
     Raises:
-        ValueError: sizes below 1, or no episode is left on either side.
+        ValueError: sizes below 1, an unknown ``pad``, or no episode is left on either side.
     """
 
     episodes: Episodes
     observed: int
     horizon: int
     held_out: int
+    pad: Pad = "mask"
 
     def __post_init__(self) -> None:
+        check_choice("pad", self.pad, Pad)
         if self.observed < 1 or self.horizon < self.observed:
             raise ValueError(f"a window needs 1 <= observed <= horizon; there came {self.observed} and {self.horizon}")
         count = len(self.episodes.ends)
@@ -77,16 +86,25 @@ class Windowed:
         kept = torch.zeros(count, dtype=torch.bool)
         kept[order[: self.held_out]] = True
         apart = kept[self._episode]
-        return (~apart).nonzero()[:, 0], apart.nonzero()[:, 0]
+        last = torch.arange(len(apart)) - self.observed + self.horizon  # the last action's step
+        whole = (last < self.episodes.ends[self._episode]) | (self.pad != "drop")
+        train, rest = (~apart & whole).nonzero()[:, 0], (apart & whole).nonzero()[:, 0]
+        if not (len(train) and len(rest)):
+            side = "training" if not len(train) else "held-out"
+            raise ValueError(
+                f"source.pad = 'drop' leaves no {side} window: its episodes end within source.horizon = {self.horizon} "
+                f"actions; shorten the horizon or choose 'mask'"
+            )
+        return train, rest
 
     def batches(self, size: int, seed: int, start: int) -> Iterator[Batch]:
-        """Yield actions (size, horizon, a), scaled observations (size, observed o) and the numbers of their steps."""
+        """Yield actions (size, horizon, a), scaled observations (size, observed o), steps and mask."""
         train, _ = self.rows
         for order in orders(len(train), size, seed, start):
             yield self.take(train[order])
 
     def take(self, steps: Int[Tensor, " b"]) -> Batch:
-        """Return the windows of these steps.
+        """Return the windows of these steps; with ``pad`` = ``mask`` the batch has a mask, (b, horizon, 1).
 
         Raises:
             ValueError: there is no such step.
@@ -95,10 +113,11 @@ class Windowed:
             raise ValueError(f"demonstrations have steps 0 .. {len(self._episode) - 1}; there came {steps.tolist()}")
         episode = self._episode[steps].unsqueeze(1)
         begin, end = self._begins[episode], self.episodes.ends[episode]
-        at = steps.unsqueeze(1) - self.observed + 1 + torch.arange(self.horizon)
-        at = at.clamp(min=begin, max=end - 1)
+        planned = steps.unsqueeze(1) - self.observed + 1 + torch.arange(self.horizon)
+        at = planned.clamp(min=begin, max=end - 1)
+        mask = (at == planned).unsqueeze(2) if self.pad == "mask" else None
         observations = self.episodes.observations[at[:, : self.observed]]
-        return Batch(self.episodes.actions[at], self.scaled(observations), steps)
+        return Batch(self.episodes.actions[at], self.scaled(observations), steps, mask)
 
     def scaled(self, observations: Float[Tensor, "b t o"]) -> Float[Tensor, "b _"]:
         """Return observations as a net sees them, (b, t o), in [-1, 1] over the training episodes."""

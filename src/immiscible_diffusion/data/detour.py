@@ -8,7 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.data._episodes import Episodes, Windowed
+from immiscible_diffusion.checks import check_choice
+from immiscible_diffusion.data._episodes import Episodes, Pad, Windowed
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Batch, Float, Int
 
@@ -34,9 +35,13 @@ class Detour:
         horizon: how many actions, at least ``observed``.
         held_out_episodes: how many of the episodes training never sees.
         seed: names the demonstrations.
+        pad: what becomes of actions beyond an episode's ends, where its first or last one is repeated. ``mask`` keeps
+            them out of the loss and of the pairing's distances; ``repeat`` trains on them as on real ones; ``drop``
+            leaves out the windows that reach beyond the last action.
 
     Raises:
-        ValueError: fewer than two episodes, or a share out of range; where used: sizes that do not fit.
+        ValueError: fewer than two episodes, a share out of range or an unknown ``pad``; where used: sizes that do not
+            fit.
     """
 
     episodes: int = 200
@@ -45,10 +50,12 @@ class Detour:
     horizon: int = 16
     held_out_episodes: int = 40
     seed: int = 0
+    pad: Pad = "mask"
 
     def __post_init__(self) -> None:
         if self.episodes < 2 or not 0 < self.minority < 1:
             raise ValueError(f"{self} needs episodes >= 2 and 0 < minority < 1")
+        check_choice("pad", self.pad, Pad)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -122,7 +129,7 @@ def _drawn(source: Detour) -> Windowed:
         actions.append(path[1:])
         ends.append(len(path) - 1)
     episodes = Episodes(torch.cat(observations), torch.cat(actions), torch.tensor(ends).cumsum(0))
-    return Windowed(episodes, source.observed, source.horizon, source.held_out_episodes)
+    return Windowed(episodes, source.observed, source.horizon, source.held_out_episodes, source.pad)
 
 
 def _path(begin: Tensor, generator: torch.Generator, *, below: bool) -> Float[Tensor, "n 2"]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from immiscible_diffusion.checks import check_choice
 from immiscible_diffusion.data._demonstrations import read_demonstrations
-from immiscible_diffusion.data._episodes import Windowed
+from immiscible_diffusion.data._episodes import Pad, Windowed
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Batch, Int
 
@@ -32,9 +33,12 @@ class Windows:
         observed: how many observations a window has.
         horizon: how many actions, at least ``observed``.
         held_out_episodes: how many episodes training never sees, a fixed random choice.
+        pad: what becomes of actions beyond an episode's ends, where its first or last one is repeated. ``mask`` keeps
+            them out of the loss and of the pairing's distances; ``repeat`` trains on them as on real ones; ``drop``
+            leaves out the windows that reach beyond the last action.
 
     Raises:
-        ValueError: no path; where used: a file that cannot be read, or sizes that do not fit it.
+        ValueError: no path, or an unknown ``pad``; where used: a file that cannot be read, or sizes that do not fit it.
     """
 
     path: str = ""
@@ -43,10 +47,12 @@ class Windows:
     observed: int = 2
     horizon: int = 16
     held_out_episodes: int = 10
+    pad: Pad = "mask"
 
     def __post_init__(self) -> None:
         if not self.path:
             raise ValueError("windows need path = a zarr store or parquet files of demonstrations")
+        check_choice("pad", self.pad, Pad)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -95,4 +101,4 @@ class Windows:
 @lru_cache(maxsize=4)
 def _read(source: Windows) -> Windowed:
     episodes = read_demonstrations(Path(source.path).expanduser(), source.observation, source.action)
-    return Windowed(episodes, source.observed, source.horizon, source.held_out_episodes)
+    return Windowed(episodes, source.observed, source.horizon, source.held_out_episodes, source.pad)

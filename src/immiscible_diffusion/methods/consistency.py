@@ -111,6 +111,7 @@ class Consistency:
         teacher: Net | None = None,
         progress: float = 0.0,
         generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> Float[Tensor, " b"]:
         """Return each row's distance of f at one level to the teacher's f at the level before, (b,).
 
@@ -122,6 +123,8 @@ class Consistency:
             teacher: what f is compared with, without a gradient; the net itself if None.
             progress: the share of training that is done, in [0, 1).
             generator: draws the levels.
+            mask: True where x is real, in a shape that broadcasts over it: a row's loss is the mean over these places,
+                0 where it has none. None: everywhere.
 
         Raises:
             ValueError: x and noise differ in shape.
@@ -145,7 +148,7 @@ class Consistency:
             x_t = x + (expand(before, x) * noise).to(x.dtype)
             theirs = self._f(net if teacher is None else teacher, x_t, before, cond)
         _set_dropout_state(after_net, x.device)
-        apart = distance(self.distance, ours, theirs, self.lpips_weights)
+        apart = distance(self.distance, ours, theirs, self.lpips_weights, mask)
         return apart if self.weight == "none" else apart / (after - before)
 
     @torch.no_grad()

@@ -81,6 +81,7 @@ class Denoising:
         teacher: Net | None = None,
         progress: float = 0.0,
         generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> Float[Tensor, " b"]:
         """Return each row's mean squared error of the prediction, (b,), in float32 at least.
 
@@ -92,6 +93,8 @@ class Denoising:
             teacher: not used by this method.
             progress: not used by this method.
             generator: draws the times.
+            mask: True where x is real, in a shape that broadcasts over it: a row's loss is the mean over these places,
+                0 where it has none. None: everywhere.
 
         Raises:
             ValueError: x and noise differ in shape.
@@ -104,7 +107,7 @@ class Denoising:
         t = self.schedule.draw(len(x), generator, x.device)
         alpha, sigma = (expand(each, x) for each in self.schedule.coefficients(t))
         p, q = self._parts(alpha, sigma)
-        return distance("l2", net(alpha * x + sigma * noise, t, cond), p * x + q * noise)
+        return distance("l2", net(alpha * x + sigma * noise, t, cond), p * x + q * noise, mask=mask)
 
     @torch.no_grad()
     def sample(

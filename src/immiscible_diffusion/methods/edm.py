@@ -71,6 +71,7 @@ class Edm:
         teacher: Net | None = None,
         progress: float = 0.0,
         generator: torch.Generator | None = None,
+        mask: Tensor | None = None,
     ) -> Float[Tensor, " b"]:
         """Return each row's weighted mean squared error of the denoised data, (b,), in float32 at least.
 
@@ -85,6 +86,8 @@ class Edm:
             teacher: not used by this method.
             progress: not used by this method.
             generator: draws the noise levels.
+            mask: True where x is real, in a shape that broadcasts over it: a row's loss is the mean over these places,
+                0 where it has none. None: everywhere.
 
         Raises:
             ValueError: x and noise differ in shape.
@@ -98,7 +101,7 @@ class Edm:
         wide, (_, _, scale) = expand(sigma, x), scalings(expand(sigma, x), sigma_data=self.sigma_data)
         target = scale * (wide / self.sigma_data * x - self.sigma_data * noise)  # (x - c_skip x_t) / c_out, cancelled
         predicted = net(scale * (x + wide * noise), log_time(sigma).float(), cond)
-        return distance("l2", predicted, target)
+        return distance("l2", predicted, target, mask=mask)
 
     @torch.no_grad()
     def sample(
