@@ -20,11 +20,17 @@ __all__ = [
     "read_json",
     "read_lines",
     "read_tensors",
+    "remove_parts",
+    "whole_lines",
     "write_bytes",
     "write_json",
     "write_lines",
     "write_tensors",
 ]
+
+
+_PARTS = ".*.part"
+_INDEXED = {"arm", "seed", "folder"}
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -65,26 +71,52 @@ def read_index(folder: Path) -> dict[str, Any]:
         ValueError: there is none, or it names a run that is not one folder there but a path to elsewhere.
     """
     path = folder / "index.json"
-    found: dict[str, Any] = read_json(path)
-    for run in found["runs"]:
+    index = read_json(path)
+    runs = index.get("runs") if isinstance(index, dict) else None
+    if not isinstance(runs, list) or not all(isinstance(run, dict) and set(run) >= _INDEXED for run in runs):
+        raise ValueError(f"{path} is damaged: it must be a table whose runs have {sorted(_INDEXED)}")
+    for run in runs:
         name = str(run["folder"])
         if name in ("", ".", "..") or Path(name).name != name:
             raise ValueError(f"{path} names {name!r}, which is not a folder beside it")
-    return found
+    return dict(index)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a JSON-lines file, none if it is not there.
 
     Raises:
-        ValueError: a line is not JSON.
+        ValueError: a line is not a JSON object.
+    """
+    lines, damaged = whole_lines(path)
+    if damaged:
+        raise ValueError(f"cannot read {path}: line {damaged[0]} is not a JSON object; remove it, or restore the file")
+    return lines
+
+
+def whole_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the objects of a JSON-lines file and the numbers, from 1, of the lines that are none.
+
+    Raises:
+        ValueError: the file is there and cannot be read at all.
     """
     if not path.exists():
-        return []
+        return [], []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+    lines, damaged = list[dict[str, Any]](), list[int]()
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            value = json.loads(line)
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            lines.append(value)
+        else:
+            damaged.append(number)
+    return lines, damaged
 
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
@@ -141,6 +173,18 @@ def new_folder(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder and in those directly below it.
+
+    The caller holds the folder's lock, so that no process is still writing.
+    """
+    for path in [*folder.glob(_PARTS), *folder.glob(f"*/{_PARTS}")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -126,10 +126,17 @@ def _end(running: dict[_Pipe, tuple[SpawnProcess, int]], work: Callable[..., Any
     """End the workers: a closed connection is their sign to stop, which a plain function does not look at."""
     for connection in running:
         connection.close()
-    for process, _ in running.values():
-        if not inspect.isgeneratorfunction(work):
+    workers = [process for process, _ in running.values()]
+    try:
+        for process in workers:
+            if not inspect.isgeneratorfunction(work):
+                process.kill()
+            process.join()
+    except KeyboardInterrupt:  # a second one: stop now
+        for process in workers:
             process.kill()
-        process.join()
+            process.join()
+        raise
 
 
 def _start(

@@ -44,6 +44,7 @@ __all__ = [
     "HasDenseCondition",
     "HasFingerprint",
     "HasFreshNoise",
+    "HasLeastRows",
     "HasListing",
     "HasMemory",
     "HasMoments",
@@ -426,6 +427,16 @@ class HasFreshNoise(Protocol):
 
     def stochastic(self, steps: int) -> bool:
         """Return whether sampling in this many steps adds fresh noise."""
+        ...
+
+
+@runtime_checkable
+class HasLeastRows(Metric, Protocol):
+    """A metric that needs more than one row a side."""
+
+    @property
+    def least(self) -> int:
+        """The fewest real rows, and the fewest generated ones, that can be compared."""
         ...
 
 

@@ -1,7 +1,10 @@
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from immiscible_diffusion import MLP, Denoising, Digits, Independent, Pixels, Train, fit, new_state
 from immiscible_diffusion.runs import checkpoint
@@ -40,21 +43,88 @@ def test_a_crash_in_mid_write_leaves_the_previous_checkpoint(tmp_path: Path, mon
     assert loaded.step == 3
 
 
-@pytest.mark.parametrize("damage", ["truncate", "remove", "not json"])
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path: Path, damage: str) -> None:
+def change(file: Path, name: str, value: torch.Tensor | None) -> None:
+    tensors = load_file(file)
+    if value is None:
+        del tensors[name]
+    else:
+        tensors[name] = value
+    save_file(tensors, file)
+
+
+def without_digests(newest: Path) -> None:
+    """Make it a checkpoint of an earlier version, in which only its content can show damage."""
+    about = json.loads((newest / "state.json").read_text())
+    (newest / "state.json").write_text(json.dumps({key: about[key] for key in ("step", "seconds")}))
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "cut": lambda at: (at / "optimizer.safetensors").write_bytes((at / "optimizer.safetensors").read_bytes()[:20]),
+    "gone": lambda at: (at / "optimizer.safetensors").unlink(),
+    "one bit": lambda at: (at / "ema.safetensors").write_bytes(
+        (at / "ema.safetensors").read_bytes()[:-1] + bytes([(at / "ema.safetensors").read_bytes()[-1] ^ 1])
+    ),
+    "not JSON": lambda at: (at / "state.json").write_text('{"step": 4'),
+    "null": lambda at: (at / "state.json").write_text("null"),
+    "a list": lambda at: (at / "state.json").write_text("[4]"),
+    "another step": lambda at: (at / "state.json").write_text('{"step": -4, "seconds": {}}'),
+    "step zero": lambda at: (at / "state.json").write_text('{"step": 0, "seconds": {}}'),
+    "no seconds": lambda at: (at / "state.json").write_text('{"step": 4, "seconds": null}'),
+    "a tensor of another shape": lambda at: change(at / "optimizer.safetensors", "0.exp_avg", torch.zeros(3)),
+    "a moment missing": lambda at: change(at / "optimizer.safetensors", "0.exp_avg", None),
+    "a parameter too many": lambda at: change(at / "optimizer.safetensors", "99.exp_avg", torch.zeros(3)),
+    "no moments": lambda at: save_file({}, at / "optimizer.safetensors"),
+    "not a number": lambda at: change(at / "net.safetensors", "enter.weight", torch.full((8, 96), torch.nan)),
+    "weights of another net": lambda at: change(at / "net.safetensors", "enter.weight", torch.zeros(4, 96)),
+    "a folder in place of a file": lambda at: [(at / "ema.safetensors").unlink(), (at / "ema.safetensors").mkdir()],
+}
+
+
+@pytest.mark.parametrize("digests", [True, False])
+@pytest.mark.parametrize("damage", list(DAMAGE))
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_is_loaded(
+    tmp_path: Path, damage: str, digests: bool
+) -> None:
+    if damage == "one bit" and not digests:
+        return
     state = trained_state()
     checkpoint.save(state, tmp_path)
     state.step = 4
     newest = checkpoint.save(state, tmp_path)
-    file = newest / ("state.json" if damage == "not json" else "optimizer.safetensors")
-    if damage == "remove":
-        file.unlink()
-    else:
-        file.write_bytes(file.read_bytes()[:20])
+    if not digests:
+        without_digests(newest)
+    DAMAGE[damage](newest)
     loaded = empty_state()
-    with pytest.warns(UserWarning, match="step-000000004 cannot be used"):
+    with pytest.warns(UserWarning, match=r"step-000000004 is damaged \(.*goes on from step 3"):
         assert checkpoint.load_newest(loaded, tmp_path)
     assert loaded.step == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000003", "step-000000004.damaged"]
+    loaded.step = 4
+    checkpoint.save(loaded, tmp_path)
+    loaded.step = 5
+    checkpoint.save(loaded, tmp_path)
+    assert {"step-000000004", "step-000000005"} < {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_checkpoint_of_an_earlier_version_is_loaded(tmp_path: Path) -> None:
+    """Control of the damage above: without digests an undamaged one is whole."""
+    state = trained_state()
+    without_digests(checkpoint.save(state, tmp_path))
+    loaded = empty_state()
+    assert checkpoint.load_newest(loaded, tmp_path)
+    for name, value in state.net.state_dict().items():
+        assert torch.equal(loaded.net.state_dict()[name], value)
+
+
+def test_where_all_are_damaged_nothing_is_changed(tmp_path: Path) -> None:
+    state = trained_state()
+    for step in (3, 4):
+        state.step = step
+        (checkpoint.save(state, tmp_path) / "net.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="Nothing was changed") as raised:
+        checkpoint.load_newest(empty_state(), tmp_path)
+    assert "step-000000003: net.safetensors is not as it was written" in str(raised.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000003", "step-000000004"]
 
 
 def test_only_the_newest_checkpoints_stay(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import shutil
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from immiscible_diffusion.experiments.config import Config
+from immiscible_diffusion.experiments.config import Config, read_config
 from immiscible_diffusion.experiments.experiment import read_experiment
 from immiscible_diffusion.files import read_lines
 from immiscible_diffusion.runs import evaluation
@@ -39,7 +40,7 @@ def outcome(folder: Path) -> tuple[bytes, list[dict[str, Any]], list[float]]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert list(execute(config(), folder, CPU)) == list(range(9))
+    assert list(execute(config(), folder, CPU)) == [0, 1, 2, 3, *[4] * 5, 5, 6, 7, *[8] * 5]
     return folder
 
 
@@ -125,6 +126,147 @@ def test_a_killed_run_goes_on_from_the_last_kept_step(tmp_path: Path, whole: Pat
         assert next(execute(given, killed, CPU)) == (2 if every else 0)
         list(execute(given, killed, CPU))
         assert outcome(killed)[:2] == outcome(whole)[:2]
+
+
+def test_a_due_state_is_saved_before_it_is_measured(
+    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed by the system in mid-evaluation, nothing is saved on the way out: the steps must be on disk before."""
+
+    def killed(*args: Any) -> Any:
+        shutil.copytree(tmp_path / "run", tmp_path / "killed")
+        raise MemoryError
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "evaluate", killed)
+        with pytest.raises(MemoryError):
+            list(execute(config(), tmp_path / "run", CPU))
+    assert [path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()] == ["step-000000004"]
+    assert next(execute(config(), tmp_path / "killed", CPU)) == 4
+    list(execute(config(), tmp_path / "killed", CPU))
+    assert outcome(tmp_path / "killed")[:2] == outcome(whole)[:2]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+@pytest.mark.parametrize("loss", ["both cut", "folder gone"])
+def test_records_without_a_whole_checkpoint_stop_the_run_and_stay(tmp_path: Path, loss: str) -> None:
+    run = execute(config(), tmp_path / "run", CPU)
+    for step in run:
+        if step == 6:
+            break
+    run.close()
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert len(list(checkpoints.iterdir())) == 2
+    if loss == "both cut":
+        for path in checkpoints.iterdir():
+            cut(path / "net.safetensors")
+    else:
+        shutil.rmtree(checkpoints)
+    before = contents(tmp_path / "run")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="Nothing was changed"):
+            next(execute(config(), tmp_path / "run", CPU))
+        assert contents(tmp_path / "run") == before
+
+
+def test_a_cut_line_of_the_log_is_left_out_and_told(tmp_path: Path, whole: Path) -> None:
+    run = execute(config(), tmp_path / "run", CPU)
+    for step in run:
+        if step == 5:
+            break
+    run.close()
+    with (tmp_path / "run" / "log.jsonl").open("a") as log:
+        log.write('{"step": 5, "lo')
+    with pytest.warns(UserWarning, match="1 lines of .*log.jsonl are damaged"):
+        list(execute(config(), tmp_path / "run", CPU))
+    assert outcome(tmp_path / "run") == outcome(whole)
+
+
+def measured(**evaluate: Any) -> Config:
+    given = config()
+    return dataclasses.replace(given, evaluate=dataclasses.replace(given.evaluate, **evaluate))
+
+
+def test_a_corrected_evaluation_goes_on_in_the_same_run(tmp_path: Path, whole: Path) -> None:
+    run = execute(measured(samples=20), tmp_path / "run", CPU)
+    for step in run:
+        if step == 6:
+            break
+    run.close()
+    kept = read_lines(tmp_path / "run" / "evaluations.jsonl")
+    with pytest.warns(UserWarning, match="its 4 measurements are kept in evaluations-"):
+        assert next(execute(config(), tmp_path / "run", CPU)) == 6
+    list(execute(config(), tmp_path / "run", CPU))
+    weights, lines, _ = outcome(tmp_path / "run")
+    assert weights == outcome(whole)[0]
+    assert lines == outcome(whole)[1][4:]
+    (aside,) = (tmp_path / "run").glob("evaluations-*.jsonl")
+    assert read_lines(aside) == kept
+
+
+def test_a_finished_run_is_measured_at_further_sampling_steps(tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    more = measured(steps=(2, 5, 3))
+    assert list(execute(more, tmp_path / "run", CPU)) == [8, 8, 8]
+    lines = outcome(tmp_path / "run")[1]
+    assert lines[:8] == outcome(whole)[1]
+    assert [line["sampling_steps"] for line in lines[8:]] == [3, 3]
+    assert list(execute(more, tmp_path / "run", CPU)) == [8]
+
+
+def test_a_run_goes_on_with_the_data_it_began_with(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(30):
+        Image.new("RGB", (8, 8), (i, 8 * i, 255 - i)).save(pictures / f"{i:02d}.png")
+    values = read_experiment("demo").cells("smoke")[0].config.plain()
+    source = {"use": "images", "path": str(pictures), "size": 8, "held_out_rows": 10}
+    plain = {**values, "source": source, "codec": "pixels", "train": {**values["train"], "batch": 5}}
+    plain["evaluate"] = {**values["evaluate"], "features": "pooled_pixels"}
+    run = execute(read_config(plain), tmp_path / "run", CPU)
+    for step in run:
+        if step == 2:
+            break
+    run.close()
+    assert next(execute(read_config(plain), tmp_path / "run", CPU)) == 2
+    Image.new("RGB", (8, 8)).save(pictures / "30.png")
+    before = contents(tmp_path / "run")
+    with pytest.raises(ValueError, match="files were added, removed or changed"):
+        next(execute(read_config(plain), tmp_path / "run", CPU))
+    assert contents(tmp_path / "run") == before
+
+
+def test_another_number_of_threads_is_told(tmp_path: Path) -> None:
+    run = execute(config(), tmp_path / "run", CPU)
+    for step in run:
+        if step == 1:
+            break
+    run.close()
+    path = tmp_path / "run" / "environment.json"
+    sessions = json.loads(path.read_text())
+    path.write_text(json.dumps([{**sessions[0], "threads": 77}]))
+    with pytest.warns(UserWarning, match="on 77 CPU threads so far"):
+        next(execute(config(), tmp_path / "run", CPU))
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints" / ".step-000000004.123.part").mkdir(parents=True)
+    (run / ".log.jsonl.123.part").write_text("")
+    next(execute(config(), run, CPU))
+    assert not list(run.rglob("*.part"))
 
 
 def test_another_seed_gives_another_outcome(tmp_path: Path, whole: Path) -> None:

@@ -12,7 +12,7 @@ from immiscible_diffusion.cli.options import Device, Name, Out, Scale, Sets, Wor
 from immiscible_diffusion.cli.studies import print_report
 from immiscible_diffusion.experiments.experiment import Cell, Experiment, read_experiment
 from immiscible_diffusion.experiments.values import parse_override
-from immiscible_diffusion.runs.launch import launch, run_name
+from immiscible_diffusion.runs.launch import launch, run_name, saved_steps
 from immiscible_diffusion.runs.reuse import reuse
 from immiscible_diffusion.runs.trackers import tracker_names
 
@@ -107,7 +107,10 @@ def _train(
                     print_report(folder)
                     out.print(f"Still to come: {', '.join(run_name(other) for other in left)}")
     except KeyboardInterrupt:
-        err.print("Interrupted; what was trained is saved, and the same command goes on from there.")
+        on_disk = "\n  ".join(
+            ["Interrupted; the same command goes on from what is saved:", *saved_steps(cells, folder)]
+        )
+        err.print(escape(on_disk), highlight=False)
         raise typer.Exit(130) from None
     if failed:
         raise ArithmeticError("\n  ".join(["some runs failed; the same command tries them again", *failed]))

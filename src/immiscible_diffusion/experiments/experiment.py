@@ -3,6 +3,8 @@
 import hashlib
 import itertools
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,10 @@ from immiscible_diffusion.experiments.config import Config, read_config
 from immiscible_diffusion.experiments.values import labelled, overridden, read_values, with_preset
 
 __all__ = ["Cell", "Experiment", "read_experiment"]
+
+
+_LONGEST = 60
+"""Characters of an arm's name in a folder's name; a file system takes 255 bytes."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +34,21 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """The name of its run folder: arm, seed and a hash of the resolved configuration."""
-        text = json.dumps(self.config.plain(), sort_keys=True)
-        return f"{self.arm}-seed{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        """The name of its run folder: arm, seed and a hash of what is trained, whatever the evaluations are.
+
+        What a file name cannot hold everywhere is an underscore in it.
+        """
+        return self._folder({key: value for key, value in self.config.plain().items() if key != "evaluate"})
+
+    @property
+    def former_folder(self) -> str:
+        """The name that earlier versions gave the folder: their hash was of the evaluations too."""
+        return self._folder(self.config.plain())
+
+    def _folder(self, plain: Mapping[str, Any]) -> str:
+        digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+        arm = re.sub(r"[^\w.,=+-]", "_", self.arm)[:_LONGEST].lstrip(".") or "run"
+        return f"{arm}-seed{self.seed}-{digest}"
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,8 @@ class Experiment:
             arm = "-".join(label for label, _ in point) or "run"
             labels = {key: label for key, (label, _) in zip(grid, point, strict=True)}
             cells.append(Cell(arm, int(seed), read_config(with_preset(values)), labels))
+        if twice := [name for name, count in Counter(cell.folder for cell in cells).items() if count > 1]:
+            raise ValueError(f"{self.name}: two runs would share the folder {twice[0]}; give them other labels")
         return cells
 
 

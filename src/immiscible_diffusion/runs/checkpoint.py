@@ -1,22 +1,28 @@
 """Training states on disk, to resume from. Safetensors and JSON alone, never a pickle."""
 
+import hashlib
 import re
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from immiscible_diffusion.files import new_folder, read_json, read_tensors, write_json, write_tensors
 from immiscible_diffusion.train import State, teacher_of
 
-__all__ = ["load_newest", "save"]
+__all__ = ["load_newest", "newest_step", "save"]
+
+_DAMAGED = ".damaged"
 
 
 def save(state: State, folder: Path, *, keep: int = 2) -> Path:
     """Write the state as ``folder/step-<number>/`` and return that path.
 
-    A crash in mid-write leaves the earlier ones; the newest ``keep`` stay.
+    ``state.json`` holds the SHA-256 of every other file. A crash in mid-write leaves the earlier checkpoints; the
+    newest ``keep`` stay.
     """
     target = folder / f"step-{state.step:09d}"
     with new_folder(target) as part:
@@ -30,46 +36,148 @@ def save(state: State, folder: Path, *, keep: int = 2) -> Path:
         write_tensors(part / "coupling.safetensors", state.memory)
         if state.teacher is not None:
             write_tensors(part / "teacher.safetensors", state.teacher.state_dict())
-        write_json(part / "state.json", {"step": state.step, "seconds": state.seconds})
+        digests = {path.name: _digest(path) for path in sorted(part.iterdir())}
+        write_json(part / "state.json", {"step": state.step, "seconds": state.seconds, "sha256": digests})
     for old in _steps(folder)[:-keep]:
         shutil.rmtree(old)
     return target
 
 
-def load_newest(state: State, folder: Path) -> bool:
-    """Load the newest whole checkpoint of the folder into the state; return whether there was one.
+def newest_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint of the folder, whole or not; 0 if there is none."""
+    return max((int(path.name.removeprefix("step-")) for path in _steps(folder)), default=0)
 
-    A checkpoint that cannot be read is passed over with a warning, and the one before it is taken.
+
+def load_newest(state: State, folder: Path) -> bool:
+    """Load the newest whole checkpoint of the folder into the state; return whether the folder holds any.
+
+    A damaged checkpoint is passed over with a warning, the one before it is loaded, and the damaged one is renamed to
+    ``step-<number>.damaged``.
+
+    Raises:
+        ValueError: there are checkpoints, and all are damaged or of another net; nothing is changed on disk.
     """
+    damaged: dict[Path, str] = {}
     for path in reversed(_steps(folder)):
         try:
-            _load_state(state, path)
-        except (ValueError, RuntimeError, KeyError) as error:
-            warnings.warn(f"the checkpoint {path} cannot be used and is passed over: {error}", stacklevel=2)
-        else:
-            return True
+            read = _read(path, state)
+        except (ValueError, OSError) as error:
+            damaged[path] = str(error)
+            continue
+        for other, problem in damaged.items():
+            aside = other.with_name(other.name + _DAMAGED)
+            shutil.rmtree(aside, ignore_errors=True)
+            other.rename(aside)
+            warnings.warn(
+                f"the checkpoint {other} is damaged ({problem}); training goes on from step {read.step}, and the "
+                f"damaged one is now {aside.name}",
+                stacklevel=2,
+            )
+        _put(state, read)
+        return True
+    if damaged:
+        reasons = "; ".join(f"{path.name}: {problem}" for path, problem in damaged.items())
+        raise ValueError(
+            f"no checkpoint in {folder} can be used ({reasons}). Nothing was changed: restore one of them, or remove "
+            f"{folder.parent} to train anew"
+        )
     return False
+
+
+class _Read(NamedTuple):
+    """A checkpoint as read from disk, every tensor checked against the state that it is for."""
+
+    step: int
+    seconds: dict[str, float]
+    net: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    teacher: dict[str, Tensor] | None
+    moments: dict[int, dict[str, Tensor]]
+    memory: dict[str, Tensor]
 
 
 def _steps(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{9}", path.name))
 
 
-def _load_state(state: State, path: Path) -> None:
-    index = read_json(path / "state.json")
-    net, ema = read_tensors(path / "net.safetensors"), read_tensors(path / "ema.safetensors")
+def _digest(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _read(path: Path, state: State) -> _Read:
+    """Return a checkpoint.
+
+    Raises:
+        ValueError: a file is missing, damaged, or does not fit the state.
+    """
+    about = _about(path)
+    for name, digest in about.get("sha256", {}).items():  # checkpoints of earlier versions have none
+        if not (path / name).is_file():
+            raise ValueError(f"{name} is missing")
+        if _digest(path / name) != digest:
+            raise ValueError(f"{name} is not as it was written")
+    weights = {name: _weights(path / f"{name}.safetensors", state.net) for name in ("net", "ema")}
+    has_teacher = (path / "teacher.safetensors").exists()
+    return _Read(
+        step=about["step"],
+        seconds=about["seconds"],
+        **weights,
+        teacher=_weights(path / "teacher.safetensors", state.net) if has_teacher else None,
+        moments=_moments(path / "optimizer.safetensors", state.optimizer),
+        memory=read_tensors(path / "coupling.safetensors"),
+    )
+
+
+def _about(path: Path) -> dict[str, Any]:
+    about = read_json(path / "state.json")
+    step, seconds = (about.get(key) if isinstance(about, dict) else None for key in ("step", "seconds"))
+    if (
+        not isinstance(step, int)
+        or step != int(path.name.removeprefix("step-"))
+        or not isinstance(seconds, dict)
+        or not all(isinstance(value, int | float) for value in seconds.values())
+        or not isinstance(about.get("sha256", {}), dict)
+    ):
+        raise ValueError("state.json must hold the step of the folder's name, and seconds")
+    return dict(about)
+
+
+def _weights(path: Path, net: nn.Module) -> dict[str, Tensor]:
+    tensors, expected = read_tensors(path), net.state_dict()
+    if unlike := sorted(set(tensors) ^ set(expected)):
+        raise ValueError(f"{path.name} and the net do not both have {unlike[0]}")
+    for name, value in tensors.items():
+        if value.shape != expected[name].shape:
+            raise ValueError(f"{path.name} has {name} of shape {tuple(value.shape)}, not {tuple(expected[name].shape)}")
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{path.name} has values in {name} that are not finite")
+    return tensors
+
+
+def _moments(path: Path, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """Return the optimizer's state by the number of the parameter."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in read_tensors(path / "optimizer.safetensors").items():
-        i, _, moment = name.partition(".")
-        moments.setdefault(int(i), {})[moment] = value
-    memory = read_tensors(path / "coupling.safetensors")
-    teacher = None
-    if (path / "teacher.safetensors").exists():
-        teacher = teacher_of(state.net)
-        teacher.load_state_dict(read_tensors(path / "teacher.safetensors"))
-    state.net.load_state_dict(net)
-    state.ema.load_state_dict(ema)
+    for key, value in read_tensors(path).items():
+        number, _, name = key.partition(".")
+        if not number.isdigit() or int(number) >= len(parameters):
+            raise ValueError(f"{path.name} has {key}; there are {len(parameters)} parameters")
+        if value.ndim and value.shape != parameters[int(number)].shape:
+            raise ValueError(f"{path.name} has {key} of another shape than its parameter")
+        moments.setdefault(int(number), {})[name] = value
+    if len({frozenset(values) for values in moments.values()}) != 1:
+        raise ValueError(f"{path.name} must hold the same averages of every trained parameter")
+    return moments
+
+
+def _put(state: State, read: _Read) -> None:
+    state.net.load_state_dict(read.net)
+    state.ema.load_state_dict(read.ema)
+    state.teacher = None
+    if read.teacher is not None:
+        state.teacher = teacher_of(state.net)
+        state.teacher.load_state_dict(read.teacher)
     groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    state.memory, state.teacher = memory, teacher
-    state.step, state.seconds = int(index["step"]), dict(index["seconds"])
+    state.optimizer.load_state_dict({"state": read.moments, "param_groups": groups})
+    state.memory, state.step, state.seconds = read.memory, read.step, dict(read.seconds)

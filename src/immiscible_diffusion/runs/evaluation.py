@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from immiscible_diffusion.runs.pictures import save_grid, save_paths
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance
 from immiscible_diffusion.types import Features, HasPictures
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "held_out_features", "networks"]
 
 _GRID, _TRIPLES = 64, 24
 _PART = 250
 
 
-def evaluate(trained: Trained, config: Config, grids: Path | None = None) -> Iterator[dict[str, Any]]:
+def evaluate(
+    trained: Trained, config: Config, grids: Path | None = None, made: Collection[tuple[int, str]] = ()
+) -> Iterator[dict[str, Any]]:
     """Yield one measurement for every number of sampling steps and start.
 
     A coupling whose prior is not the standard normal is measured from both starts. The noise under the samples is
@@ -35,18 +37,22 @@ def evaluate(trained: Trained, config: Config, grids: Path | None = None) -> Ite
         config: its run.
         grids: a folder for PNG grids of the first 64 images of each measurement; where a part of the picture is known,
             also of known part, result and truth side by side.
+        made: sampling steps and start of the measurements that are left out.
     """
     asked = config.evaluate
-    device = next(trained.net.parameters()).device
-    networks = {"": asked.features} | {f"-{describe('features', each)['use']}": each for each in asked.also}
-    real = {suffix: _held_out_features(config, each, device) for suffix, each in networks.items()}
-    guided = with_guidance(trained, asked.guidance)
     starts: list[Start] = ["matched"] if isinstance(trained.prior, StandardNormal) else ["matched", "normal"]
-    for steps, start in itertools.product(asked.steps, starts):
+    due = [point for point in itertools.product(asked.steps, starts) if point not in made]
+    if not due:
+        return
+    device = next(trained.net.parameters()).device
+    compared = networks(config)
+    real = {suffix: held_out_features(config, network, device) for suffix, network in compared.items()}
+    guided = with_guidance(trained, asked.guidance)
+    for steps, start in due:
         begun = time.perf_counter()
         images = torch.cat(list(_images(guided, config, steps, start)))
         values: dict[str, float] = {}
-        for suffix, network in networks.items():
+        for suffix, network in compared.items():
             features = network(images.to(device)).cpu()
             values |= {name + suffix: metric(real[suffix], features) for name, metric in asked.metrics.items()}
         if grids is not None:
@@ -69,7 +75,13 @@ def _images(trained: Trained, config: Config, steps: int, start: Start) -> Itera
         yield from generate(trained, count, steps=steps, seed=asked.seed, start=start, cond=cond, first=first)
 
 
-def _held_out_features(config: Config, features: Features, device: torch.device) -> Tensor:
+def networks(config: Config) -> dict[str, Features]:
+    """Return the feature networks of a run by the end that the names of their distances have: none for the first."""
+    also = config.evaluate.also
+    return {"": config.evaluate.features} | {f"-{describe('features', network)['use']}": network for network in also}
+
+
+def held_out_features(config: Config, features: Features, device: torch.device) -> Tensor:
     """Return the features of the held-out images, computed once for all evaluations of a process, if not before."""
     parts = describe("source", config.source), describe("features", features)
     return once(parts, lambda: cached_features(config.source.held_out().raw.to(device), features))

@@ -17,12 +17,15 @@ from immiscible_diffusion.diagnostics.effect import effect
 from immiscible_diffusion.experiments.config import Config, read_config
 from immiscible_diffusion.experiments.experiment import Cell, Experiment
 from immiscible_diffusion.files import write_json
-from immiscible_diffusion.processes import on_stop_signals, run_tasks
+from immiscible_diffusion.processes import News, on_stop_signals, run_tasks
+from immiscible_diffusion.runs.check import check_run
+from immiscible_diffusion.runs.checkpoint import newest_step
 from immiscible_diffusion.runs.conditions import EncodedCaptions, conditioned, with_prompts
+from immiscible_diffusion.runs.folder import is_finished
 from immiscible_diffusion.runs.run import execute
 from immiscible_diffusion.runs.trackers import tracked
 
-__all__ = ["launch", "run_name"]
+__all__ = ["launch", "run_name", "saved_steps"]
 
 _EFFECT_BATCHES, _TEXT_BATCHES = 50, 4
 
@@ -52,13 +55,17 @@ def launch(
         tracker: one of ``trackers.tracker_names()``, which gets the runs' logs too; none if empty.
 
     Raises:
+        ValueError: something that training or evaluating would do is refused: all problems, before the first step.
         KeyboardInterrupt: Ctrl-C or a signal to terminate, after the states were saved.
     """
-    write_json(folder / "index.json", _index(experiment, cells))
-    write_json(folder / "pairs.json", _pairs(cells))
     workers = min(workers, len(cells))
     # Threads beyond the cores that are free hold each other up: OMP_NUM_THREADS says that fewer are.
     threads = max(1, min((os.cpu_count() or 1) // workers, torch.get_num_threads()))
+    for cell in cells:
+        _adopt(folder, cell)
+    _check(cells, folder, torch.device(device), threads)
+    write_json(folder / "index.json", _index(experiment, cells))
+    write_json(folder / "pairs.json", _pairs(cells))
     cells = sorted(cells, key=lambda cell: cell.seed)
     tasks = [(cell.config.plain(), str(folder / cell.folder), device, tracker) for cell in cells]
     steps = [0] * len(cells)
@@ -69,7 +76,7 @@ def launch(
     ):
         whole = progress.add_task("all runs", total=sum(cell.config.train.steps for cell in cells))
         bars: dict[int, Any] = {}
-        for i, kind, value in all_news:
+        for i, kind, value in _until_interrupted(all_news, progress.console):
             cell = cells[i]
             if kind == "yielded":
                 if i not in bars:
@@ -89,6 +96,61 @@ def launch(
 def run_name(cell: Cell) -> str:
     """Return how messages name a run: its arm and its seed."""
     return f"{cell.arm}, seed {cell.seed}"
+
+
+def saved_steps(cells: Sequence[Cell], folder: Path) -> list[str]:
+    """Return what is on disk of each run that is not finished, as a line of text."""
+    lines = []
+    for cell in cells:
+        step, place = newest_step(folder / cell.folder / "checkpoints"), folder / cell.folder
+        if not is_finished(place):
+            kept = f"saved at step {step} of {cell.config.train.steps}" if step else "nothing is saved"
+            lines.append(f"{run_name(cell)}: {kept}")
+    return lines
+
+
+def _adopt(folder: Path, cell: Cell) -> None:
+    """Give a run folder of an earlier version the name that it has in this one."""
+    former, place = folder / cell.former_folder, folder / cell.folder
+    if former.is_dir() and not place.exists():
+        former.rename(place)
+
+
+def _check(cells: Sequence[Cell], folder: Path, device: torch.device, threads: int) -> None:
+    """Check the first unfinished run of every arm on as many threads as it will have.
+
+    Raises:
+        ValueError: all that is wrong, each line with the arms that it is true of.
+    """
+    first = {cell.arm: cell for cell in reversed(cells) if not is_finished(folder / cell.folder)}
+    arms_of: dict[str, list[str]] = {}
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for arm, cell in first.items():
+            for problem in check_run(cell.config, device).problems:
+                arms_of.setdefault(problem, []).append(arm)
+    finally:
+        torch.set_num_threads(before)
+    if arms_of:
+        lines = [
+            problem if len(arms) == len(first) else f"{problem} (in {', '.join(arms)})"
+            for problem, arms in arms_of.items()
+        ]
+        raise ValueError(
+            "\n  ".join(["nothing was trained:", *lines]) if lines[1:] else f"nothing was trained: {lines[0]}"
+        )
+
+
+def _until_interrupted(all_news: Iterator[News], console: Console) -> Iterator[News]:
+    """Yield the news of the runs; at an interrupt say what is being waited for."""
+    try:
+        yield from all_news
+    except KeyboardInterrupt:
+        console.print(
+            "Stopping: every run ends its step, or the measurement it is making, and is saved. Ctrl-C stops now."
+        )
+        raise
 
 
 def _index(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, Any]:

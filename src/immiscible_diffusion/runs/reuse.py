@@ -10,10 +10,9 @@ from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.experiments.experiment import Cell
 from immiscible_diffusion.files import new_folder, read_json, read_lines, write_bytes, write_json
 from immiscible_diffusion.runs.folder import is_finished
+from immiscible_diffusion.runs.records import alike_but_when
 
 __all__ = ["reuse"]
-
-_WHEN = ("every", "steps")
 
 
 def reuse(cells: Sequence[Cell], folder: Path, others: Sequence[Path]) -> list[str]:
@@ -40,17 +39,13 @@ def reuse(cells: Sequence[Cell], folder: Path, others: Sequence[Path]) -> list[s
     for cell in cells:
         place, plain = folder / cell.folder, json.loads(json.dumps(cell.config.plain()))
         for path, theirs in found:
-            if place.exists() or _but_when(plain) != _but_when(theirs):
+            if place.exists() or alike_but_when(plain) != alike_but_when(theirs):
                 continue
             lines = _asked(read_lines(path / "evaluations.jsonl"), cell.config)
             if lines:
                 _copy(path, place, plain, lines)
                 filled.append(cell.folder)
     return filled
-
-
-def _but_when(plain: dict[str, Any]) -> dict[str, Any]:
-    return plain | {"evaluate": {key: value for key, value in plain["evaluate"].items() if key not in _WHEN}}
 
 
 def _asked(lines: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:

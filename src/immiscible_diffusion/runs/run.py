@@ -7,25 +7,23 @@ times; ``evaluations.jsonl`` every measured distance; ``checkpoints/`` to resume
 
 import dataclasses
 import itertools
-import json
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.codecs import VAE
-from immiscible_diffusion.data import Latents, Painting
 from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.export.model import save_export
-from immiscible_diffusion.files import locked, read_json, read_lines, write_json, write_lines
+from immiscible_diffusion.files import locked, remove_parts
 from immiscible_diffusion.registry import describe
 from immiscible_diffusion.runs import checkpoint
+from immiscible_diffusion.runs.check import data_shape
 from immiscible_diffusion.runs.conditions import conditioned, with_prompts
 from immiscible_diffusion.runs.evaluation import evaluate
-from immiscible_diffusion.runs.folder import environment, is_finished
+from immiscible_diffusion.runs.folder import is_finished
+from immiscible_diffusion.runs.records import Records, read_records
 from immiscible_diffusion.sample import Trained
 from immiscible_diffusion.streams import stream_seed
 from immiscible_diffusion.train import State, fit, new_state
@@ -33,53 +31,64 @@ from immiscible_diffusion.train import State, fit, new_state
 __all__ = ["data_batches", "execute"]
 
 _LOG_EVERY = 50
-_TELL_EVERY = 20.0
+_WRITE_EVERY = 20.0
 """Seconds between two writings of the log, for those who watch."""
 _PRIOR_ROWS = 20_000
 
 
 def execute(config: Config, folder: Path, device: torch.device) -> Generator[int, None, None]:
-    """Carry out one run in its folder, or what is left of it, and yield the number of finished steps after each.
+    """Carry out one run in its folder, or what is left of it; yield its step after each, and after each measurement.
 
-    However it ends, the last good state is saved: the same call again goes on from there.
+    A state that is due to be measured is saved first, and every measurement is written when it is made. However the
+    run ends, the last good state is saved: the same call again goes on from there.
 
     Raises:
-        ValueError: the folder holds another configuration, or another process works in it.
+        ValueError: the folder holds another configuration, records without a checkpoint to go on from, or data that
+            have changed; or another process works in it.
         NotFiniteError: training diverged.
     """
     with locked(folder):
-        if is_finished(folder):
-            yield config.train.steps
+        remove_parts(folder)
+        records, last = read_records(config, folder), config.train.steps
+        if is_finished(folder) and {steps for steps, _ in records.measured(last)} >= set(config.evaluate.steps):
+            yield last
             return
         net = with_prompts(config.net, config.source)
         state = _start(dataclasses.replace(config, net=net), folder, device)
-        session = _describe_run(config, folder, state.step)
-        log = [line for line in read_lines(folder / "log.jsonl") if line["step"] <= state.step]
-        evaluations = [line for line in read_lines(folder / "evaluations.jsonl") if line["step"] <= state.step]
+        if state.step == 0 and records.last_step:
+            raise ValueError(
+                f"{folder} holds records up to step {records.last_step} and no checkpoint to go on from. Nothing was "
+                "changed: restore its checkpoints, or remove the folder to train anew"
+            )
+        records.cut(state.step)
+        session = records.begin_session(config, state.step)
         trained = _trained(config, state)
-        saved, told = state.step, time.monotonic()
+        saved, written = state.step, time.monotonic()
         source = conditioned(config.source, net, str(device))
         training = fit(state, source, config.codec, config.coupling, config.method, config.train)
         try:
             for _ in itertools.chain([state], training):  # a run cut in mid-evaluation begins with it
-                last = state.step == config.train.steps
-                if state.step > saved and (last or state.step % _LOG_EVERY == 0):
-                    log.append({"step": state.step, "loss": state.loss, "grad_norm": state.grad_norm, **_pace(state)})
-                    if time.monotonic() - told > _TELL_EVERY:
-                        write_lines(folder / "log.jsonl", log)
-                        told = time.monotonic()
-                due = last or (state.step > 0 and state.step % config.evaluate.every == 0)
-                if due and not any(line["step"] == state.step for line in evaluations):
-                    grids = folder / "samples" if last else None
-                    evaluations += [{"step": state.step, **line} for line in evaluate(trained, config, grids)]
-                    saved = _keep(state, folder, log, evaluations)
-                elif state.step > saved and config.train.checkpoint and state.step % config.train.checkpoint == 0:
-                    saved = _keep(state, folder, log, evaluations)
-                yield state.step
+                step = state.step
+                if step > saved and (step == last or step % _LOG_EVERY == 0):
+                    line = {"step": step, "loss": state.loss, "grad_norm": state.grad_norm, **_pace(state)}
+                    records.log.append(line)
+                    if time.monotonic() - written > _WRITE_EVERY:
+                        records.write()
+                        written = time.monotonic()
+                measures = step == last or (step > 0 and step % config.evaluate.every == 0)
+                if step > saved and (measures or (config.train.checkpoint and step % config.train.checkpoint == 0)):
+                    saved = _keep(state, records)
+                if measures:
+                    grids = folder / "samples" if step == last else None
+                    for measurement in evaluate(trained, config, grids, records.measured(step)):
+                        records.evaluations.append({"step": step, **measurement})
+                        records.write()
+                        yield step
+                yield step
         finally:
             if state.step > saved:
-                _keep(state, folder, log, evaluations)
-        plain, ended = config.plain(), [line for line in evaluations if line["step"] == state.step]
+                _keep(state, records)
+        plain, ended = config.plain(), [line for line in records.evaluations if line["step"] == state.step]
         about = {
             "coupling": plain["coupling"],
             "source": plain["source"],
@@ -99,18 +108,17 @@ def data_batches(config: Config, rows: int = _PRIOR_ROWS) -> Iterator[Tensor]:
         yield config.codec.encode(batch.raw)
 
 
-def _keep(state: State, folder: Path, log: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> int:
+def _keep(state: State, records: Records) -> int:
     """Write what a resumed run goes on from, and return the step."""
-    write_lines(folder / "log.jsonl", log)
-    write_lines(folder / "evaluations.jsonl", evaluations)
-    checkpoint.save(state, folder / "checkpoints")
+    records.write()
+    checkpoint.save(state, records.folder / "checkpoints")
     return state.step
 
 
 def _start(config: Config, folder: Path, device: torch.device) -> State:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.train.seed, 0, "net"))
-        net = config.net.build(_shape(config), config.source.classes)
+        net = config.net.build(data_shape(config), config.source.classes)
     state = new_state(net.to(device), config.train)
     checkpoint.load_newest(state, folder / "checkpoints")
     return state
@@ -119,34 +127,10 @@ def _start(config: Config, folder: Path, device: torch.device) -> State:
 def _trained(config: Config, state: State) -> Trained:
     prior = config.coupling.prior(data_batches(config))
     coupling = describe("coupling", config.coupling)["use"]
-    return Trained(state.ema, config.method, config.codec, prior, _shape(config), coupling)
-
-
-def _shape(config: Config) -> tuple[int, ...]:
-    """Return the shape of one datum in model space, which an autoencoder makes smaller than that of an image."""
-    stored = config.source.source if isinstance(config.source, Painting) else config.source
-    if isinstance(stored, Latents) and isinstance(config.codec, VAE):
-        made, read = stored.encoder, config.codec.fingerprint()
-        if any(made[key] != read[key] for key in ("class", "weights_sha256")):
-            raise ValueError(f"these latents were encoded by {made}; codec.path holds {read}, which cannot decode them")
-    return tuple(config.codec.encode(next(config.source.batches(1, 0)).raw).shape[1:])
+    return Trained(state.ema, config.method, config.codec, prior, data_shape(config), coupling)
 
 
 def _pace(state: State) -> dict[str, float]:
     """Return seconds since the start by part, and the coupling's mean milliseconds a step."""
     seconds = {f"{name}_seconds": round(value, 4) for name, value in state.seconds.items()}
     return {**seconds, "coupling_ms": round(1000 * state.seconds["coupling"] / state.step, 4)}
-
-
-def _describe_run(config: Config, folder: Path, step: int) -> dict[str, Any]:
-    """Write the configuration, add this session's environment to those of the sessions before it, and return it."""
-    plain = json.loads(json.dumps(config.plain()))
-    path = folder / "config.json"
-    if path.exists() and read_json(path) != plain:
-        raise ValueError(f"{folder} holds a run with another configuration; choose another folder")
-    write_json(path, plain)
-    path = folder / "environment.json"
-    sessions = read_json(path) if path.exists() else []
-    session = {"from_step": step, **environment()}
-    write_json(path, [*sessions, session])
-    return session

@@ -1,0 +1,124 @@
+"""Everything that would be refused after training is refused before it, all at once, under its key."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from immiscible_diffusion.experiments.config import Config
+from immiscible_diffusion.experiments.experiment import Cell, read_experiment
+from immiscible_diffusion.runs.check import check_run
+from immiscible_diffusion.runs.launch import launch
+
+CPU = torch.device("cpu")
+
+
+def cells(*overrides: tuple[str, Any]) -> list[Cell]:
+    return read_experiment("demo").cells("smoke", [("grid.coupling", ["independent"]), *overrides])
+
+
+def config(*overrides: tuple[str, Any]) -> Config:
+    return cells(*overrides)[0].config
+
+
+def problems(*overrides: tuple[str, Any]) -> list[str]:
+    return check_run(config(*overrides), CPU).problems
+
+
+def test_what_is_right_passes() -> None:
+    assert problems() == []
+
+
+WRONG: dict[str, tuple[list[tuple[str, Any]], str]] = {
+    "kernel subsets": (
+        [("evaluate.metrics", [{"use": "kernel", "subsets": 3, "size": 100}])],
+        "evaluate.metrics.kernel: needs at least 100 samples and there are 40",
+    ),
+    "more neighbours than samples": (
+        [("evaluate.metrics", [{"use": "recall", "k": 60}])],
+        "evaluate.metrics.recall: needs at least 61 samples and there are 40",
+    ),
+    "more splits than samples": (
+        [("evaluate.metrics", [{"use": "inception_score", "splits": 41}])],
+        "evaluate.metrics.inception_score: needs at least 41 samples",
+    ),
+    "more neighbours than held-out rows": (
+        [("evaluate.metrics", [{"use": "coverage", "k": 30}]), ("source.held_out_rows", 20)],
+        "evaluate.metrics.coverage: needs at least 31 held-out images and there are 20",
+    ),
+    "one held-out row": ([("source.held_out_rows", 1)], "needs at least 2 held-out images and there are 1"),
+    "sampling steps beyond the levels": (
+        [("method", {"use": "denoising", "schedule": "betas"}), ("evaluate.steps", [2, 2000])],
+        "evaluate.steps: ",
+    ),
+    "guidance without a condition": ([("evaluate.guidance", 2.0)], "evaluate.guidance: guidance is 2.0"),
+    "weights that are not there": (
+        [("evaluate.features", {"use": "inception", "weights": "nowhere.safetensors"})],
+        "evaluate.features: ",
+    ),
+    "a batch larger than the data": ([("train.batch", 3000)], "batch is 3000"),
+    "a net that does not fit the images": (
+        [("net", {"use": "unet", "channels": [32] * 6, "layers": 1})],
+        "net: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", list(WRONG))
+def test_what_only_the_first_evaluation_would_refuse(wrong: str) -> None:
+    overrides, line = WRONG[wrong]
+    (problem, *_) = problems(*overrides)
+    assert line in problem
+
+
+def test_all_that_is_wrong_is_told_at_once_and_nothing_is_written(tmp_path: Path) -> None:
+    wrong = [
+        ("method", {"use": "denoising", "schedule": "betas"}),
+        ("evaluate.steps", [2, 2000]),
+        ("evaluate.guidance", 3.0),
+        ("evaluate.metrics", ["frechet", {"use": "kernel", "subsets": 3, "size": 100}]),
+    ]
+    runs = launch(
+        read_experiment("demo"), cells(*wrong), tmp_path / "demo", workers=1, device="cpu", console=Console(quiet=True)
+    )
+    with pytest.raises(ValueError, match="nothing was trained") as raised:
+        next(runs)
+    heads = [line.split(":")[0].strip() for line in str(raised.value).splitlines()[1:]]
+    assert heads == ["evaluate.guidance", "evaluate.steps", "evaluate.metrics.kernel"]
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_problem_of_one_arm_names_the_arm(tmp_path: Path) -> None:
+    methods = {
+        "straight": {"use": "denoising", "schedule": "straight", "predict": "x0"},
+        "ddim": {"use": "denoising", "schedule": "betas"},
+    }
+    both = [
+        Cell(name, 0, config(("method", method), ("evaluate.steps", [2, 2000]))) for name, method in methods.items()
+    ]
+    runs = launch(read_experiment("demo"), both, tmp_path, workers=1, device="cpu", console=Console(quiet=True))
+    with pytest.raises(ValueError, match=r"nothing was trained: evaluate.steps: .* \(in ddim\)$"):
+        next(runs)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_features_that_cannot_take_the_images(tmp_path: Path) -> None:
+    for i in range(30):
+        Image.new("RGB", (8, 8), (i, 8 * i, 255 - i)).save(tmp_path / f"{i:02d}.png")
+    source = {"use": "images", "path": str(tmp_path), "size": 8, "held_out_rows": 10}
+    (problem,) = problems(("source", source), ("codec", "pixels"), ("train.batch", 5))
+    assert problem.startswith("evaluate.features: the digits classifier takes images (n, 1, 8, 8)")
+
+
+def test_the_check_leaves_the_global_generator_and_the_memory_of_a_coupling(tmp_path: Path) -> None:
+    given = config(("grid.coupling", ["cached"]))
+    before = torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert check_run(given, CPU).problems == []
+    assert torch.equal(torch.get_rng_state(), before)
+    assert given.coupling.memory() == {}  # type: ignore[attr-defined]
