@@ -58,6 +58,11 @@ def without_digests(newest: Path) -> None:
     (newest / "state.json").write_text(json.dumps({key: about[key] for key in ("step", "seconds")}))
 
 
+def replaced_by_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "cut": lambda at: (at / "optimizer.safetensors").write_bytes((at / "optimizer.safetensors").read_bytes()[:20]),
     "gone": lambda at: (at / "optimizer.safetensors").unlink(),
@@ -76,7 +81,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "no moments": lambda at: save_file({}, at / "optimizer.safetensors"),
     "not a number": lambda at: change(at / "net.safetensors", "enter.weight", torch.full((8, 96), torch.nan)),
     "weights of another net": lambda at: change(at / "net.safetensors", "enter.weight", torch.zeros(4, 96)),
-    "a folder in place of a file": lambda at: [(at / "ema.safetensors").unlink(), (at / "ema.safetensors").mkdir()],
+    "a folder in place of a file": lambda at: replaced_by_a_folder(at / "ema.safetensors"),
 }
 
 

@@ -136,7 +136,6 @@ def test_a_due_state_is_saved_before_it_is_measured(
     def killed(*args: Any) -> Any:
         shutil.copytree(tmp_path / "run", tmp_path / "killed")
         raise MemoryError
-        yield
 
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "evaluate", killed)
