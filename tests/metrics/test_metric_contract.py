@@ -11,6 +11,7 @@ from immiscible_diffusion.registry import lookup, make, names
 from shapes import unchecked
 
 OFFLINE = [name for name in names("features") if name not in {"clip", "dinov2", "efficientnet_lite", "inception"}]
+"""Features without weights to fetch; a network that has them is tested beside its own file."""
 LOWER = [name for name in names("metric") if lookup("metric", name).better == "lower"]
 HIGHER = [name for name in names("metric") if lookup("metric", name).better == "higher"]
 
@@ -64,6 +65,17 @@ def test_least_is_the_fewest_rows_a_side_that_can_be_compared(choice: Any) -> No
 def test_features_say_what_they_are(name: str) -> None:
     features = make("features", name)
     assert features.fingerprint.startswith(name)
+
+
+@pytest.mark.parametrize("name", sorted({*OFFLINE} - {"values"}))
+def test_features_are_rows_and_independent_of_the_batch(name: str) -> None:
+    """``values`` is for numbers that are no images."""
+    raw = torch.randint(0, 256, (9, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    features = make("features", name)
+    whole = features(raw)
+    assert whole.shape[0] == 9
+    assert whole.ndim == 2
+    torch.testing.assert_close(torch.cat([features(raw[:4]), features(raw[4:])]), whole)
 
 
 def test_features_of_networks_take_grey_images(shared_data: Callable[[str], Path]) -> None:
