@@ -83,7 +83,7 @@ WHOLE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "broken table of labels": (lambda path: folder(path, {**GOOD, "dataset.json": b"{"}), "cannot read .*dataset.json"),
     "odd table of labels": (
         lambda path: folder(path, {**GOOD, "dataset.json": b'{"labels": [["a/0.png", 1.5]]}'}),
-        r"labels must be a list of \[path, whole number\]",
+        r"labels must be a list of \[path, whole number or name\]",
     ),
     "empty zip": (lambda path: zipped(path / "x.zip", {}), "there is no image in"),
     "truncated zip": (cut(lambda path: zipped(path / "x.zip", GOOD), 0.6), "cannot read the archive"),
@@ -100,9 +100,16 @@ WHOLE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "text named .parquet": (lambda path: folder(path, {"x.parquet": b"text"}) / "x.parquet", "cannot read .*x.parquet"),
     "truncated parquet": (cut(rows(encoded(1)), 0.8), "cannot read .*set.parquet"),
     "parquet without rows": (table([]), "holds null|there is no row"),
-    "float labels": (table([0.0, 1.0]), "must hold whole numbers from 0; it holds (float|double)"),
-    "NaN labels": (table([0.0, float("nan")]), "must hold whole numbers from 0"),
-    "text labels": (table(["a", "b"]), "must hold whole numbers from 0; it holds string"),
+    "float labels": (
+        table([0.0, 1.0]),
+        "'label' of .*x.parquet must hold names or whole numbers from 0; it holds double: set source.label",
+    ),
+    "NaN labels": (table([0.0, float("nan")]), "must hold names or whole numbers from 0; it holds double"),
+    "lists of labels": (
+        table([[0], [1]]),
+        r"must hold names or whole numbers from 0; it holds list<.*: set source.label",
+    ),
+    "tables of labels": (table([{"a": 0}] * 2), r"must hold names or whole numbers from 0; it holds struct<a: int64>"),
     "other columns": (two_tables("train-0.parquet", "train-1.parquet", classes=3), "has other columns or classes than"),
     "a nameless split": (two_tables("train-0.parquet", "more.parquet"), "more.parquet names no split"),
     "link to a table outside": (table_link, "is a link that points outside"),

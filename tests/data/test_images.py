@@ -61,15 +61,16 @@ def test_memory_and_disk_give_the_same_batches(tmp_path: Path, kind: str) -> Non
 
 def test_the_files_of_the_hub_are_splits(tmp_path: Path) -> None:
     data = tmp_path / "set" / "data"
-    parquet(data / "train-00000-of-00002.parquet", [encoded(1), encoded(2)], [0, 1], classes=4)
-    parquet(data / "train-00001-of-00002.parquet", [encoded(3)], [2], classes=4)
-    parquet(data / "test-00000-of-00001.parquet", [encoded(4), encoded(5)], [3, 0], classes=4)
+    parquet(data / "train-00000-of-00002.parquet", [encoded(1), encoded(2)], [0, 1], classes=3)
+    parquet(data / "train-00001-of-00002.parquet", [encoded(3)], [2], classes=3)
+    parquet(data / "test-00000-of-00001.parquet", [encoded(4), encoded(5)], [2, 0], classes=3)
     source = Images(str(tmp_path / "set"), size=4, held_out_split="test", held_out_rows=0)
-    assert (source.rows, source.classes) == (3, 4)
+    assert (source.rows, source.classes) == (3, 3)
     assert sorted(source.held_out().raw[:, 0, 0, 0].tolist()) == [4, 5]
     assert source.held_out().rows.tolist() == [3, 4]  # type: ignore[union-attr]
-    assert all_rows(source) == {1: 0, 2: 1, 3: 2, 4: 3, 5: 0}
-    assert all_rows(Images(str(tmp_path / "set"), size=4, held_out_rows=1)) == {1: 0, 2: 1, 3: 2}
+    assert all_rows(source) == {1: 0, 2: 1, 3: 2, 4: 2, 5: 0}
+    with pytest.warns(UserWarning, match="1 of 3 classes of .* have no training row, such as 'class "):
+        assert all_rows(Images(str(tmp_path / "set"), size=4, held_out_rows=1)) == {1: 0, 2: 1, 3: 2}
     with pytest.raises(ValueError, match=r"no split 'val' in .*; there are \['test', 'train'\]"):
         Images(str(tmp_path / "set"), split="val").held_out()
 
@@ -91,14 +92,14 @@ def test_folders_named_like_splits_are_splits(tmp_path: Path) -> None:
 
 def test_tables_of_the_edm_tools_give_the_labels(tmp_path: Path) -> None:
     files = {f"0000{i % 2}/img{i}.png": encoded(i) for i in range(4)}
-    table = b'{"labels": [["00000/img0.png", 3], ["00001/img1.png", 1], ["00000/img2.png", 0], ["00001/img3.png", 3]]}'
+    table = b'{"labels": [["00000/img0.png", 1], ["00001/img1.png", 1], ["00000/img2.png", 0], ["00001/img3.png", 0]]}'
     for path in (
         folder(tmp_path / "edm", {**files, "dataset.json": table}),
         zipped(tmp_path / "edm.zip", {**files, "dataset.json": table}),
     ):
         source = Images(str(path), size=4, held_out_rows=1)
-        assert all_rows(source) == {0: 3, 1: 1, 2: 0, 3: 3}
-        assert source.classes == 4
+        assert all_rows(source) == {0: 1, 1: 1, 2: 0, 3: 0}
+        assert source.classes == 2
     without = zipped(tmp_path / "without.zip", {**files, "dataset.json": b'{"labels": null}'})
     assert Images(str(without), size=4, held_out_rows=1).classes is None
 
@@ -106,13 +107,16 @@ def test_tables_of_the_edm_tools_give_the_labels(tmp_path: Path) -> None:
 def test_shards_hold_labels_in_tables_and_captions(tmp_path: Path) -> None:
     members = []
     for i in range(4):
-        members += [(f"./{i}.jpg", encoded(10 * i, "JPEG")), (f"./{i}.json", b'{"label": %d, "kind": %d}' % (i, 7 - i))]
+        members += [
+            (f"./{i}.jpg", encoded(10 * i, "JPEG")),
+            (f"./{i}.json", b'{"label": %d, "kind": %d}' % (i // 2, 1 - i // 2)),
+        ]
         members += [(f"./{i}.txt", b"number %d" % i)]
     path = tarred(tmp_path / "train-0.tar", members)
     source = Images(str(path), size=4, held_out_rows=1, caption="txt")
-    assert all_rows(source) == {0: 0, 10: 1, 20: 2, 30: 3}
+    assert all_rows(source) == {0: 0, 10: 0, 20: 1, 30: 1}
     assert source.captions(torch.tensor([2, 0])) == [("number 2",), ("number 0",)]
-    assert all_rows(Images(str(path), size=4, held_out_rows=1, label="kind")) == {0: 7, 10: 6, 20: 5, 30: 4}
+    assert all_rows(Images(str(path), size=4, held_out_rows=1, label="kind")) == {0: 1, 10: 1, 20: 0, 30: 0}
     assert Images(str(path), size=4, held_out_rows=1).captions(torch.tensor([0])) == [()]
 
 
@@ -198,13 +202,14 @@ def test_the_filter_is_pillows(tmp_path: Path) -> None:
 
 def test_limit_reads_the_first_images_and_keeps_the_classes(tmp_path: Path) -> None:
     source = Images(pets("folder", tmp_path), size=8, held_out_rows=2, limit=4)
-    assert all_rows(source) == {0: 0, 10: 0, 20: 0, 30: 0}
+    with pytest.warns(UserWarning, match="1 of 2 classes of .* have no training row, such as 'dog'"):
+        assert all_rows(source) == {0: 0, 10: 0, 20: 0, 30: 0}
     assert source.classes == 2
 
 
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     whole = content(Image.effect_noise((64, 64), 90).convert("RGB"))
-    path = parquet(tmp_path / "x.parquet", [whole, whole[:200], whole], [0, 1, 2])
+    path = parquet(tmp_path / "x.parquet", [whole, whole[:200], whole], [0, 0, 0])
     with pytest.raises(ValueError, match=r"cannot read the image .*x.parquet, row 1: "):
         Images(str(path), size=8, held_out_rows=1).held_out()
 
@@ -260,13 +265,14 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     def load(name: str, split: str) -> Any:
         inside = {"bytes": None, "path": str(tmp_path / "cache" / "1.png")}
         outside = {"bytes": None, "path": str(tmp_path / "secret.png")}
-        cells = [{"bytes": encoded(9), "path": None}, inside] if split == "train" else [outside]
-        rows = {"image": cells, "label": [1, 0][: len(cells)]}
+        others = [{"bytes": encoded(shade), "path": None} for shade in (9, 8, 7)]
+        cells = [*others, inside] if split == "train" else [outside]
+        rows = {"image": cells, "label": [1, 0, 1, 0][: len(cells)]}
         return datasets.Dataset.from_dict(rows, features=features)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     source = Images("me/mine", size=4, held_out_rows=1)
-    assert all_rows(source) == {9: 1, 1: 0}
+    assert all_rows(source) == {9: 1, 8: 0, 7: 1, 1: 0}
     assert source.class_names == ("a", "b")
     with pytest.raises(ValueError, match=r"me/mine, test row 0: it points to .*secret.png, outside the hub's cache"):
         Images("me/mine", size=4, held_out_split="test", held_out_rows=0).held_out()

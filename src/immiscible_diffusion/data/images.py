@@ -14,8 +14,9 @@ from torch import Tensor
 from immiscible_diffusion.data._batch_order import flipped_orders
 from immiscible_diffusion.data._decode import PILLOW_LIMIT, Decoder, Resize
 from immiscible_diffusion.data._loading import CHUNK, chunks, decoded, loaded
-from immiscible_diffusion.data.containers.listing import Bad, Columns, digest, plain, split_of
+from immiscible_diffusion.data.containers.listing import Bad, Columns, digest, plain
 from immiscible_diffusion.data.containers.open import OnBad, Opened, open_rows
+from immiscible_diffusion.data.containers.splits import split_of
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Batch, Int
 
@@ -34,8 +35,9 @@ class Images:
             ``.tar`` shards (one, or a folder of them), or a hub name.
         size: height and width in pixels.
         split: which split is trained on, where the data have splits.
-        image: the column or member that holds the images; found by itself if empty.
-        label: the column or member that holds whole numbers from 0; found by itself if empty.
+        image: the column or member that holds the images; found by its usual names if empty (see ``columns``).
+        label: the column or member that holds names or whole numbers of classes; found likewise if empty; ``none``
+            leaves labels aside.
         held_out_rows: how many images training never sees, a fixed random choice; 0 takes all of ``held_out_split``.
         limit: read only the first so many images of the split; 0 reads all.
         held_out_split: the split that held-out images come from; empty takes them out of ``split``.
@@ -100,16 +102,19 @@ class Images:
     @property
     def classes(self) -> int | None:
         """The number of classes, or None without labels."""
-        found = _opened(self)
-        labels = found.listing.labels
-        if labels is None or int(labels[found.train].max()) < 0:
-            return None
-        return len(found.listing.classes) if found.listing.classes else int(labels[found.train].max()) + 1
+        classes = _opened(self).classes
+        return None if classes is None else classes.count
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """The names of the classes in the order of their labels, or None where the data have none."""
-        return None if self.classes is None else _opened(self).listing.classes
+        classes = _opened(self).classes
+        return None if classes is None else classes.names
+
+    @property
+    def columns(self) -> Columns:
+        """The columns, or members of shards, that images, labels and captions come from; empty where there are none."""
+        return _opened(self).listing.columns
 
     @property
     def skipped(self) -> tuple[Bad, ...]:

@@ -4,25 +4,28 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from immiscible_diffusion.data._decode import MAX_BYTES, UnreadableError
+from immiscible_diffusion.data.containers.labels import parsed_labels
 from immiscible_diffusion.data.containers.listing import (
     IMAGE_SUFFIXES,
     Bad,
+    Columns,
     Labels,
     Listing,
-    arranged,
     check_size,
     is_ignored,
-    parsed_labels,
     plain,
     read_span,
     unsafe,
 )
+from immiscible_diffusion.data.containers.paths import arranged
+from immiscible_diffusion.data.containers.splits import is_split, like_splits
 
 __all__ = ["list_zip"]
 
@@ -53,7 +56,7 @@ class _ZipReader:
         return content
 
 
-def list_zip(path: Path, split: str) -> Listing:
+def list_zip(path: Path, split: str, columns: Columns) -> Listing:
     """Return the images of a zip archive, which is neither unpacked nor loaded.
 
     A single folder that holds everything else is looked through.
@@ -61,28 +64,28 @@ def list_zip(path: Path, split: str) -> Listing:
     Raises:
         ValueError: the archive is damaged, or has no image or no such split.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-            tables = [
-                i for i in infos if i.filename == "dataset.json" and not i.flag_bits & 1 and i.file_size < MAX_BYTES
-            ]
-            table = parsed_labels(archive.read(tables[0])) if tables else None
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:
-        raise ValueError(f"cannot read the archive {path}: {error}") from error
     bad: list[Bad] = []
     members: dict[str, zipfile.ZipInfo] = {}
-    for info in infos:
-        name = info.filename.removeprefix("./")
-        if info.is_dir() or (is_ignored(name) and not unsafe(info.orig_filename)):
-            continue
-        fault = _member_fault(info) or ("its name stands in the archive twice" if name in members else None)
-        if fault:
-            bad.append(Bad(name, fault))
-        else:
-            members[name] = info
-    paths = sorted(members, key=lambda name: name.split("/"))
-    within = "" if table is not None else _common_top(paths)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            tables = {}
+            for info in archive.infolist():
+                name = info.filename.replace("\\", "/").removeprefix("./")  # some tools for Windows write backslashes
+                if info.is_dir() or (is_ignored(name) and not unsafe(info.orig_filename)):
+                    tables[name] = info
+                    continue
+                twice = "its name stands in the archive twice" if name in members else None
+                if fault := _member_fault(info) or twice:
+                    bad.append(Bad(name, fault))
+                else:
+                    members[name] = info
+            paths = sorted(members, key=lambda name: name.split("/"))
+            top = "" if "dataset.json" in tables else _common_top(paths, tables)
+            notes = tables.get(f"{top}dataset.json")
+            usable = notes is not None and not notes.flag_bits & 1 and notes.file_size < MAX_BYTES
+            table = parsed_labels(archive.read(notes)) if notes is not None and usable else None
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise ValueError(f"cannot read the archive {path}: {error}") from error
 
     def reader(rows: list[int]) -> _ZipReader:
         chosen = [members[paths[i]] for i in rows]
@@ -90,7 +93,9 @@ def list_zip(path: Path, split: str) -> Listing:
         return _ZipReader(str(path.resolve()), np.array(places, np.int64).reshape(-1, 5))
 
     sizes = [members[name].file_size for name in paths]
-    return arranged(paths, sizes, split, str(path), table, bad, ": ", reader, within=within)
+    if columns.label == "none":
+        table = {}
+    return arranged(paths, sizes, split, str(path), table, bad, ": ", reader, within=top)
 
 
 def _member_fault(info: zipfile.ZipInfo) -> str | None:
@@ -104,8 +109,11 @@ def _member_fault(info: zipfile.ZipInfo) -> str | None:
     return None if suffix in IMAGE_SUFFIXES else f"its suffix {plain(suffix)!r} is not that of an image"
 
 
-def _common_top(paths: list[str]) -> str:
-    """Return the one top folder if there are folders below it and nothing else, with its slash, or nothing."""
-    tops = {path.split("/", 1)[0] for path in paths}
-    deep = bool(paths) and all(path.count("/") >= 2 for path in paths)
-    return f"{tops.pop()}/" if len(tops) == 1 and deep else ""
+def _common_top(paths: Sequence[str], beside: Collection[str]) -> str:
+    """Return the one folder around everything, with its slash, where it is neither split nor class; else nothing."""
+    tops = {path.split("/", 1)[0] for path in paths if "/" in path}
+    if len(tops) != 1 or not all("/" in path for path in paths):
+        return ""
+    top = tops.pop()
+    deep = all(path.count("/") >= 2 for path in paths)
+    return f"{top}/" if not is_split(top) and (deep or f"{top}/dataset.json" in beside or like_splits([top])) else ""

@@ -5,16 +5,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from immiscible_diffusion.data.containers.labels import parsed_labels
 from immiscible_diffusion.data.containers.listing import (
     IMAGE_SUFFIXES,
     Bad,
+    Columns,
+    Label,
     Listing,
-    arranged,
     check_size,
     is_ignored,
-    parsed_labels,
     plain,
 )
+from immiscible_diffusion.data.containers.paths import arranged
 
 __all__ = ["list_folder"]
 
@@ -30,7 +32,7 @@ class _FolderReader:
         return path.read_bytes()
 
 
-def list_folder(root: Path, split: str) -> Listing:
+def list_folder(root: Path, split: str, columns: Columns) -> Listing:
     """Return the images of a folder.
 
     Raises:
@@ -41,6 +43,8 @@ def list_folder(root: Path, split: str) -> Listing:
     sizes = dict(_walk(base, "", bad))
     paths = sorted(sizes, key=lambda path: path.split("/"))
     table = _labels_of(base / "dataset.json") if (base / "dataset.json").is_file() else None
+    if columns.label == "none":
+        table = {}
 
     def reader(rows: list[int]) -> _FolderReader:
         return _FolderReader(str(base), [paths[i] for i in rows])
@@ -93,7 +97,7 @@ def _fault(base: Path, entry: "os.DirEntry[str]") -> str | None:
     return None if os.access(entry.path, os.R_OK) else "there is no permission to read it"
 
 
-def _labels_of(path: Path) -> dict[str, int] | None:
+def _labels_of(path: Path) -> dict[str, Label] | None:
     try:
         return parsed_labels(path.read_bytes())
     except (OSError, ValueError) as error:

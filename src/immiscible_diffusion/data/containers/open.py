@@ -12,18 +12,10 @@ from torch import Tensor
 
 from immiscible_diffusion.data.containers.archive import list_zip
 from immiscible_diffusion.data.containers.folder import list_folder
-from immiscible_diffusion.data.containers.listing import (
-    Bad,
-    Columns,
-    Listing,
-    joined,
-    no_split,
-    of_split,
-    plain,
-    split_of,
-    subset,
-)
+from immiscible_diffusion.data.containers.labels import Classes, classes_of, text_names
+from immiscible_diffusion.data.containers.listing import Bad, Columns, Listing, joined, plain, subset
 from immiscible_diffusion.data.containers.shards import list_shards
+from immiscible_diffusion.data.containers.splits import no_split, of_split, split_of
 from immiscible_diffusion.data.containers.tables import list_hub, list_parquet
 from immiscible_diffusion.streams import stream
 
@@ -42,12 +34,12 @@ class Opened:
     listing: Listing
     train: Tensor
     held: Tensor
+    classes: Classes | None = None
     bad: dict[int, str] = field(default_factory=dict)
 
     def labels(self, rows: Tensor) -> Tensor | None:
         """Return the labels of rows, (b,), or None where the data or the split have none."""
-        labels = self.listing.labels
-        chosen = None if labels is None else torch.from_numpy(labels)[rows]
+        chosen = None if self.classes is None else torch.from_numpy(self.classes.numbers)[rows]
         return None if chosen is None or bool((chosen < 0).any()) else chosen
 
     def note(self, rows: Tensor, bad: dict[int, str], on_bad: OnBad) -> None:
@@ -89,6 +81,8 @@ def open_rows(
         ValueError: unreadable data, or too few.
     """
     listing = open_split(path, split, columns)
+    names = listing.classes or text_names(listing.labels)
+    listed = len(listing.names)
     if limit:
         listing = subset(listing, range(min(limit, len(listing.names))))
     count = len(listing.names)
@@ -101,6 +95,11 @@ def open_rows(
         name, reason = listing.bad[0]
         more = f" (and {len(listing.bad) - 1} more)" if len(listing.bad) > 1 else ""
         raise ValueError(f"cannot use {name}: {reason}{more}; on_bad = 'skip' leaves it out")
+    if names and len(names) > listed:
+        raise ValueError(
+            f"{plain(path)} has {len(names)} classes and {listed} images of split {split!r}; there can be "
+            "no more classes than images: leave the labels aside with source.label = 'none'"
+        )
     order = torch.randperm(count, generator=stream(0, 0, "data"))
     if held_out_split:
         train, held = torch.arange(count), torch.arange(count, len(listing.names))
@@ -108,13 +107,14 @@ def open_rows(
         train, held = order[held_out_rows:], order[:held_out_rows]
     if not len(train) or not len(held):
         raise ValueError(
-            f"{plain(path)} has {count} images and held_out_rows is {held_out_rows}: none to "
+            f"{plain(path)} has {count} images and source.held_out_rows is {held_out_rows}: none to "
             + ("hold out" if len(train) else "train")
         )
-    found = Opened(plain(path), listing, train, held)
+    classes = classes_of(listing.labels, names, train.tolist(), held.tolist(), plain(path))
+    opened = Opened(plain(path), listing, train, held, classes)
     if listing.bad:
-        found.warn(listing.bad[0])
-    return found
+        opened.warn(listing.bad[0])
+    return opened
 
 
 def open_split(path: str, split: str, columns: Columns) -> Listing:
@@ -135,10 +135,10 @@ def open_split(path: str, split: str, columns: Columns) -> Listing:
         if tables and shards:
             raise ValueError(f"{where} holds both {shards[0].name} and {tables[0].name}: name the folder of one kind")
         if tables:
-            return list_parquet(of_split(tables, split, where), columns)
-        return list_shards(of_split(shards, split, where), columns) if shards else list_folder(place, split)
+            return list_parquet(of_split(tables, split, place), columns)
+        return list_shards(of_split(shards, split, place), columns) if shards else list_folder(place, split, columns)
     if kind == "file" and suffix == ".zip":
-        return list_zip(place, split)
+        return list_zip(place, split, columns)
     if kind == "file" and suffix in (".parquet", ".tar"):
         own = split_of(place.name)
         if (split_of(split) or split) not in ("train", own):  # one file is trained on whatever it is called

@@ -3,21 +3,25 @@
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from immiscible_diffusion.data._decode import MAX_BYTES, UnreadableError
+from immiscible_diffusion.data.containers.labels import labelled
 from immiscible_diffusion.data.containers.listing import (
     IMAGE_SUFFIXES,
+    LABELS,
     Bad,
     Columns,
+    Label,
     Labels,
     Listing,
     is_ignored,
-    labelled,
     plain,
     read_span,
     unsafe,
@@ -54,7 +58,7 @@ def list_shards(files: Sequence[Path], columns: Columns) -> Listing:
     """Return the images of tar shards, which are neither unpacked nor loaded.
 
     The key is a member's path up to the first dot of its name, the rest is what it holds: an image, ``cls`` (a whole
-    number), ``json`` (a table), ``txt`` (a caption).
+    number, or a name), ``json`` (a table), ``txt`` (a caption).
 
     Args:
         files: the shards, in order.
@@ -66,8 +70,9 @@ def list_shards(files: Sequence[Path], columns: Columns) -> Listing:
     bad: list[Bad] = []
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
-    labels: list[int | None] = []
+    labels: list[Label | None] = []
     captions: list[tuple[str, ...]] = []
+    keys: set[str] = set()
     for number, path in enumerate(files):
         for key, group in _groups(path, {columns.caption}, bad).items():
             name = f"{path}: {key}"
@@ -75,12 +80,14 @@ def list_shards(files: Sequence[Path], columns: Columns) -> Listing:
                 suffix = _image_of(group, columns.image)
                 if suffix is None:
                     continue
-                labels.append(_label_of(group, columns.label))
+                key_of_label, label = _label_of(group, columns.label, name)
+                labels.append(label)
                 captions.append(_captions_of(group, columns.caption) if columns.caption else ())
             except UnreadableError as error:
                 del labels[len(names) :], captions[len(names) :]
                 bad.append(Bad(name, str(error)))
                 continue
+            keys.add(key_of_label)
             names.append(f"{name}.{suffix}")
             places.append((number, *group.places[suffix]))
     if not names and not bad:
@@ -93,9 +100,14 @@ def list_shards(files: Sequence[Path], columns: Columns) -> Listing:
         _TarReader(tuple(str(path.resolve()) for path in files), spans),
         spans[:, 2],
         bad=tuple(Bad(plain(name), reason) for name, reason in bad),
+        columns=Columns(_joined(name.rsplit(".", 1)[1] for name in names), _joined(keys - {""}), columns.caption),
     )
-    has_labels = bool(columns.label) or any(number is not None for number in labels)
+    has_labels = columns.label not in ("", "none") or any(number is not None for number in labels)
     return labelled(listing, labels if has_labels else None, captions if columns.caption else None)
+
+
+def _joined(names: Iterable[str]) -> str:
+    return "/".join(sorted(set(names)))
 
 
 def _groups(path: Path, wanted: set[str], bad: list[Bad]) -> dict[str, _Group]:
@@ -171,18 +183,45 @@ def _image_of(group: _Group, image: str) -> str | None:
     raise UnreadableError(f"there is no image, only {sorted(group.places)}")
 
 
-def _label_of(group: _Group, label: str) -> int | None:
+def _label_of(group: _Group, label: str, name: str) -> tuple[str, Label | None]:
+    """Return where the label of a group stands, ``cls`` or a key of its ``json``, and the label; None if it has none.
+
+    Raises:
+        UnreadableError: the label is neither a whole number nor a name.
+        ValueError: there are two that differ.
+    """
+    if label == "none":
+        return "", None
+    labels: dict[str, object] = {}
     if label in ("", "cls") and "cls" in group.texts:
-        text = group.texts["cls"].decode("utf-8", "replace").strip()
-        if not re.fullmatch(r"[+-]?\d{1,18}", text):
-            raise UnreadableError(f"its label is {plain(text[:40])!r}, not a whole number")
+        labels["cls"] = _label_in(group.texts["cls"].decode("utf-8", "replace").strip())
+    if label != "cls" and "json" in group.texts:
+        with suppress(UnreadableError) if labels else nullcontext():
+            values = _table(group)
+            keys = [label] if label else [key for key in values if key.lower() in LABELS]
+            labels |= {key: values[key] for key in keys if values.get(key) is not None}
+    if "cls" in labels:  # beside it, lists and tables are notes of another kind
+        labels = {key: value for key, value in labels.items() if isinstance(value, int | str)}
+    for key, value in labels.items():
+        if not isinstance(value, int | str):
+            wrong = plain(str(value)[:40])
+            raise UnreadableError(f"its {key} is {wrong!r}, not a whole number or a name: set source.label")
+    if len(set(labels.values())) > 1:
+        raise ValueError(f"{plain(name)} has labels that differ, {labels}: set source.label to one of these, or 'none'")
+    for key, value in labels.items():
+        return key, int(value) if isinstance(value, bool) else cast(Label, value)
+    return "", None
+
+
+def _label_in(text: str) -> Label:
+    """Return the whole number or name that a text is; one that is another number is neither."""
+    if re.fullmatch(r"[+-]?\d{1,18}", text):
         return int(text)
-    if label == "cls" or "json" not in group.texts:
-        return None
-    value = _table(group).get(label or "label")
-    if value is not None and type(value) is not int:
-        raise UnreadableError(f"its {label or 'label'} is {str(value)[:40]!r}, not a whole number")
-    return value
+    try:
+        float(text)
+    except ValueError:
+        return text
+    raise UnreadableError(f"its label is {plain(text[:40])!r}, not a whole number or a name")
 
 
 def _captions_of(group: _Group, caption: str) -> tuple[str, ...]:

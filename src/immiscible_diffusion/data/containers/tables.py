@@ -1,7 +1,6 @@
 """Images in tables: parquet files in the hub's format, or a data set on the hub."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from immiscible_diffusion.data._decode import MAX_BYTES, UnreadableError
-from immiscible_diffusion.data.containers.listing import Columns, Labels, Listing, labelled, plain
+from immiscible_diffusion.data.containers.columns import check_labels, chosen_columns
+from immiscible_diffusion.data.containers.labels import labelled
+from immiscible_diffusion.data.containers.listing import Columns, Label, Labels, Listing, plain
 
 __all__ = ["list_hub", "list_parquet"]
 
@@ -100,13 +101,13 @@ def list_parquet(files: Sequence[Path], columns: Columns) -> Listing:
         columns: their names, or where to find them.
 
     Raises:
-        ValueError: a file is damaged, has no such column, or has labels that are not whole numbers.
+        ValueError: a file is damaged, has no such column, or has labels that are neither names nor whole numbers.
     """
     names: list[str] = []
     stamps: list[tuple[str, int]] = []
     groups: list[tuple[int, int, int]] = []
     sizes: list[int] = []
-    labels: list[int | None] = []
+    labels: list[Label | None] = []
     captions: list[tuple[str, ...]] = []
     head: tuple[Columns, tuple[str, ...] | None] | None = None
     for path in files:
@@ -118,7 +119,7 @@ def list_parquet(files: Sequence[Path], columns: Columns) -> Listing:
         except Exception as error:  # Arrow has many errors for damaged files, and not one class for them
             raise ValueError(f"cannot read {where}: {_line(error)}") from error
         features = _features(schema)
-        named = _columns(schema.names, features, columns, where)
+        named = chosen_columns(schema.names, features, columns, where)
         if head is None:
             head = (named, _class_names(features.get(named.label)))
         elif head != (named, _class_names(features.get(named.label))):
@@ -130,14 +131,14 @@ def list_parquet(files: Sequence[Path], columns: Columns) -> Listing:
         names += [f"{where}, row {i}" for i in range(sum(counts))]
         sizes += [_group_bytes(metadata, g, named.image) for g, count in enumerate(counts) for _ in range(count)]
         if named.label:
-            _whole_numbers(str(schema.field(named.label).type), named.label, where)
-            labels += [None if value is None else int(value) for value in _column(path, named.label)]
+            check_labels(str(schema.field(named.label).type), named.label, where)
+            labels += [int(value) if isinstance(value, bool) else value for value in _column(path, named.label)]
         if named.caption:
             captions += [_texts(value) for value in _column(path, named.caption)]
     if head is None or not names:
         raise ValueError(f"there is no row in {plain(str(files[0]))}")
     reader = _ParquetReader(tuple(stamps), head[0].image, np.array(groups, np.int64).reshape(-1, 3))
-    whole = Listing(names, reader, np.array(sizes, np.int64), classes=head[1])
+    whole = Listing(names, reader, np.array(sizes, np.int64), classes=head[1], columns=head[0])
     return labelled(whole, labels if head[0].label else None, captions if head[0].caption else None)
 
 
@@ -158,41 +159,24 @@ def list_hub(name: str, split: str, columns: Columns) -> Listing:
     except Exception as error:  # the hub, the network and the files each have errors of their own
         raise ValueError(f"cannot read images from {name}, neither here nor on the hub: {_line(error)}") from error
     features = {
-        column: {
-            "_type": type(kind).__name__,
-            "names": getattr(kind, "names", None),
-            "dtype": getattr(kind, "dtype", ""),
-        }
+        column: {"_type": type(kind).__name__, "names": getattr(kind, "names", None)}
         for column, kind in table.features.items()
     }
-    columns = _columns(table.column_names, features, columns, name)
+    columns = chosen_columns(table.column_names, features, columns, name)
     if columns.label:
-        _whole_numbers(str(features[columns.label]["dtype"]), columns.label, name)
+        check_labels(str(table.data.schema.field(columns.label).type), columns.label, name)
     if features[columns.image]["_type"] == "Image":
         table = table.cast_column(columns.image, datasets.Image(decode=False))
     cache = str(Path(datasets.config.HF_CACHE_HOME).resolve())
     reader = _HubReader(table.select_columns([columns.image]), columns.image, cache)
     names = [f"{name}, {split} row {i}" for i in range(len(table))]
-    labels = list(table.with_format(None)[columns.label][:]) if columns.label else []
+    cells = list(table.with_format(None)[columns.label][:]) if columns.label else []
+    labels = [int(value) if isinstance(value, bool) else value for value in cells]
     captions = [_texts(value) for value in table[columns.caption][:]] if columns.caption else []
     listing = Listing(
         names, reader, _hub_sizes(table.data.column(columns.image)), classes=_class_names(features.get(columns.label))
     )
     return labelled(listing, labels if columns.label else None, captions if columns.caption else None)
-
-
-def _columns(there: Sequence[str], features: Mapping[str, Mapping[str, Any]], columns: Columns, where: str) -> Columns:
-    """Return the columns that were asked for, or found by themselves."""
-    images = [name for name in there if features.get(name, {}).get("_type") == "Image"]
-    found = Columns(
-        columns.image or (images or [name for name in ("image", "img") if name in there] or [""])[0],
-        columns.label or ("label" if "label" in there else ""),
-        columns.caption,
-    )
-    for what, name in zip(found._fields, found, strict=True):
-        if (name or what == "image") and name not in there:
-            raise ValueError(f"no {what} column {name!r} in {where}; there are {list(there)}")
-    return found
 
 
 def _features(schema: Any) -> Mapping[str, Mapping[str, Any]]:
@@ -209,11 +193,6 @@ def _features(schema: Any) -> Mapping[str, Mapping[str, Any]]:
 def _class_names(feature: Mapping[str, Any] | None) -> tuple[str, ...] | None:
     names = (feature or {}).get("names")
     return tuple(map(str, names)) if isinstance(names, list) and names else None
-
-
-def _whole_numbers(kind: str, column: str, where: str) -> None:
-    if not re.fullmatch(r"u?int(8|16|32|64)|bool", kind):
-        raise ValueError(f"column {column!r} of {where} must hold whole numbers from 0; it holds {kind}")
 
 
 def _texts(value: object) -> tuple[str, ...]:
