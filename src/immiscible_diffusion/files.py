@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from immiscible_diffusion.extras import needs
+
 __all__ = [
     "cache_folder",
     "digest_of",
@@ -126,8 +128,8 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write named tensors as a safetensors file; not atomic: write into a ``new_folder``."""
-    from safetensors.torch import save_file
-
+    with needs("nets", "weights need safetensors"):
+        from safetensors.torch import save_file
     save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, path)
 
 
@@ -137,9 +139,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is missing or damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    with needs("nets", "weights need safetensors"):
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

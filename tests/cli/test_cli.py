@@ -57,13 +57,22 @@ def test_every_final_number_is_in_a_run(runs_folder: Path) -> None:
     assert checked == 4 * 2 * 2 * 2
 
 
+def test_the_demo_misses_the_reports_package_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert run(["demo", "--scale", "smoke", "--out", str(tmp_path)]) == 2
+    assert "pip install 'immiscible-diffusion[report]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_the_demo_reports_after_every_seed_what_is_still_to_come(
     runs_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["demo", "--scale", "smoke", "--out", str(runs_folder.parent), "--workers", "1"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    first, last = said.split("Still to come: independent, seed 1, assignment, seed 1, nearest, seed 1")
+    first, last = said.split("Still to come: independent, seed 1; assignment, seed 1; nearest, seed 1")
     assert first.index("nearest, seed 0: done") < first.index("report.html")
     assert last.index("nearest, seed 1: done") < last.index("report.html")
 

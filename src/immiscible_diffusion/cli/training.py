@@ -12,6 +12,7 @@ from immiscible_diffusion.cli.options import Device, Name, Out, Scale, Sets, Wor
 from immiscible_diffusion.cli.studies import print_report
 from immiscible_diffusion.experiments.experiment import Cell, Experiment, read_experiment
 from immiscible_diffusion.experiments.values import parse_override
+from immiscible_diffusion.report.figures import pyplot
 from immiscible_diffusion.runs.launch import launch, run_name, saved_steps
 from immiscible_diffusion.runs.reuse import reuse
 from immiscible_diffusion.runs.trackers import tracker_names
@@ -24,6 +25,7 @@ def demo(out_folder: Out = Path("runs"), scale: Scale = None, sets: Sets = None,
 
     The report is written after every seed. Without --scale, runs are shorter than those of `immiscible train demo`.
     """
+    pyplot()  # a report that cannot be drawn is refused before the training
     _train("demo", out_folder, scale or "quick", sets, workers, None, reports=True)
     print_report(out_folder / "demo")
 
@@ -105,7 +107,7 @@ def _train(
                 failed += [f"{run_name(cell)}: {error}"] if error else []
                 if reports and left and not error and all(other.seed != cell.seed for other in left):
                     print_report(folder)
-                    out.print(f"Still to come: {', '.join(run_name(other) for other in left)}")
+                    out.print(f"Still to come: {'; '.join(run_name(other) for other in left)}")
     except KeyboardInterrupt:
         on_disk = "\n  ".join(
             ["Interrupted; the same command goes on from what is saved:", *saved_steps(cells, folder)]

@@ -1,7 +1,6 @@
 """diffusers' autoencoders: where they lie, what they say of themselves, and their weights, from safetensors alone."""
 
 import hashlib
-import re
 import shutil
 import threading
 from functools import cache
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from immiscible_diffusion.extras import local_folder, needs
 from immiscible_diffusion.files import read_json
 
 __all__ = ["config", "copied", "digest", "factors", "folder", "load"]
@@ -26,16 +26,14 @@ def folder(path: str, subfolder: str, revision: str) -> Path:
     Raises:
         ValueError: there is none.
     """
-    found = Path(path)
-    if not found.is_dir():
-        if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
-            raise ValueError(f"no folder {path}, and it is no name on the hub, OWNER/NAME")
-        found = _fetched(path, subfolder, revision)
-    found = found / subfolder
-    if not (found / "config.json").is_file():
-        where = "; a whole pipeline needs subfolder = 'vae'" if (found / "model_index.json").is_file() else ""
-        raise ValueError(f"{found} has no config.json of an autoencoder{where}")
-    return found
+    suffixes = (".safetensors", ".safetensors.index.json", "-*.safetensors")
+    files = ["config.json", *(_WEIGHTS + suffix for suffix in suffixes)]
+    wanted = [f"{subfolder}/{file}" if subfolder else file for file in files]
+    place = local_folder(path, revision, wanted) / subfolder
+    if not (place / "config.json").is_file():
+        where = "; a whole pipeline needs subfolder = 'vae'" if (place / "model_index.json").is_file() else ""
+        raise ValueError(f"{place} has no config.json of an autoencoder{where}")
+    return place
 
 
 @cache
@@ -96,21 +94,6 @@ def load(path: Path, dtype: torch.dtype, device: str) -> Any:
         return _load(path, dtype, device)
 
 
-def _fetched(name: str, subfolder: str, revision: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError as error:
-        raise ImportError("a vae on the hub needs diffusers: pip install 'immiscible-diffusion[nets]'") from error
-    suffixes = (".safetensors", ".safetensors.index.json", "-*.safetensors")
-    files = ["config.json", *(_WEIGHTS + suffix for suffix in suffixes)]
-    wanted = [f"{subfolder}/{file}" if subfolder else file for file in files]
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise ValueError(f"there is no folder {name}, and the hub does not give it: {error}") from error
-
-
 def _weights(path: Path) -> list[Path]:
     files = sorted([*path.glob(f"{_WEIGHTS}.safetensors"), *path.glob(f"{_WEIGHTS}-*.safetensors")])
     if not files:
@@ -120,10 +103,8 @@ def _weights(path: Path) -> list[Path]:
 
 @cache
 def _load(path: Path, dtype: torch.dtype, device: str) -> Any:
-    try:
+    with needs("nets", "a vae needs diffusers"):
         import diffusers
-    except ImportError as error:
-        raise ImportError("a vae needs diffusers: pip install 'immiscible-diffusion[nets]'") from error
     name = config(path)["_class_name"]
     _weights(path)
     try:

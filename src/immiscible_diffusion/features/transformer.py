@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.extras import needs
 from immiscible_diffusion.features._images import in_batches, rgb
 from immiscible_diffusion.features._resize import resized
 from immiscible_diffusion.features._weights import digest_of_state
@@ -119,10 +120,8 @@ def _scaled(raw: Tensor, size: int, channels: tuple[tuple[float, ...], tuple[flo
 
 @cache
 def _network(kind: _Kind, model: str, revision: str, device: torch.device) -> Any:
-    try:
+    with needs("text", "dinov2 and clip need transformers"):
         import transformers
-    except ImportError as error:
-        raise ImportError("dinov2 and clip need transformers: pip install 'immiscible-diffusion[text]'") from error
     local = Path(model).expanduser().is_dir()
     place = str(Path(model).expanduser()) if local else model
     try:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.extras import needs
 from immiscible_diffusion.files import cache_folder, digest_of, write_bytes
 from immiscible_diffusion.metrics.moments import Moments
 from immiscible_diffusion.types import Features, Float, HasFingerprint
@@ -31,8 +32,9 @@ def cached_features(raw: Tensor, features: Features) -> Float[Tensor, "n f"]:
         raw: the images, on the device that is to compute.
         features: the network; without a ``fingerprint`` nothing is kept.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load, save
+    with needs("nets", "kept features need safetensors"):
+        from safetensors import SafetensorError
+        from safetensors.torch import load, save
 
     if not isinstance(features, HasFingerprint):
         return features(raw).cpu()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from immiscible_diffusion.checks import check_number, check_whole
+from immiscible_diffusion.extras import needs
 from immiscible_diffusion.files import read_tensors
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Condition, TimeScale
@@ -100,11 +101,9 @@ class _Dit(nn.Module):
 
     def __init__(self, config: Dit, shape: tuple[int, ...], classes: int) -> None:
         super().__init__()
-        try:
+        with needs("nets", "DiT needs diffusers"):
             from diffusers import DiTTransformer2DModel
             from diffusers.models.embeddings import LabelEmbedding
-        except ImportError as error:
-            raise ImportError("DiT needs diffusers: pip install 'immiscible-diffusion[nets]'") from error
         self.conditional, self.drop = config.conditional, config.drop
         self.classes = max(classes, _NULL) if config.conditional else _NULL
         self.model: Any = DiTTransformer2DModel(

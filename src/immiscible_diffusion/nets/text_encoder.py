@@ -1,6 +1,5 @@
 """The frozen text encoder of a Stable Diffusion pipeline, from a local folder or the hub."""
 
-import re
 import threading
 from collections.abc import Sequence
 from functools import cache
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.extras import local_folder, needs
 from immiscible_diffusion.types import Float
 
 __all__ = ["TextEncoder", "pipeline_folder", "text_encoder"]
@@ -77,15 +77,11 @@ def pipeline_folder(path: str, revision: str, *parts: str) -> Path:
     Raises:
         ValueError: there is none, or one of its parts is missing.
     """
-    found = Path(path)
-    if not found.is_dir():
-        if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
-            raise ValueError(f"no folder {path}, and it is no name on the hub, OWNER/NAME")
-        found = _fetched(path, revision, parts)
+    folder = local_folder(path, revision, [f"{part}/{file}" for part in parts for file in _FILES[part]])
     for part in parts:
-        if not (found / part).is_dir():
-            raise ValueError(f"{found} has no {part}/; it must be a folder as Stable Diffusion's pipeline has it")
-    return found
+        if not (folder / part).is_dir():
+            raise ValueError(f"{folder} has no {part}/; it must be a folder as Stable Diffusion's pipeline has it")
+    return folder
 
 
 def text_encoder(path: str, revision: str = "", device: str = "cpu") -> TextEncoder:
@@ -104,25 +100,10 @@ def text_encoder(path: str, revision: str = "", device: str = "cpu") -> TextEnco
         return _load(folder, device)
 
 
-def _fetched(name: str, revision: str, parts: tuple[str, ...]) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError as error:
-        raise ImportError("a pipeline on the hub needs diffusers: pip install 'immiscible-diffusion[nets]'") from error
-    wanted = [f"{part}/{file}" for part in parts for file in _FILES[part]]
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise ValueError(f"there is no folder {name}, and the hub does not give it: {error}") from error
-
-
 @cache
 def _load(folder: Path, device: str) -> TextEncoder:
-    try:
+    with needs("text", "a text encoder needs transformers"):
         from transformers import CLIPTextModel, CLIPTokenizer
-    except ImportError as error:
-        raise ImportError("a text encoder needs transformers: pip install 'immiscible-diffusion[text]'") from error
     try:
         with torch.random.fork_rng(devices=[]):  # weights may be initialised before they are loaded
             loader: Any = CLIPTextModel

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from immiscible_diffusion.checks import check_number, check_whole
+from immiscible_diffusion.extras import needs
 from immiscible_diffusion.files import read_tensors
 from immiscible_diffusion.nets._dense_condition import joined
 from immiscible_diffusion.registry import register
@@ -106,10 +107,8 @@ class _UNet(nn.Module):
 
     def __init__(self, config: UNet, shape: tuple[int, ...], classes: int | None) -> None:
         super().__init__()
-        try:
+        with needs("nets", "the U-Net needs diffusers"):
             from diffusers import UNet2DModel
-        except ImportError as error:
-            raise ImportError("the U-Net needs diffusers: pip install 'immiscible-diffusion[nets]'") from error
         levels = range(len(config.channels))
         self.time = config.time
         self.conditional = classes is not None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from immiscible_diffusion.checks import check_number, check_whole
+from immiscible_diffusion.extras import needs
 from immiscible_diffusion.files import read_json, read_tensors, write_tensors
 from immiscible_diffusion.nets.text_encoder import pipeline_folder, text_encoder
 from immiscible_diffusion.registry import register
@@ -253,10 +254,8 @@ class _UNetCondition(nn.Module):
 
 
 def _add_lora(model: Any, rank: int) -> None:
-    try:
+    with needs("lora", "LoRA needs peft"):
         from peft import LoraConfig
-    except ImportError as error:
-        raise ImportError("LoRA needs peft: pip install 'immiscible-diffusion[lora]'") from error
     projections = ["to_q", "to_k", "to_v", "to_out.0"]
     model.requires_grad_(False)
     model.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=projections))
@@ -276,8 +275,6 @@ def _size(shape: tuple[int, ...]) -> int | tuple[int, ...]:
 
 
 def _diffusers() -> Any:
-    try:
+    with needs("nets", "the U-Net needs diffusers"):
         import diffusers
-    except ImportError as error:
-        raise ImportError("the U-Net needs diffusers: pip install 'immiscible-diffusion[nets]'") from error
     return diffusers

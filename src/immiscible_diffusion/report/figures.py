@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from immiscible_diffusion.extras import needs
 from immiscible_diffusion.report.compare import Comparison
 from immiscible_diffusion.report.read_runs import Arm
 from immiscible_diffusion.report.sentences import counted
@@ -342,10 +343,8 @@ def pyplot() -> Any:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    try:
+    with needs("report", "figures need matplotlib"):
         import matplotlib
-    except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'immiscible-diffusion[report]'") from error
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     import matplotlib.ticker

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from immiscible_diffusion.extras import needs
 from immiscible_diffusion.files import write_bytes, write_json
 from immiscible_diffusion.report.figures import NAMES, distance_figure, metric_label, samples_figure
 from immiscible_diffusion.report.record import record
@@ -128,10 +129,8 @@ def render(template: Path, **values: Any) -> bytes:
     Raises:
         ImportError: jinja2 is not installed.
     """
-    try:
+    with needs("report", "pages need jinja2"):
         import jinja2
-    except ImportError as error:
-        raise ImportError("pages need jinja2: pip install 'immiscible-diffusion[report]'") from error
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(template.parent),
         autoescape=jinja2.select_autoescape(["html"]),

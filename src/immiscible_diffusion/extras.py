@@ -1,0 +1,51 @@
+"""What does not come with the bare package: optional packages, and folders on the hub."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["local_folder", "needs"]
+
+
+@contextmanager
+def needs(extra: str, what: str) -> Iterator[None]:
+    """Import optional packages in this block; where one is missing, say what needs it and which extra brings it.
+
+    Raises:
+        ImportError: a package is missing.
+
+    >>> with needs("nets", "the U-Net needs diffusers"):
+    ...     import no_such_package
+    Traceback (most recent call last):
+    ImportError: the U-Net needs diffusers: pip install 'immiscible-diffusion[nets]'
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{what}: pip install 'immiscible-diffusion[{extra}]'") from error
+
+
+def local_folder(path: str, revision: str, files: list[str]) -> Path:
+    """Return a folder, or the local copy of a repository on the hub with those of its files that fit these patterns.
+
+    Args:
+        path: a folder, or a name on the hub, such as ``stabilityai/sd-vae-ft-mse``.
+        revision: the hub's branch, tag or commit; its main branch if empty.
+        files: patterns of file names.
+
+    Raises:
+        ValueError: there is neither, or the hub does not give it.
+        ImportError: it is on the hub, and the ``nets`` extra is missing.
+    """
+    if Path(path).is_dir():
+        return Path(path)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path):
+        raise ValueError(f"no folder {path}, and it is no name on the hub, OWNER/NAME")
+    with needs("nets", f"{path} is no folder, and the hub needs diffusers"):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    try:
+        return Path(snapshot_download(path, revision=revision or None, allow_patterns=files))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise ValueError(f"there is no folder {path}, and the hub does not give it: {error}") from error
