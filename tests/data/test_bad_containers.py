@@ -207,6 +207,7 @@ def test_side_files_are_left_alone(tmp_path: Path) -> None:
     assert source.skipped == ()
 
 
+@pytest.mark.filterwarnings("ignore:.* held-out images of .* are training images too")
 def test_links_inside_are_followed_and_the_folder_may_be_one(tmp_path: Path) -> None:
     root = folder(tmp_path / "set", GOOD)
     (root / "b" / "9.png").symlink_to("../a/1.png")

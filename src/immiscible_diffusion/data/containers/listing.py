@@ -72,12 +72,13 @@ class Listing:
     Args:
         names: what each image is called in a message.
         read: returns the encoded bytes of image i.
-        sizes: the encoded bytes of each image, (n,); in parquet files, of the images of its row group.
+        sizes: the encoded bytes of each image, (n,), or those of its group.
         labels: a name or a whole number for each image; None for images of a split without labels, or for all.
         classes: the names of all classes in their order, where the container knows them.
         captions: one or more texts for each image, or None.
         bad: what was found and cannot be used.
         columns: those that images, labels and captions come from; empty where the container has none.
+        grouped: whether images are read in groups, as the row groups of parquet files are.
     """
 
     names: Sequence[str]
@@ -88,6 +89,7 @@ class Listing:
     captions: tuple[tuple[str, ...], ...] | None = None
     bad: tuple[Bad, ...] = ()
     columns: Columns = _NO_COLUMNS
+    grouped: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ def joined(first: Listing, second: Listing) -> Listing:
         captions,
         first.bad + second.bad,
         first.columns,
+        first.grouped,
     )
 
 

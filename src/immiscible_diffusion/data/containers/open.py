@@ -3,6 +3,7 @@
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -52,6 +53,16 @@ class Opened:
         if new:
             self.bad.update(new)
             self.warn(Bad(names[min(new)], new[min(new)]))
+
+    def warn_of_copies(self, copies: Sequence[int], compared: int) -> None:
+        """Say which held-out images, of those that were compared with the training images, are equal to one."""
+        if copies:
+            some = " and ".join(self.listing.names[row] for row in copies[:2])
+            warnings.warn(
+                f"{len(copies)} of {compared} held-out images of {self.where} are training images too, such as {some}: "
+                "metrics flatter a net that has seen them; remove the copies, or set source.held_out_split",
+                stacklevel=2,
+            )
 
     def warn(self, last: Bad) -> None:
         """Say how many images have been left out."""

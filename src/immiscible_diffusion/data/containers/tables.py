@@ -138,7 +138,7 @@ def list_parquet(files: Sequence[Path], columns: Columns) -> Listing:
     if head is None or not names:
         raise ValueError(f"there is no row in {plain(str(files[0]))}")
     reader = _ParquetReader(tuple(stamps), head[0].image, np.array(groups, np.int64).reshape(-1, 3))
-    whole = Listing(names, reader, np.array(sizes, np.int64), classes=head[1], columns=head[0])
+    whole = Listing(names, reader, np.array(sizes, np.int64), classes=head[1], columns=head[0], grouped=True)
     return labelled(whole, labels if head[0].label else None, captions if head[0].caption else None)
 
 
