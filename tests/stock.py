@@ -37,6 +37,9 @@ def make(folder: Path) -> list[str]:
         "ddim-clipped": (
             UNet((8, 16)), None, Denoising(Betas(), "eps", clip=0.4), Pixels(), StandardNormal(), plain, Asked(10)
         ),
+        "dpmpp": (
+            UNet((8, 16)), None, Denoising(Betas(), "v", "dpmpp"), Pixels(), StandardNormal(), plain, Asked(10)
+        ),
         "consistency": (
             UNet((8, 16), time="log_sigma"), None, Consistency(), Pixels(), StandardNormal(), plain, Asked(1)
         ),

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,11 +86,15 @@ class Betas:
         level = (uniform(b, generator, device) * self.levels).floor().clamp(max=self.levels - 1)
         return level / self.levels
 
-    def times(self, steps: int) -> Float[Tensor, " steps"]:
-        """Return evenly spaced times from the noisiest level down, (steps,).
+    def times(self, steps: int) -> Float[Tensor, " n"]:
+        """Return evenly spaced times from the noisiest level down, (n,), with n = steps but for the counts below.
 
         The spacing is "trailing" (Lin et al., arXiv:2305.08891, Table 2): sampling starts at the level that is
         almost pure noise. A "leading" grid starts a few-step sampler far below it.
+
+        Every time is that of diffusers' schedulers, so that exports draw the same images. Their arithmetic, in float64,
+        gives one more time for 62 of the counts up to 1,000 (61, 103, 121, ...): the last, -1 / levels, whose level is
+        that of 0.
 
         >>> Betas().times(4).tolist()
         [0.9990000128746033, 0.7490000128746033, 0.49900001287460327, 0.24899999797344208]
@@ -100,13 +105,15 @@ class Betas:
         check_whole(steps=steps)
         if steps > self.levels:
             raise ValueError(f"{steps} sampling steps; this schedule has {self.levels} levels")
-        level = self.levels * (1 - torch.arange(steps, dtype=torch.float64) / steps)
-        return ((level.round() - 1) / self.levels).float()
+        level = torch.from_numpy(
+            np.arange(self.levels, 0, -self.levels / steps).round() - 1
+        )  # as diffusers, to the bit
+        return (level / self.levels).float()
 
     def coefficients(self, t: Float[Tensor, " b"]) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"]]:
         """Return sqrt(abar) and sqrt(1 - abar) of the levels at these times, each (b,)."""
         abar = torch.cumprod(1 - self.betas(), 0).to(t.device)
-        kept = abar[(t * self.levels).round().long()]
+        kept = abar[(t * self.levels).round().long().clamp(min=0)]
         return kept.sqrt().to(t.dtype), (1 - kept).sqrt().to(t.dtype)
 
 

@@ -459,6 +459,7 @@ class StockSampling:
         options: what the scheduler is made with.
         why_none: see ``scheduler``.
         differs: the method's own sampler, where the scheduler's is another; empty where they draw the same images.
+        agrees: at how many sampling steps they draw the same images, in words.
         time: how diffusers' loop counts time.
         steps: the number of sampling steps that the model card shows.
         set_timesteps: the arguments of ``scheduler.set_timesteps`` as Python; empty for ``steps`` alone.
@@ -472,6 +473,7 @@ class StockSampling:
     options: dict[str, Any] = field(default_factory=dict)
     why_none: str = ""
     differs: str = ""
+    agrees: str = "any number of steps"
     time: TimeScale = "levels"
     steps: int = 10
     set_timesteps: str = ""

@@ -48,6 +48,7 @@ _ABSENT = {
 }
 PIPELINES = (
     Pipeline("DDIMPipeline", "UNet2DModel", _DDPM[:1], "pixels", step=("eta", "use_clipped_model_output"), classes=0),
+    Pipeline("DDPMPipeline", "UNet2DModel", _DDPM[1:], "pixels", classes=0),
     Pipeline("ConsistencyModelPipeline", "UNet2DModel", ("CMStochasticIterativeScheduler",), "pixels", square=True),
     Pipeline(
         "StableDiffusionPipeline",
@@ -133,7 +134,7 @@ def save_stock(
 def _save_scheduler(sampling: StockSampling, model: str, folder: Path) -> None:
     import diffusers
 
-    scheduler = getattr(diffusers, sampling.scheduler)(**sampling.options)
+    scheduler = getattr(diffusers, sampling.scheduler).from_config(sampling.options)  # keeps what related ones read
     latents = any(each.net == model and each.space == "latents" for each in PIPELINES)
     if latents and "steps_offset" in scheduler.config:
         scheduler.register_to_config(steps_offset=1)  # without effect here, but the pipeline warns of another

@@ -199,6 +199,7 @@ class Consistency:
         return StockSampling(
             "CMStochasticIterativeScheduler",
             {"num_train_timesteps": _LEVELS, **options, "clip_denoised": False},
+            agrees=f"1 to {_LEVELS} steps",
             time="log_sigma",
             steps=1,
             begin="noise * scheduler.init_noise_sigma",

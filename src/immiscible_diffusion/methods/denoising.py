@@ -184,6 +184,7 @@ def _flow(method: Denoising) -> StockSampling:
     return StockSampling(
         "FlowMatchEulerDiscreteScheduler",
         differs="" if stock else f"{method.sampler!r} with eta {method.eta}",
+        agrees="any number N of steps, with `sigmas=[1 - i / N for i in range(N)]`",
         set_timesteps="sigmas=[1 - i / 10 for i in range(10)]",
     )
 
@@ -204,11 +205,26 @@ def _ddpm(method: Denoising) -> StockSampling:
         "prediction_type": predictions[method.predict],
         "timestep_spacing": "trailing",
     }
-    if method.sampler == "dpmpp":
-        return StockSampling("DPMSolverMultistepScheduler", {**levels, "lower_order_final": False})
-    clip = {"clip_sample": method.clip > 0, "clip_sample_range": method.clip or 1.0}
+    clip = {"clip_sample": method.clip > 0, "clip_sample_range": method.clip or 1.0}  # which DDIMScheduler reads
+    if not method.eta and method.clip in (0, 1):
+        return _solver(method, levels | clip)
     step: dict[str, Any] = {"eta": method.eta} if method.eta else {}
     if method.clip:
         step["use_clipped_model_output"] = True
-    differs = "" if method.sampler == "ddim" else repr(method.sampler)
-    return StockSampling("DDIMScheduler", levels | clip, differs=differs, step=step)
+    agrees = "numbers of steps that divide 1,000: at others each of its steps ends at another level than the next takes"
+    return StockSampling("DDIMScheduler", levels | clip, agrees=agrees, step=step)
+
+
+def _solver(method: Denoising, options: dict[str, Any]) -> StockSampling:
+    """Return DPM-Solver++, of first order for DDIM: the same step, but from each time to the next at every count.
+
+    ``DDIMScheduler`` steps by 1000 // N levels and tells the net of others. Thresholds of 1 are clipping.
+    """
+    options |= {"algorithm_type": "dpmsolver++", "final_sigmas_type": "zero", "lower_order_final": False}
+    options |= {"solver_order": 2 if method.sampler == "dpmpp" else 1, "solver_type": "midpoint"}
+    options |= {"thresholding": method.clip > 0, "sample_max_value": 1.0}
+    agrees = "any number of steps from 1 to 1,000"
+    if method.sampler == "ddim":
+        agrees += " (`DDIMScheduler` draws the same at numbers that divide 1,000)"
+    differs = "'heun'" if method.sampler == "heun" else ""
+    return StockSampling("DPMSolverMultistepScheduler", options, differs=differs, agrees=agrees)

@@ -113,7 +113,7 @@ def _heun(
 
 def _dpmpp(x_t: Tensor, x: Tensor, here: Node, there: Node, before: tuple[Node, Tensor] | None) -> Tensor:
     h = _log_snr(there) - _log_snr(here)
-    if before is not None:
+    if before is not None and h:  # two nodes of one level: nothing is left to continue
         r = (_log_snr(here) - _log_snr(before[0])) / h
         x = x + (x - before[1]) / (2 * r)
     return there.sigma / here.sigma * x_t - there.alpha * math.expm1(-h) * x
