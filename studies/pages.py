@@ -6,11 +6,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from immiscible_diffusion.report.figures import NAMES, metric_label
+from immiscible_diffusion.report.measures import metric_label
 from immiscible_diffusion.report.page import data_uri, render
 from immiscible_diffusion.report.record import read_record, speedup_values
-from immiscible_diffusion.report.sentences import final_cells, findings, speedup_cells
-from immiscible_diffusion.report.speedup import Curve
+from immiscible_diffusion.report.sentences import final_cells, findings, of_metric, speedup_cells
+from immiscible_diffusion.report.speedup import Curve, falling
 from studies.exhibits import exhibits
 from studies.papers import papers, states
 from studies.published import published, published_note, published_thresholds
@@ -77,13 +77,11 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "seeds": len({run["seed"] for run in numbers["runs"]}),
         "arms": list(dict.fromkeys(run["arm"] for run in numbers["runs"])),
         "ends": _ends(curves),
-        "findings": findings(
-            _of(numbers["speedups"], metrics[0]), _of(numbers["finals"], metrics[0]), NAMES.get(metrics[0], metrics[0])
-        ),
-        "speedups": {metric: [_speedup(row) for row in _of(numbers["speedups"], metric)] for metric in metrics},
+        "findings": findings(numbers, metrics[0]),
+        "speedups": {metric: [_speedup(row) for row in of_metric(numbers["speedups"], metric)] for metric in metrics},
         "qualities": {metric: _qualities(numbers, metric) for metric in metrics},
         "curved": bool(numbers["speedups"]),
-        "finals": {metric: [final_cells(row) for row in _of(numbers["finals"], metric)] for metric in metrics},
+        "finals": {metric: [final_cells(row) for row in of_metric(numbers["finals"], metric)] for metric in metrics},
         "costs": [_cost(arm, pair, numbers.get("pace", {}).get(arm)) for arm, pair in numbers["pairs"].items()],
         "configuration": json.dumps(first, indent=2),
         "setup": _setup(first),
@@ -135,10 +133,6 @@ def _headline(views: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _of(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
-    return [row for row in rows if row["metric"] == metric]
-
-
 def _speedup(row: Mapping[str, Any]) -> list[str]:
     seconds = row.get("seconds_ratio")
     return [*speedup_cells(row), "-" if seconds is None else f"{seconds:.2f} x"]
@@ -154,15 +148,19 @@ def _cost(arm: str, pair: Mapping[str, float], pace: Mapping[str, float] | None)
 
 def _qualities(numbers: Mapping[str, Any], metric: str) -> list[list[str]]:
     """Return the speed-up for every quality that the reference passed through, where it was measured three times."""
-    curves = {(row["label"], row["sampling_steps"]): _by_seed(row) for row in _of(numbers.get("curves", []), metric)}
+    curves = {
+        (row["label"], row["sampling_steps"]): _by_seed(row) for row in of_metric(numbers.get("curves", []), metric)
+    }
     found = []
-    for row in _of(numbers["finals"], metric):
+    for row in of_metric(numbers["finals"], metric):
         arm, reference = (curves.get((row.get(key, ""), row["sampling_steps"]), {}) for key in ("arm", "reference"))
         both = sorted(set(arm) & set(reference))
         if not both or min(len(reference[seed]) for seed in both) < 3:
             continue
-        for _, each in thresholds({s: reference[s] for s in both}, {s: arm[s] for s in both}):
-            about = {"arm": row["arm"], "sampling_steps": row["sampling_steps"], "target": mean(each.target.values())}
+        rises, pair = metric in numbers["rising"], [{seed: side[seed] for seed in both} for side in (reference, arm)]
+        for _, each in thresholds(*(map(falling, pair) if rises else pair)):
+            target = mean(1 / goal if rises else goal for goal in each.target.values())
+            about = {"arm": row["arm"], "sampling_steps": row["sampling_steps"], "target": target}
             found.append(speedup_cells(about | speedup_values(each)))
     return found
 

@@ -221,7 +221,17 @@ class Features(Protocol):
 
 @runtime_checkable
 class Metric(Protocol):
-    """A distance between real and generated data in feature space."""
+    """A comparison of real and generated data in feature space."""
+
+    @property
+    def better(self) -> Literal["lower", "higher"]:
+        """Which way is better: ``lower`` of a distance, ``higher`` of a score."""
+        ...
+
+    @property
+    def least(self) -> int:
+        """The fewest rows a side that can be compared."""
+        ...
 
     def __call__(self, real: Tensor, generated: Tensor) -> float:
         """Return one number for features (n, f) and (m, f)."""

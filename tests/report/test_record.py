@@ -1,19 +1,25 @@
 """Records and pages made of real runs: references within a group, pages that say what is recorded, one run repeated."""
 
 import base64
+import dataclasses
 import html
 import json
 import re
 import shutil
 import subprocess
+import sys
+import types
 from pathlib import Path
 from statistics import mean
 
 import pytest
 import torch
 
+from immiscible_diffusion import registry
 from immiscible_diffusion.cli import run
 from immiscible_diffusion.cli.options import run_app
+from immiscible_diffusion.registry import lookup, names, register
+from immiscible_diffusion.report.measures import rises
 from immiscible_diffusion.report.record import record, speedup_values
 from immiscible_diffusion.report.sentences import findings, speedup_cells
 from immiscible_diffusion.report.speedup import Curve, speedup
@@ -80,18 +86,19 @@ def test_a_finding_says_who_ends_better_where_no_speed_up_can_be_read() -> None:
     """A reference that is best at its first evaluation has no curve to be compared with; its end has."""
     worse: Curve = [(400, 0.7), (800, 0.7)]
     values = speedup_values(speedup({0: worse, 1: worse}, {0: worse, 1: worse}))
-    rows = [{"arm": arm, "sampling_steps": 2, "group": "", "target": 0.7, **values} for arm in ("a", "b", "c")]
+    about = {"sampling_steps": 2, "metric": "frechet"}
+    rows = [{"arm": arm, **about, "group": "", "target": 0.7, **values} for arm in ("a", "b", "c")]
     ends = [
-        {"arm": "a", "sampling_steps": 2, "mean": 0.35, "difference": -0.35, "reference_mean": 0.7, "p": 0.01},
-        {"arm": "b", "sampling_steps": 2, "mean": 0.77, "difference": 0.07, "reference_mean": 0.7, "p": 0.01},
-        {"arm": "c", "sampling_steps": 2, "mean": 0.35, "difference": -0.35, "p": 0.2},
+        {"arm": "a", **about, "mean": 0.35, "difference": -0.35, "reference_mean": 0.7, "p": 0.01},
+        {"arm": "b", **about, "mean": 0.77, "difference": 0.07, "reference_mean": 0.7, "p": 0.01},
+        {"arm": "c", **about, "mean": 0.35, "difference": -0.35, "p": 0.2},
     ]
-    (told,) = findings(rows, ends, "Fréchet")
-    assert told.startswith(
+    (sentence,) = findings({"speedups": rows, "finals": ends, "rising": []}, "frechet")
+    assert sentence.startswith(
         "At 2 sampling steps independent noise reaches its final Fréchet distance, 0.7, by its first"
     )
     assert speedup_cells(rows[0])[2:] == ["0.7", "≤ 400", "≤ 400", "no bound", "first eval."]
-    assert "a ends 50 % better (p = 0.01); b ends 10 % worse (p = 0.01); no speed-up is shown for c." in told
+    assert "a ends 50 % better (p = 0.01); b ends 10 % worse (p = 0.01); no speed-up is shown for c." in sentence
 
 
 def falling(*paces: float, last: int = 1600) -> dict[int, Curve]:
@@ -113,9 +120,44 @@ def falling(*paces: float, last: int = 1600) -> dict[int, Curve]:
 )
 def test_a_finding_says_sooner_or_later_and_how_sure(last: int, paces: tuple[float, ...], words: str) -> None:
     values = speedup_values(speedup(falling(*[1.0] * len(paces), last=last), falling(*paces)))
-    row = {"arm": "a", "sampling_steps": 5, "group": "", "target": 1.0, **values}
-    (told,) = findings([row], [], "Fréchet")
-    assert re.search(f"after {last} training steps: {words}", told)
+    row = {"arm": "a", "sampling_steps": 5, "metric": "frechet", "group": "", "target": 1.0, **values}
+    (sentence,) = findings({"speedups": [row], "finals": [], "rising": []}, "frechet")
+    assert re.search(f"after {last} training steps: {words}", sentence)
+
+
+@pytest.mark.parametrize(
+    ("metric", "base", "change", "words"),
+    [
+        ("frechet", 0.5, 0.1, "Fréchet distance of 0.5: a 20 % worse"),
+        ("frechet", 0.5, -0.1, "Fréchet distance of 0.5: a 20 % better"),
+        ("recall", 0.5, 0.1, "recall of 0.5: a 20 % better"),
+        ("precision", 0.5, -0.1, "precision of 0.5: a 20 % worse"),
+        ("kernel", -0.001, 0.1, "kernel distance of -0.001: a 0.1 worse"),  # no share of what is not positive
+        ("kernel", -0.001, -0.1, "kernel distance of -0.001: a 0.1 better"),
+    ],
+)
+def test_better_is_what_the_metric_says_it_is(metric: str, base: float, change: float, words: str) -> None:
+    row = {"arm": "a", "reference": "independent", "sampling_steps": 5, "metric": metric, "p": 0.01}
+    row |= {"mean": base + change, "difference": change, "reference_mean": base}
+    rising = [metric] if rises(metric, {"evaluate": {}}) else []
+    (sentence,) = findings({"speedups": [], "finals": [row], "rising": rising}, metric)
+    assert sentence == f"At 5 sampling steps independent ends at a {words} (p = 0.01)."
+
+
+def test_a_metric_of_ones_own_says_which_way_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._registered, "metric", dict(registry._registered["metric"]))
+    built_in, module = names("metric"), types.ModuleType("quality")
+    for name in ("Sharpness", "Silent"):
+        cls = dataclasses.dataclass(type(name, (), {"__module__": "quality"}))
+        setattr(module, name, register("metric")(cls))
+    module.Sharpness.better = "higher"
+    monkeypatch.setitem(sys.modules, "quality", module)
+    assert rises("sharpness", {"evaluate": {"metrics": [{"use": "quality:Sharpness"}]}})
+    with pytest.raises(ValueError, match="metric 'quality:Silent' must say which way is better"):
+        rises("silent", {"evaluate": {"metrics": [{"use": "quality:Silent"}]}})
+    for known in built_in:
+        assert rises(known, {"evaluate": {}}) == (lookup("metric", known).better == "higher")
+    assert not rises("something_else", {"evaluate": {}})
 
 
 def test_pace_leaves_out_what_other_programs_took(runs: Path, tmp_path: Path) -> None:

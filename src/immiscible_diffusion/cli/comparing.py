@@ -16,7 +16,8 @@ from immiscible_diffusion.cli.options import out
 from immiscible_diffusion.files import write_bytes
 from immiscible_diffusion.report.compare import Comparison, flat_rows, notes
 from immiscible_diffusion.report.compare import compare as compare_arms
-from immiscible_diffusion.report.figures import NAMES, bounds_text, compare_figure
+from immiscible_diffusion.report.figures import bounds_text, compare_figure
+from immiscible_diffusion.report.measures import metric_name
 from immiscible_diffusion.report.read_runs import Arm, read_arms
 from immiscible_diffusion.report.speedup import Speedup, Target, mean_bounds
 from immiscible_diffusion.report.uncertainty import Interval
@@ -58,7 +59,7 @@ def comparison_tables(rows: Sequence[Comparison], arms: Sequence[Arm]) -> list[T
 
 
 def _target_table(rows: Sequence[Comparison], target: Target) -> Table:
-    title = f"Training that B needs to reach the {target} {_metric(rows)} of A = {rows[0].reference.arm}"
+    title = f"Training that B needs to reach the {target} {metric_name(rows[0].metric)} of A = {rows[0].reference.arm}"
     table = _table(title, ["B", "in", "A", "B", "reached", "A / B", "95 % (t)", "95 % (boot.)"])
     for row in _with_heads(table, rows, lambda first: _number(first.target(target))):
         table.add_row(escape(row.arm.label), "steps", *_speedup_cells(row.speedup(target)))
@@ -80,7 +81,7 @@ def _speedup_cells(found: Speedup) -> Iterator[str]:
 
 
 def _final_table(rows: Sequence[Comparison]) -> Table:
-    title = f"Last {_metric(rows)} of A = {rows[0].reference.arm} and of B"
+    title = f"Last {metric_name(rows[0].metric)} of A = {rows[0].reference.arm} and of B"
     table = _table(title, ["B", "B's last", "B - A", "95 % (t)", "p (t)", "p (perm.)", "seeds"])
     for row in _with_heads(table, rows, lambda first: _spread(first.difference.reference)):
         found = row.difference
@@ -139,10 +140,6 @@ def _interval(bounds: Interval | None) -> str:
 
 def _spread(values: tuple[float, float]) -> str:
     return f"{_number(values[0])} ± {_number(values[1])}"
-
-
-def _metric(rows: Sequence[Comparison]) -> str:
-    return NAMES.get(rows[0].metric, rows[0].metric)
 
 
 def _arm(arms: Sequence[Arm], name: str | None) -> Arm:

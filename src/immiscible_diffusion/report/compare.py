@@ -3,20 +3,19 @@
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from immiscible_diffusion.registry import lookup, names
 from immiscible_diffusion.report.read_runs import Arm, Measured, differences, refuse_unlike
 from immiscible_diffusion.report.speedup import (
-    Curve,
     Difference,
     Pair,
     Speedup,
     Target,
     difference,
+    falling,
     mean_bounds,
     pairs_of,
     speedup,
@@ -35,10 +34,17 @@ class Comparison:
     metric: str
     pairs: Sequence[Pair]
 
+    @property
+    def rises(self) -> bool:
+        """Whether larger values are better."""
+        return self.metric in self.reference.rising
+
     def speedup(self, target: Target = "final") -> Speedup:
         """Return how much sooner, in training steps, the arm reaches the reference's distance."""
-        curves = (self._falling(measured) for measured in (self.reference, self.arm))
-        return speedup(*curves, target=target, pairs=self.pairs)
+        first, second = (measured.curves[self.metric] for measured in (self.reference, self.arm))
+        if self.rises:
+            first, second = falling(first), falling(second)
+        return speedup(first, second, target=target, pairs=self.pairs)
 
     def seconds(self, target: Target = "final") -> Speedup | None:
         """Return the same in seconds of training at each arm's pace, None where hardware differs or has no log."""
@@ -50,22 +56,12 @@ class Comparison:
     def target(self, target: Target = "final") -> float:
         """Return the value of the reference that is to be reached, the mean over seeds."""
         goals = self.speedup(target).target.values()
-        return mean(1 / goal if _larger_is_better(self.metric) else goal for goal in goals)
+        return mean(1 / goal if self.rises else goal for goal in goals)
 
     @property
     def difference(self) -> Difference:
         """How the final values differ."""
         return difference(self.reference.final(self.metric), self.arm.final(self.metric), self.pairs)
-
-    def _falling(self, measured: Measured) -> Mapping[int, Curve]:
-        """Return seed -> curve in which smaller is better: of a metric where larger is better, the reciprocals.
-
-        A ratio of values, and so what is interpolated between two evaluations, is the same for both but for its sign.
-        """
-        curves = measured.curves[self.metric]
-        if not _larger_is_better(self.metric):
-            return curves
-        return {seed: [(step, 1 / max(value, 1e-12)) for step, value in curve] for seed, curve in curves.items()}
 
 
 def compare(reference: Arm, arms: Sequence[Arm], metric: str) -> list[Comparison]:
@@ -156,9 +152,3 @@ def _bounds(name: str, bounds: Interval | None) -> dict[str, Any]:
 
 def _known(low: float, high: float) -> float | list[float | None]:
     return low if low == high else [bound if math.isfinite(bound) else None for bound in (low, high)]
-
-
-def _larger_is_better(metric: str) -> bool:
-    """Return whether a metric of this name, before the name of its features, rises with quality; others fall."""
-    name = metric.partition("-")[0]
-    return name in names("metric") and getattr(lookup("metric", name), "better", "lower") == "higher"

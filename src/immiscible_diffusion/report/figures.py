@@ -10,23 +10,19 @@ import numpy as np
 
 from immiscible_diffusion.extras import needs
 from immiscible_diffusion.report.compare import Comparison
+from immiscible_diffusion.report.measures import metric_label, metric_name
 from immiscible_diffusion.report.read_runs import Arm
 from immiscible_diffusion.report.sentences import counted
 from immiscible_diffusion.report.speedup import mean_bounds
 from immiscible_diffusion.report.uncertainty import spread
 
-NAMES = {"frechet": "Fréchet", "frechet-pooled_pixels": "Fréchet pixel", "kernel-pooled_pixels": "kernel pixel"}
-"""How metrics are written for people."""
-
 __all__ = [
     "COLOURS",
-    "NAMES",
     "bounds_text",
     "compare_figure",
     "distance_figure",
     "figure_bytes",
     "inspect_figure",
-    "metric_label",
     "pyplot",
     "samples_figure",
 ]
@@ -40,19 +36,6 @@ _WIDTH = 1040
 
 Line = tuple[str, Mapping[Any, Sequence[Sequence[float]]], str, str]
 """One line of a panel: label, seed -> [(training step, value), ...], colour, line style."""
-
-
-def metric_label(configuration: Mapping[str, Any], metric: str) -> str:
-    """Return a metric's name for people, with its features; FID where it is one.
-
-    >>> metric_label({"evaluate": {"features": {"use": "inception", "layer": 768}}}, "frechet")
-    'FID (768 features)'
-    """
-    features = configuration["evaluate"]["features"]
-    base, _, network = metric.partition("-")
-    if base == "frechet" and not network and features["use"] == "inception":
-        return f"FID ({features['layer']} features)"
-    return f"{NAMES.get(base, base)} distance, {network or features['use']} (not FID)"
 
 
 def distance_figure(numbers: Mapping[str, Any]) -> bytes:
@@ -181,7 +164,7 @@ def _side_by_side(pictures: Mapping[tuple[str, str], Any], columns: int) -> Any:
 
 
 def inspect_figure(rows: Sequence[dict[str, Any]]) -> bytes:
-    """Return couplings side by side as PNG: what they gain against what they cost, and the law of their noise."""
+    """Return couplings side by side as PNG: what they gain against what they cost, and the variance of their noise."""
     plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     for i, row in enumerate(rows):
@@ -223,7 +206,7 @@ def compare_figure(
         ]
         for count in counts
     }
-    figure, axes = _curve_panels(panels, min(2, len(panels)), NAMES.get(metric, metric))
+    figure, axes = _curve_panels(panels, min(2, len(panels)), metric_name(metric))
     for count, axis in zip(counts, axes.values(), strict=True):
         for i, row in enumerate(row for row in rows if row.arm.sampling_steps == count):
             axis.axhline(row.target(), color=COLOURS[0], linewidth=0.8, linestyle=":")

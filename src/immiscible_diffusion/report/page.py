@@ -10,9 +10,10 @@ from rich.table import Table
 
 from immiscible_diffusion.extras import needs
 from immiscible_diffusion.files import write_bytes, write_json
-from immiscible_diffusion.report.figures import NAMES, distance_figure, metric_label, samples_figure
+from immiscible_diffusion.report.figures import distance_figure, samples_figure
+from immiscible_diffusion.report.measures import metric_label, metric_name
 from immiscible_diffusion.report.record import record
-from immiscible_diffusion.report.sentences import final_cells, findings, speedup_cells
+from immiscible_diffusion.report.sentences import final_cells, findings, of_metric, speedup_cells
 
 __all__ = ["FIGURES", "data_uri", "inspect_table", "render", "report", "terminal_tables"]
 
@@ -37,15 +38,15 @@ def report(folder: Path) -> Path:
 
 def terminal_tables(numbers: Mapping[str, Any], metric: str) -> list[Table]:
     """Return the speed-ups, or the ends where there are no curves, and the couplings' own figures for a terminal."""
-    name = NAMES.get(metric, metric)
+    name = metric_name(metric)
     if not numbers["speedups"]:
         columns: Sequence[str] = ("coupling", "sampling", "mean ± s.d.", "difference", "p")
-        cells = [final_cells(row) for row in _of(numbers["finals"], metric)]
-        first = _table(f"Final {name} distance", columns, cells)
+        cells = [final_cells(row) for row in of_metric(numbers["finals"], metric)]
+        first = _table(f"Final {name}", columns, cells)
     else:
         columns = ("coupling", "sampling", "target", "indep.", "steps", "speed-up", "95 % interval")
-        cells = [speedup_cells(row) for row in _of(numbers["speedups"], metric)]
-        first = _table(f"Training steps to the independent arm's final {name} distance", columns, cells)
+        cells = [speedup_cells(row) for row in of_metric(numbers["speedups"], metric)]
+        first = _table(f"Training steps to the independent arm's final {name}", columns, cells)
     columns = ("coupling", "distance", "mean noise²", "ms a batch", "share of a step")
     return [first, _table("What each coupling does to its pairs", columns, _pair_cells(numbers))]
 
@@ -97,12 +98,8 @@ def _pair_cells(numbers: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
-def _of(rows: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
-    return [row for row in rows if row["metric"] == metric]
-
-
 def _page(numbers: Mapping[str, Any], figures: Mapping[str, bytes]) -> bytes:
-    metrics, metric = numbers["metrics"], numbers["metrics"][0]
+    metrics = numbers["metrics"]
     configuration = next(iter(numbers["configurations"].values()))
     seeds = sorted({run["seed"] for run in numbers["runs"]})
     return render(
@@ -111,10 +108,10 @@ def _page(numbers: Mapping[str, Any], figures: Mapping[str, bytes]) -> bytes:
         once=all(len(curve) < 2 for row in numbers["curves"] for curve in row["by_seed"].values()),
         label={name: metric_label(configuration, name) for name in metrics},
         plain_start=any(row["start"] != "matched" for row in numbers["curves"]),
-        speedup_rows={name: [speedup_cells(row) for row in _of(numbers["speedups"], name)] for name in metrics},
-        final_rows={name: [final_cells(row) for row in _of(numbers["finals"], name)] for name in metrics},
+        speedup_rows={name: [speedup_cells(row) for row in of_metric(numbers["speedups"], name)] for name in metrics},
+        final_rows={name: [final_cells(row) for row in of_metric(numbers["finals"], name)] for name in metrics},
         pair_rows=_pair_cells(numbers),
-        findings=findings(_of(numbers["speedups"], metric), _of(numbers["finals"], metric), NAMES.get(metric, metric)),
+        findings=findings(numbers, metrics[0]),
         images=[data_uri(name, data) for name, data in figures.items()],
         seeds=seeds,
         configuration=configuration,

@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from immiscible_diffusion.files import read_index, read_json, read_lines
+from immiscible_diffusion.report.measures import rises
 from immiscible_diffusion.report.speedup import Curve
 from immiscible_diffusion.runs.folder import is_finished
 
@@ -54,13 +55,15 @@ class Pace:
 class Measured:
     """One arm at one number of sampling steps from one start: metric -> seed -> curve.
 
-    ``start`` is ``matched``, the coupling's own, or ``normal``. ``hardware`` says what its runs ran on.
+    ``start`` is ``matched``, the coupling's own, or ``normal``. ``rising`` are the metrics of which larger values are
+    better. ``hardware`` says what its runs ran on.
     """
 
     arm: str
     sampling_steps: int
     start: str
     curves: Mapping[str, Mapping[int, Curve]]
+    rising: frozenset[str]
     pace: Pace | None
     hardware: frozenset[str]
 
@@ -107,8 +110,10 @@ class Arm:
                 for metric, value in line.items():
                     if metric not in _NO_METRIC and isinstance(value, int | float):
                         by_metric.setdefault(metric, {}).setdefault(seed, []).append((line["step"], float(value)))
-        pace, hardware = self.pace, self.hardware
-        return [Measured(self.name, *key, curves, pace, hardware) for key, curves in sorted(table.items())]
+        metrics = {metric for curves in table.values() for metric in curves}
+        rising = frozenset(metric for metric in metrics if rises(metric, self.first.config))
+        about = rising, self.pace, self.hardware
+        return [Measured(self.name, *key, curves, *about) for key, curves in sorted(table.items())]
 
     @cached_property
     def pace(self) -> Pace | None:

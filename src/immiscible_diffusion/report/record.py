@@ -8,6 +8,7 @@ from typing import Any
 
 from immiscible_diffusion.files import read_index, read_json
 from immiscible_diffusion.report.compare import Comparison
+from immiscible_diffusion.report.measures import rises
 from immiscible_diffusion.report.read_runs import Arm, Measured, read_arms
 from immiscible_diffusion.report.speedup import Speedup, mean_bounds
 from immiscible_diffusion.report.uncertainty import spread
@@ -24,6 +25,7 @@ def record(folder: Path) -> dict[str, Any]:
     """Return all numbers of the experiment whose runs lie in a folder; unfinished runs are named and left out.
 
     ``configurations`` holds each arm's resolved configuration; the runs of an arm differ in ``train.seed`` alone.
+    ``rising`` are the metrics of which larger values are better.
     ``curves`` has a row for each arm, start, number of sampling steps and metric, ``by_seed`` of them is
     [[training step, value], ...]. ``speedups`` and ``finals`` compare each with independent noise that is like it in
     everything else that varies; there are no speed-ups of runs that were measured once, at the end of training.
@@ -65,6 +67,7 @@ def record(folder: Path) -> dict[str, Any]:
         "runs": [run for run in index["runs"] if run["folder"] not in unfinished],
         "unfinished": unfinished,
         "metrics": metrics,
+        "rising": [metric for metric in metrics if metric in measured[0].rising],
         "configurations": {arm.name: arm.first.config for arm in arms},
         "environment": arms[0].first.environment,
         "pairs": pairs,
@@ -76,12 +79,16 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return a record, with what those of the first form lack: the bounds of a ratio, and the reference's mean.
+    """Return a record, with what earlier ones lack: rising metrics, and in the first form bounds and reference's mean.
 
     Raises:
         ValueError: it cannot be read.
     """
     numbers: dict[str, Any] = read_json(path)
+    if "rising" not in numbers:
+        configuration = numbers.get("configuration") or next(iter(numbers["configurations"].values()))
+        metrics = dict.fromkeys(row["metric"] for row in numbers["finals"])
+        numbers["rising"] = [metric for metric in metrics if rises(metric, configuration)]
     if numbers.get("format") == FORMAT:
         return numbers
     for row in numbers["speedups"]:

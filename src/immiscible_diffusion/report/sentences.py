@@ -3,72 +3,84 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["counted", "final_cells", "findings", "number", "speedup_cells"]
+from immiscible_diffusion.report.measures import metric_name
+
+__all__ = ["counted", "final_cells", "findings", "number", "of_metric", "speedup_cells"]
 
 _SURE = 0.05
 
+Row = Mapping[str, Any]
 
-def findings(rows: Sequence[Mapping[str, Any]], ends: Sequence[Mapping[str, Any]], name: str) -> list[str]:
-    """Return what was found, a sentence for each number of sampling steps and group; losses are said as gains are.
+
+def of_metric(rows: Sequence[Row], metric: str) -> list[Row]:
+    """Return the rows of one metric."""
+    return [row for row in rows if row["metric"] == metric]
+
+
+def findings(numbers: Row, metric: str) -> list[str]:
+    """Return what a record says, a sentence for each number of sampling steps and group; losses are said as gains are.
 
     Args:
-        rows: ``speedups`` of one metric; empty where it was measured once, at the end of training.
-        ends: its ``finals``.
-        name: how the metric is written.
+        numbers: ``speedups``, empty where the metric was measured once, at the end of training; ``finals``; ``rising``.
+        metric: the one to tell of.
     """
+    rows, ends = (of_metric(numbers[key], metric) for key in ("speedups", "finals"))
+    rises = metric in numbers["rising"]
     if not rows:
-        return _end_findings(ends, name)
-    last = {(row["arm"], row["sampling_steps"]): row for row in ends}
+        return _end_findings(ends, metric, rises)
+    ended = {(row["arm"], row["sampling_steps"]): words for row in ends if (words := _ended(row, rises))}
     sentences = []
-    for key in dict.fromkeys((row.get("group", ""), row["sampling_steps"]) for row in rows):
-        same = [row for row in rows if (row.get("group", ""), row["sampling_steps"]) == key]
-        sooner = {row["arm"]: _sooner(row) for row in same}
-        rest = [arm for arm, words in sooner.items() if not words]
-        ended = [arm for arm in rest if _ended(last.get((arm, key[1]), {}))]
-        parts = [f"{arm} {words}" for arm, words in sooner.items() if words]
-        parts += [f"{arm} ends {_ended(last[arm, key[1]])}" for arm in ended]
-        if missing := [arm for arm in rest if arm not in ended]:
-            parts.append(f"no speed-up is shown for {_listed(missing)}")
-        count = counted(key[1]) + (f" ({key[0]})" if key[0] else "")
-        reaches = f"reaches its final {name} distance, {number(same[0]['target'])}, "
+    for (group, count), same in _grouped(rows, "group", "sampling_steps"):
+        faster = [(_arm(row), words) for row in same if (words := _sooner(row))]
+        rest = [(_arm(row), ended.get((row["arm"], count), "")) for row in same if not _sooner(row)]
+        clauses = _clauses(faster + [(arm, words and f"ends {words}") for arm, words in rest], "speed-up")
+        where = counted(count) + (f" ({group})" if group else "")
         steps = f"after {same[0]['reference_steps']:.0f} training steps"
-        reaches += "by its first evaluation" if same[0]["reference_at_first"] else steps
-        sentences.append(f"At {count} independent noise {reaches}: {'; '.join(parts)}.")
+        reached = "by its first evaluation" if same[0]["reference_at_first"] else steps
+        target = f"{metric_name(metric)}, {number(same[0]['target'])}"
+        sentences.append(f"At {where} independent noise reaches its final {target}, {reached}: {clauses}.")
     return sentences
 
 
-def _end_findings(ends: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+def _end_findings(ends: Sequence[Row], metric: str, rises: bool) -> list[str]:
     """Return how each arm ends against its reference, a sentence for each reference and number of sampling steps."""
-    sentences = []
-    for key in dict.fromkeys((row["reference"], row["sampling_steps"]) for row in ends if "reference" in row):
-        same = [row for row in ends if (row.get("reference"), row["sampling_steps"]) == key]
-        base = same[0]["reference_mean"]
-        sure = [row for row in same if row["p"] is not None and row["p"] < _SURE]
-        parts = [f"{row['arm']} {_percent(row)}" for row in sure]
-        if rest := [row["arm"] for row in same if row not in sure]:
-            parts.append(f"no difference is shown for {_listed(rest)}")
-        count = counted(key[1])
-        sentences.append(f"At {count} {key[0]} ends at a {name} distance of {number(base)}: {'; '.join(parts)}.")
-    return sentences
+    compared = [row for row in ends if "reference" in row]
+    return [
+        f"At {counted(count)} {reference} ends at a {metric_name(metric)} of {number(same[0]['reference_mean'])}: "
+        f"{_clauses([(_arm(row), _ended(row, rises)) for row in same], 'difference')}."
+        for (reference, count), same in _grouped(compared, "reference", "sampling_steps")
+    ]
 
 
-def _listed(arms: Sequence[str]) -> str:
-    *first, last = (arm.replace(", plain start", " (plain start)") for arm in arms)
-    return f"{', '.join(first)} and {last}" if first else last
+def _grouped(rows: Sequence[Row], *keys: str) -> list[tuple[tuple[Any, ...], list[Row]]]:
+    """Return the rows that share the values of these keys, in the order in which the values first come."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(key, "") for key in keys), []).append(row)
+    return list(groups.items())
 
 
-def _percent(row: Mapping[str, Any]) -> str:
-    share = 100 * row["difference"] / row["reference_mean"]
-    return f"{abs(share):.0f} % {'worse' if share > 0 else 'better'} (p = {row['p']:.2g})"
+def _arm(row: Row) -> str:
+    return str(row["arm"]).replace(", plain start", " (plain start)")
 
 
-def _ended(row: Mapping[str, Any]) -> str:
+def _clauses(words: Sequence[tuple[str, str]], missing: str) -> str:
+    """Return (arm, what is shown of it) as one list, with the arms of which nothing is shown at its end."""
+    *first, last = [arm for arm, text in words if not text] or [""]
+    unclear = f"no {missing} is shown for {', '.join(first)}{' and ' * bool(first)}{last}"
+    return "; ".join([*(f"{arm} {text}" for arm, text in words if text), *([unclear] if last else [])])
+
+
+def _ended(row: Row, rises: bool) -> str:
     """Return how much better or worse an arm ends than its reference, where a paired t-test says so; else nothing."""
-    p = row.get("p")
-    return "" if p is None or p >= _SURE else _percent(row)
+    p, change, base = row.get("p"), row.get("difference"), row.get("reference_mean")
+    if p is None or p >= _SURE or change is None or base is None:
+        return ""
+    amount = f"{100 * abs(change) / base:.0f} %" if base > 0 else number(abs(change))
+    return f"{amount} {'better' if (change > 0) == rises else 'worse'} (p = {p:.2g})"
 
 
-def _sooner(row: Mapping[str, Any]) -> str:
+def _sooner(row: Row) -> str:
     """Return how much sooner or later an arm arrives, where its interval says so or there is one seed; else nothing."""
     low, high = row["low"], row["high"]
     if row["seeds"] == 1 and row["ratio"] is not None:
@@ -97,7 +109,7 @@ def number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def speedup_cells(row: Mapping[str, Any]) -> list[str]:
+def speedup_cells(row: Row) -> list[str]:
     """Return a row of ``speedups`` as text: arm, sampling steps, target, reference's steps, steps, ratio, interval.
 
     Where a seed did not arrive, or one of either arm was there at its first evaluation, the ratio is a bound.
@@ -116,7 +128,7 @@ def speedup_cells(row: Mapping[str, Any]) -> list[str]:
     return [*cells, "no bound" if high is None else f"< {high:.2f} x", why]
 
 
-def final_cells(row: Mapping[str, Any]) -> list[str]:
+def final_cells(row: Row) -> list[str]:
     """Return a row of ``finals`` as text: arm, sampling steps, mean and deviation, difference from its reference, p."""
     difference, p = row.get("difference"), row.get("p")
     cells = [row["arm"], str(row["sampling_steps"]), f"{number(row['mean'])} ± {number(row['sd'])}"]

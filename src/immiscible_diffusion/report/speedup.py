@@ -27,6 +27,7 @@ __all__ = [
     "Target",
     "arrival",
     "difference",
+    "falling",
     "mean_bounds",
     "pairs_of",
     "speedup",
@@ -173,6 +174,17 @@ def arrival(curve: Curve, target: float) -> Interval:
             share = math.log(above / target) / math.log(above / value) if known else 1.0
             return (before + share * (step - before),) * 2
     return float(curve[-1][0]), math.inf
+
+
+def falling(curves: Mapping[int, Curve]) -> dict[int, Curve]:
+    """Return the curves of a metric of which larger values are better as curves to ``speedup``: the reciprocals.
+
+    A ratio of values, and so what is interpolated between two evaluations, is the same for both but for its sign.
+
+    >>> falling({0: [(100, 0.5), (200, 0.8)]})
+    {0: [(100, 2.0), (200, 1.25)]}
+    """
+    return {seed: [(step, 1 / max(value, 1e-12)) for step, value in curve] for seed, curve in curves.items()}
 
 
 def speedup(
