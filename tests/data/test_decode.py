@@ -1,6 +1,8 @@
 """What is not bad, only unusual, and what becomes of it."""
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,36 @@ def test_transparency_is_laid_on_white() -> None:
     assert decoded(palette)[0].tolist() == [[9, 9, 9], [50, 60, 70], [1, 2, 3], [4, 5, 6]]
     assert decoded(palette, transparency=0)[0].tolist() == [[255] * 3, [50, 60, 70], [1, 2, 3], [4, 5, 6]]
     assert decoded(Image.fromarray(np.full((4, 4, 3), 7, np.uint8)), transparency=(7, 7, 7)).min() == 255
+
+
+def png(depth: int, pixels: list[list[int]], transparent: list[int] | None) -> bytes:
+    """Return a PNG of one row, four pixels of one or three channels; a transparent colour is in its tRNS."""
+    bits = "".join(f"{value:0{depth}b}" for pixel in pixels for value in pixel)
+    row = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+    head = struct.pack(">IIBBBBB", len(pixels), 1, depth, 2 if len(pixels[0]) == 3 else 0, 0, 0, 0)
+    colour = [] if transparent is None else [(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent))]
+    chunks = [(b"IHDR", head), *colour, (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
+    written = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_transparent_colour_of_any_depth_is_white(depth: int, channels: int) -> None:
+    if channels == 3 and depth < 8:
+        pytest.skip("PNG has no such colours")
+    most = 2**depth - 1
+    levels = [most // 3 * i for i in range(4)] if depth > 1 else [0, 1, 0, 1]
+    pixels = [[level] * channels for level in levels]
+
+    def shown(transparent: list[int] | None) -> list[list[int]]:
+        return [_decode.decode(png(depth, [pixel] * 4, transparent), 1)[0, 0].tolist() for pixel in pixels]
+
+    plain = [[round(level * 255 / most)] * 3 for level in levels]
+    assert shown(None) == plain
+    assert shown(pixels[1]) == [
+        [255] * 3 if pixel == pixels[1] else grey for pixel, grey in zip(pixels, plain, strict=True)
+    ]
 
 
 def test_other_modes_become_rgb() -> None:

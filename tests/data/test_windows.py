@@ -130,6 +130,44 @@ def test_a_horizon_that_leaves_no_window_is_refused(tmp_path: Path) -> None:
         make("source", {"use": "windows", "path": path, "pad": "cut"})
 
 
+def policys_windows(observed: int, horizon: int, executed: int) -> list[tuple[int, list[int]]]:
+    """Return present step and actions' steps of each window, by the rule of Diffusion Policy's code, as read.
+
+    In an episode of n steps, windows begin at -(observed - 1) .. n - horizon + executed - 1; beyond the ends, the first
+    or last step is repeated.
+    """
+    windows = []
+    for begin, end in zip([0, *ENDS[:-1]], ENDS, strict=True):
+        for first in range(begin - (observed - 1), end - horizon + executed):
+            steps = [min(max(step, begin), end - 1) for step in range(first, first + horizon)]
+            windows.append((first + observed - 1, steps))
+    return windows
+
+
+@pytest.mark.parametrize(("observed", "horizon", "executed"), [(2, 6, 3), (1, 5, 5), (3, 4, 1), (2, 16, 8)])
+def test_windows_are_those_of_diffusion_policy_and_those_it_leaves_out(
+    tmp_path: Path, observed: int, horizon: int, executed: int
+) -> None:
+    path = str(write_zarr(tmp_path / "a.zarr"))
+    source = Windows(path, observed=observed, horizon=horizon, held_out_episodes=1, pad="repeat")
+    expected = policys_windows(observed, horizon, executed)
+    batch = source.take(torch.tensor([step for step, _ in expected]))
+    np.testing.assert_array_equal(batch.raw, ACTION[np.array([steps for _, steps in expected])])
+    omitted = horizon - observed - executed + 1
+    last = [step for begin, end in zip([0, *ENDS[:-1]], ENDS, strict=True) for step in range(begin, end)[-omitted:]]
+    left_out = sorted(set(range(40)) - {step for step, _ in expected})
+    assert left_out == (last if omitted > 0 else [])
+    assert sum(map(len, source.windowed().rows)) == 40
+
+
+def test_observations_that_hardly_change_are_zero() -> None:
+    """Noise of the last bit around 1,000 is no observation; the same noise around 0 is all there is."""
+    noise = torch.tensor([0.0, 6e-5]).repeat(10).unsqueeze(1)
+    for offset, expected in ((1000.0, {0.0}), (0.0, {-1.0, 1.0})):
+        windowed = Windowed(Episodes(noise + offset, torch.randn(20, 1), torch.tensor([10, 20])), 1, 2, 1)
+        assert set(windowed.take(torch.arange(20)).cond.flatten().tolist()) == expected  # type: ignore[union-attr]
+
+
 def test_an_observation_that_never_changes_is_zero() -> None:
     still = torch.cat([torch.randn(20, 1), torch.ones(20, 1)], 1)
     windowed = Windowed(Episodes(still, torch.randn(20, 1), torch.tensor([10, 20])), 1, 2, 1)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from immiscible_diffusion import Digits, Trained
 from immiscible_diffusion.cli import run
-from immiscible_diffusion.codecs import Bounds
 from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.experiments.experiment import read_experiment
 from immiscible_diffusion.methods.samplers import fresh_like
@@ -40,7 +39,7 @@ class Walk:
         ahead = torch.linspace(0.0, 1.2, 16)[None, :, None] * torch.tensor([1.0, 0.0]) + place[:, None, :]
         arch = self.side * 0.75 * torch.cos(ahead[..., :1].clamp(-1, 1) * torch.pi / 2)
         actions = torch.cat([ahead[..., :1].clamp(max=1.0), arch], 2) + self.wrong * noise
-        return Bounds((-1.1, -0.9), (1.1, 0.9)).encode(actions)
+        return actions / torch.tensor([1.1, 0.9])  # as the codec encodes, beyond its bounds too
 
 
 CONFIG: Config = read_experiment("diffusion-policy").cells("smoke")[0].config

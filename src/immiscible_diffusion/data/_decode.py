@@ -83,6 +83,7 @@ def decode(
                 raise UnreadableError(
                     f"it has {opened.width} x {opened.height} pixels, more than max_pixels = {max_pixels}"
                 )
+            _rescale_transparency(opened, content)
             ImageOps.exif_transpose(opened, in_place=True)
             picture = _rgb(opened)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -98,6 +99,19 @@ def decode(
     return np.asarray(ImageOps.fit(picture, (size, size), method))
 
 
+def _rescale_transparency(image: "Image.Image", content: bytes) -> None:
+    """Bring the transparent colour of a PNG to the scale of its pixels as Pillow gives them, where it leaves that out.
+
+    Of 16-bit colours Pillow keeps the upper byte, of which the transparent one is compared.
+    """
+    colour = image.info.get("transparency")
+    depth = content[24] if image.format == "PNG" else 8
+    if isinstance(colour, int) and depth in (2, 4) and image.mode == "L":
+        image.info["transparency"] = colour * 255 // (2**depth - 1)
+    elif isinstance(colour, tuple) and depth == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
 def _rgb(image: "Image.Image") -> "Image.Image":
     from PIL import Image
 
@@ -105,7 +119,8 @@ def _rgb(image: "Image.Image") -> "Image.Image":
         grey = np.asarray(image).astype(np.int64)
         if not 0 <= int(grey.min()) <= int(grey.max()) <= 65535:
             raise UnreadableError(f"its values {grey.min()} .. {grey.max()} are not those of 16-bit grey")
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+        white = grey == image.info.get("transparency", -1)
+        return Image.fromarray(np.where(white, 255, (grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise UnreadableError("its pixels are floating-point numbers, whose range is not defined")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:

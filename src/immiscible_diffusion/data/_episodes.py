@@ -1,4 +1,4 @@
-"""Demonstrations cut into windows of (observation, action), as Diffusion Policy does (Chi et al., arXiv:2303.04137)."""
+"""Demonstrations cut into windows of (observation, action), nearly as Diffusion Policy does (arXiv:2303.04137)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ __all__ = ["Episodes", "Pad", "Windowed"]
 
 Pad = Literal["mask", "repeat", "drop"]
 """What becomes of windows that reach beyond their episode: see ``Windowed``."""
+_CONSTANT = 1e-6
+"""A smaller range, as a share of the values' size, is noise of float32 arithmetic."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,11 @@ class Windowed:
     episode's ends its first or last step is repeated. With ``pad`` = ``mask`` the batch's mask says where; ``repeat``
     has the repeated actions trained on as real ones; ``drop`` leaves out the windows that reach beyond the last step,
     while those before the first are repeated. Observations are scaled to [-1, 1] by the range of the training
-    episodes; one that never changes becomes 0.
+    episodes; one that changes by less than 1e-6 of its size becomes 0.
+
+    Departs: Diffusion Policy's code, which executes so many actions of a window, leaves out the windows that would
+    repeat as many or more: those of the last horizon - observed - executed + 1 steps of an episode. It trains on the
+    repeated actions of the others as on real ones, as ``repeat`` does.
 
     Raises:
         ValueError: sizes below 1, an unknown ``pad``, or no episode is left on either side.
@@ -122,8 +128,9 @@ class Windowed:
     def scaled(self, observations: Float[Tensor, "b t o"]) -> Float[Tensor, "b _"]:
         """Return observations as a net sees them, (b, t o), in [-1, 1] over the training episodes."""
         low, high = self._range
-        width = (high - low).clamp(min=1e-12)
-        return torch.where(high > low, 2 * (observations - low) / width - 1, 0).flatten(1)
+        constant = high - low <= _CONSTANT * torch.maximum(low.abs(), high.abs())
+        width = torch.where(constant, 1, high - low)
+        return torch.where(constant, 0, 2 * (observations - low) / width - 1).flatten(1)
 
     @cached_property
     def _episode(self) -> Tensor:

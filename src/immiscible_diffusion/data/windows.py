@@ -21,11 +21,12 @@ __all__ = ["Windows"]
 @register("source")
 @dataclass(frozen=True)
 class Windows:
-    """Windows of (observation, action) from a local file, as Diffusion Policy cuts them (arXiv:2303.04137).
+    """Windows of (observation, action) from a local file, for policies such as Diffusion Policy's (arXiv:2303.04137).
 
     ``raw`` is actions (b, horizon, a), float32, as stored: the codec ``bounds`` scales them. ``cond`` is the last
     ``observed`` observations up to the present step, (b, observed o), in [-1, 1], for a net with ``beside`` =
     observed o. The first action belongs to the first observed step, and an episode's ends are repeated beyond them.
+    Every step has a window; Diffusion Policy's code leaves out the last few of an episode, which repeat the most.
 
     Args:
         path: a zarr store as Push-T's (``data/state``, ``data/action``, ``meta/episode_ends``), a folder or its
