@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from immiscible_diffusion import files
 from immiscible_diffusion.files import locked
 
 pytestmark = pytest.mark.medium
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.medium
 HOLDER = """
 import sys, time
 from pathlib import Path
+from immiscible_diffusion import files
 from immiscible_diffusion.files import locked
 
 with locked(Path(sys.argv[1])):
@@ -55,3 +57,39 @@ def test_a_folder_is_held_by_one_process_and_free_after_its_death(tmp_path: Path
         process.send_signal(signal.SIGKILL)
     assert (tmp_path / ".lock").exists()
     assert [refuses(lock, tmp_path) for lock in locks] == [False, True, False]
+
+
+@pytest.mark.parametrize("place", ["below a file", "read-only"])
+def test_a_cache_that_cannot_be_written_is_told_once_and_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" if place == "below a file" else "/proc"))
+    with pytest.warns(UserWarning, match="Set XDG_CACHE_HOME") as told:
+        for _ in range(3):
+            files.keep_in_cache(files.cache_folder() / "thing", b"content")
+    assert len(told) == 1
+
+
+def test_a_kept_file_of_the_cache_is_written_without_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control of the above."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    files.keep_in_cache(files.cache_folder() / "thing", b"content")
+    assert (tmp_path / "immiscible-diffusion" / "thing").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "[]", '{"runs": 3}', '{"runs": [3]}', '{"runs": [{"arm": "a"}]}', '{"experiment": "e"}', "{"]
+)
+def test_an_index_of_another_form_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "index.json").write_text(text)
+    with pytest.raises(ValueError, match=r"index\.json"):
+        files.read_index(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["null", "[1]", "3", '{"step": 1', "\x00"])
+def test_a_line_that_is_no_object_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n' + line + "\n")
+    with pytest.raises(ValueError, match=r"log\.jsonl: line 2 is not a JSON object"):
+        files.read_lines(tmp_path / "log.jsonl")
+    assert files.whole_lines(tmp_path / "log.jsonl") == ([{"step": 1}], [2])

@@ -73,6 +73,34 @@ def test_what_was_cut_goes_on_and_ends_with_the_same_bytes(model: Path, tmp_path
     assert written(model, tmp_path / "cut", 10) == [10]
 
 
+def test_a_damaged_image_is_named_and_made_again_once_removed(model: Path, tmp_path: Path) -> None:
+    written(model, tmp_path / "whole", 6)
+    written(model, tmp_path / "out", 6)
+    image = tmp_path / "out" / "000002.png"
+    for content in (image.read_bytes()[:40], b"", b"text", (tmp_path / "whole" / "grid.png").read_bytes()):
+        image.write_bytes(content)
+        with pytest.raises(ValueError, match=r"000002\.png.*the same command makes it again"):
+            written(model, tmp_path / "out", 6)
+        image.unlink()
+        written(model, tmp_path / "out", 6)
+        assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_images_of_anyone_else_are_not_taken_for_ones_own(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "out" / "000000.png")
+    with pytest.raises(ValueError, match="images that no call of this made"):
+        written(model, tmp_path / "out", 6)
+
+
+def test_a_refused_call_does_not_claim_its_folder(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing"):
+        written(model, tmp_path / "out", 6, Asked(steps=2, labels=(0,), sampler="nothing"))
+    written(model, tmp_path / "out", 6)
+    with pytest.raises(ValueError, match="another choice"):  # control: images do claim it
+        written(model, tmp_path / "out", 6, Asked(steps=3, labels=(0,)))
+
+
 class Watched:
     """Generates as it should, and notes how many at once."""
 

@@ -68,7 +68,10 @@ def fetch(name: str, opener: Opener | None = None) -> Path:
         raise ValueError(f"cannot download {found.url}: {error}; save it as {path}, or name a file of yours") from error
     if digest_of(content) != found.sha256:
         raise ValueError(f"{found.url} sent SHA-256 {digest_of(content)}, not {found.sha256}: nothing of it was kept")
-    write_bytes(path, content)
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        raise ValueError(f"cannot keep {found.url} as {path}: {error}; set XDG_CACHE_HOME to a folder that can") from error
     return path
 
 

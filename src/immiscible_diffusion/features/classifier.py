@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from immiscible_diffusion.extras import needs
 from immiscible_diffusion.features._weights import digest_of_state
-from immiscible_diffusion.files import cache_folder, write_bytes
+from immiscible_diffusion.files import cache_folder, keep_in_cache
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Float, UInt8
 
@@ -55,7 +55,7 @@ def classifier() -> nn.Sequential:
         net.load_state_dict(load(path.read_bytes()))
     except (OSError, SafetensorError, RuntimeError):  # not there, or not whole: both are mended by training
         net = _train(net)
-        write_bytes(path, save(net.state_dict()))
+        keep_in_cache(path, save(net.state_dict()))
     return net.eval().requires_grad_(False)
 
 

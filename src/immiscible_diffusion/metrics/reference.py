@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.extras import needs
-from immiscible_diffusion.files import cache_folder, digest_of, write_bytes
+from immiscible_diffusion.files import cache_folder, digest_of, keep_in_cache, write_bytes
 from immiscible_diffusion.metrics.moments import Moments
 from immiscible_diffusion.types import Features, Float, HasFingerprint
 
@@ -49,7 +49,7 @@ def cached_features(raw: Tensor, features: Features) -> Float[Tensor, "n f"]:
     begun = time.perf_counter()
     made = features(raw).cpu()
     if time.perf_counter() - begun >= _WORTH_SECONDS:
-        write_bytes(path, save({"features": made.contiguous()}, {"about": about}))
+        keep_in_cache(path, save({"features": made.contiguous()}, {"about": about}))
     return made
 
 

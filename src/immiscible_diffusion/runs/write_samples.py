@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -12,10 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from immiscible_diffusion.experiments.config import read_config
 from immiscible_diffusion.export.model import load_export
-from immiscible_diffusion.files import read_json, write_bytes, write_json
+from immiscible_diffusion.files import locked, read_json, remove_parts, write_bytes, write_json
 from immiscible_diffusion.processes import one_thread, results
 from immiscible_diffusion.registry import make
 from immiscible_diffusion.runs.conditions import conditions_for
@@ -86,27 +88,30 @@ def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: 
         device: where to compute.
 
     Raises:
-        ValueError: the folder holds images of another choice or model, or the model draws none.
+        ValueError: the folder holds images of another choice or model or of anyone else's, a damaged image, or another
+            process works in it; or the model draws none.
     """
     shape = read_json(export / "immiscible.json")["shape"]
     if len(shape) != 3:
         raise ValueError(
             f"this model draws rows of shape {tuple(shape)}, no images; `immiscible rollout` tries a policy"
         )
-    _claim(export, folder, asked)
-    parts = [_Part(i, min(_PART, n - i), _lacking(folder, range(i, min(i + _PART, n)))) for i in range(0, n, _PART)]
-    parts = [part for part in parts if part.lacking]
-    done = n - sum(len(part.lacking) for part in parts)
-    yield done
-    for count in _made(export, folder, asked, parts, min(workers, len(parts)), device):
-        done += count
+    with locked(folder):
+        remove_parts(folder)
+        _claim(export, folder, asked)
+        parts = [_Part(i, min(_PART, n - i), _lacking(folder, range(i, min(i + _PART, n)))) for i in range(0, n, _PART)]
+        parts = [part for part in parts if part.lacking]
+        done = n - sum(len(part.lacking) for part in parts)
         yield done
-    images = torch.from_numpy(np.stack([_read(_path(folder, i)) for i in range(n)])).permute(0, 3, 1, 2)
-    save_grid(images[:256], folder / "grid.png", columns=16 if n > 64 else 8)
-    buffer = BytesIO()
-    seeds = np.array([stream_seed(asked.seed, i, "sample") for i in range(n)], dtype=np.int64)
-    np.savez_compressed(buffer, arr_0=images.permute(0, 2, 3, 1).numpy(), seeds=seeds)
-    write_bytes(folder / "samples.npz", buffer.getvalue())
+        for count in _made(export, folder, asked, parts, min(workers, len(parts)), device):
+            done += count
+            yield done
+        images = _read_all(folder, n)
+        save_grid(images[:256], folder / "grid.png", columns=16 if n > 64 else 8)
+        buffer = BytesIO()
+        seeds = np.array([stream_seed(asked.seed, i, "sample") for i in range(n)], dtype=np.int64)
+        np.savez_compressed(buffer, arr_0=images.permute(0, 2, 3, 1).numpy(), seeds=seeds)
+        write_bytes(folder / "samples.npz", buffer.getvalue())
 
 
 class _Part(NamedTuple):
@@ -163,7 +168,10 @@ def _claim(export: Path, folder: Path, asked: Asked) -> None:
     model = {"model": read_json(export / "immiscible.json"), "weights_sha256": _digest(export)}
     plain = json.loads(json.dumps(model | {"asked": asdict(asked)}))
     path = folder / _INDEX
-    if path.exists() and read_json(path) != plain:
+    has_images = any(re.fullmatch(r"\d{6,}\.png", file.name) for file in folder.iterdir())
+    if has_images and not path.exists():
+        raise ValueError(f"{folder} holds images that no call of this made; give another --out")
+    if has_images and read_json(path) != plain:
         raise ValueError(f"{folder} holds images of another model or another choice; give another --out, or remove it")
     write_json(path, plain)
 
@@ -182,9 +190,26 @@ def _path(folder: Path, i: int) -> Path:
     return folder / f"{i:06d}.png"
 
 
-def _read(path: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+def _read_all(folder: Path, n: int) -> Tensor:
+    """Return images 0 .. n - 1, (n, c, h, w), uint8.
+
+    Raises:
+        ValueError: one is damaged, or of another size than the first.
+    """
     from PIL import Image
 
-    with Image.open(path) as opened:
-        pixels = np.asarray(opened)
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+    images = list[Tensor]()
+    for i in range(n):
+        path = _path(folder, i)
+        try:
+            with Image.open(path) as opened:
+                pixels = torch.from_numpy(np.array(opened))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}): remove it, and the same command makes it again") from error
+        images.append(pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels.unsqueeze(0))
+        if images[i].shape != images[0].shape:
+            raise ValueError(
+                f"{path} is {tuple(images[i].shape)} and the first image {tuple(images[0].shape)}: remove the one that "
+                "is not of this model, and the same command makes it again"
+            )
+    return torch.stack(images)
