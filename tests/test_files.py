@@ -1,5 +1,7 @@
 """The lock of a folder: one process at a time, and none once that process is gone."""
 
+import json
+import re
 import signal
 import subprocess
 import sys
@@ -59,6 +61,11 @@ def test_a_folder_is_held_by_one_process_and_free_after_its_death(tmp_path: Path
     assert [refuses(lock, tmp_path) for lock in locks] == [False, True, False]
 
 
+def keep_three_times() -> None:
+    for _ in range(3):
+        files.keep_in_cache(files.cache_folder() / "thing", b"content")
+
+
 @pytest.mark.parametrize("place", ["below a file", "read-only"])
 def test_a_cache_that_cannot_be_written_is_told_once_and_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
@@ -66,8 +73,7 @@ def test_a_cache_that_cannot_be_written_is_told_once_and_done_without(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" if place == "below a file" else "/proc"))
     with pytest.warns(UserWarning, match="Set XDG_CACHE_HOME") as told:
-        for _ in range(3):
-            files.keep_in_cache(files.cache_folder() / "thing", b"content")
+        keep_three_times()
     assert len(told) == 1
 
 
@@ -90,6 +96,33 @@ def test_an_index_of_another_form_is_refused_in_one_line(tmp_path: Path, text: s
 @pytest.mark.parametrize("line", ["null", "[1]", "3", '{"step": 1', "\x00"])
 def test_a_line_that_is_no_object_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n' + line + "\n")
-    with pytest.raises(ValueError, match=r"log\.jsonl: line 2 is not a JSON object"):
+    with pytest.raises(ValueError, match=r"log\.jsonl: line 2 is damaged or no JSON object"):
         files.read_lines(tmp_path / "log.jsonl")
     assert files.whole_lines(tmp_path / "log.jsonl") == ([{"step": 1}], [2])
+
+
+FORM = {"a": int, "b": [{"c": str}], "d": {"*": float}}
+GOOD = {"a": 1, "b": [{"c": "x", "more": None}], "d": {"any": 1, "other": 0.5}, "more": []}
+MISFITS = {
+    "a is 1.5, not a whole number": {**GOOD, "a": 1.5},
+    "a is true, not a whole number": {**GOOD, "a": True},
+    "it has no a": {"b": [], "d": {}},
+    "b is {}, not a list": {**GOOD, "b": {}},
+    "b.1 is null, not a table": {**GOOD, "b": [{"c": "x"}, None]},
+    "b.0 has no c": {**GOOD, "b": [{}]},
+    "b.0.c is 3, not a text": {**GOOD, "b": [{"c": 3}]},
+    'd.x is "1", not a number': {**GOOD, "d": {"x": "1"}},
+    "it is [], not a table": [],
+}
+
+
+@pytest.mark.parametrize("problem", list(MISFITS))
+def test_a_value_of_another_form_is_named(tmp_path: Path, problem: str) -> None:
+    (tmp_path / "x.json").write_text(json.dumps(MISFITS[problem]))
+    with pytest.raises(ValueError, match=re.escape(f"another kind: {problem}; ")):
+        files.read_json(tmp_path / "x.json", FORM)
+
+
+def test_a_value_of_the_form_is_returned(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(json.dumps(GOOD))
+    assert files.read_json(tmp_path / "x.json", FORM) == GOOD

@@ -35,7 +35,8 @@ __all__ = [
 
 
 _PARTS = ".*.part"
-_INDEXED = {"arm", "seed", "folder"}
+_INDEX = {"experiment": str, "runs": [{"arm": str, "seed": int, "folder": str}]}
+_WORDS = {dict: "a table", list: "a list", str: "a text", int: "a whole number", float: "a number"}
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -57,16 +58,24 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, form: Any = object) -> Any:
     """Return the value that a JSON file holds.
 
+    Args:
+        path: the file.
+        form: what the value must look like: a type; ``[form]`` for a list; ``{key: form}`` for a table that has these
+            keys, where the key ``"*"`` stands for every key.
+
     Raises:
-        ValueError: the file is missing or not JSON.
+        ValueError: the file is missing, not JSON, or of another form; names the value.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+    if problem := _misfit(value, form, ""):
+        raise ValueError(f"{path} is damaged or of another kind: {problem}; restore or remove it")
+    return value
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -76,31 +85,28 @@ def read_index(folder: Path) -> dict[str, Any]:
         ValueError: there is none, or it names a run that is not one folder there but a path to elsewhere.
     """
     path = folder / "index.json"
-    index = read_json(path)
-    runs = index.get("runs") if isinstance(index, dict) else None
-    if not isinstance(runs, list) or not all(isinstance(run, dict) and set(run) >= _INDEXED for run in runs):
-        raise ValueError(f"{path} is damaged: it must be a table whose runs have {sorted(_INDEXED)}")
-    for run in runs:
-        name = str(run["folder"])
+    index: dict[str, Any] = read_json(path, _INDEX)
+    for run in index["runs"]:
+        name = run["folder"]
         if name in ("", ".", "..") or Path(name).name != name:
             raise ValueError(f"{path} names {name!r}, which is not a folder beside it")
-    return dict(index)
+    return index
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON-lines file, none if it is not there.
+def read_lines(path: Path, form: Any = object) -> list[dict[str, Any]]:
+    """Return the objects of a JSON-lines file, none if it is not there; ``form`` of each as in ``read_json``.
 
     Raises:
-        ValueError: a line is not a JSON object.
+        ValueError: a line is not a JSON object of this form.
     """
-    lines, damaged = whole_lines(path)
+    lines, damaged = whole_lines(path, form)
     if damaged:
-        raise ValueError(f"cannot read {path}: line {damaged[0]} is not a JSON object; remove it, or restore the file")
+        raise ValueError(f"cannot read {path}: line {damaged[0]} is damaged or no JSON object; restore or remove it")
     return lines
 
 
-def whole_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return the objects of a JSON-lines file and the numbers, from 1, of the lines that are none.
+def whole_lines(path: Path, form: Any = object) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the objects of a JSON-lines file that have this form, and the numbers, from 1, of all other lines.
 
     Raises:
         ValueError: the file is there and cannot be read at all.
@@ -117,11 +123,28 @@ def whole_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
             value = json.loads(line)
         except ValueError:
             value = None
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not _misfit(value, form, ""):
             lines.append(value)
         else:
             damaged.append(number)
     return lines, damaged
+
+
+def _misfit(value: Any, form: Any, where: str) -> str:
+    """Return what is wrong with a value, "" if it has the form."""
+    if isinstance(form, type):
+        fits = isinstance(value, (int, float) if form is float else form)
+        fits = fits and (form is object or isinstance(value, bool) == (form is bool))
+        return "" if fits else f"{where or 'it'} is {json.dumps(value)[:60]}, not {_WORDS.get(form, form.__name__)}"
+    if not isinstance(value, type(form)):
+        return _misfit(value, type(form), where)
+    if isinstance(form, list):
+        parts: list[tuple[Any, Any]] = [(i, form[0]) for i in range(len(value))]
+    else:
+        if missing := [key for key in form if key not in (*value, "*")]:
+            return f"{where or 'it'} has no {missing[0]}"
+        parts = [(key, form.get(key, form.get("*", object))) for key in value]
+    return next((text for key, part in parts if (text := _misfit(value[key], part, f"{where}.{key}".strip(".")))), "")
 
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:

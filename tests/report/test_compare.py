@@ -374,7 +374,7 @@ def test_a_plain_start_is_a_row_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (lambda f: (f[1] / "config.json").write_text("[]"), "not the configuration of a run"),
+        (lambda f: (f[1] / "config.json").write_text("[]"), "it is \\[\\], not a table"),
         (lambda f: (f[1] / "log.jsonl").write_text("{"), "cannot read"),
         (lambda f: index(f[0].parent, {"../a0": "x"}), "not a folder beside it"),
         (lambda f: index(f[0].parent, {"/etc": "x"}), "not a folder beside it"),

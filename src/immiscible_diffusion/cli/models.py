@@ -15,6 +15,7 @@ from immiscible_diffusion.export.model import load_export
 from immiscible_diffusion.files import read_json, write_json
 from immiscible_diffusion.runs.conditions import conditions_for
 from immiscible_diffusion.runs.evaluation import evaluate as measure
+from immiscible_diffusion.runs.folder import CONFIG
 from immiscible_diffusion.runs.write_samples import Asked, write_samples
 from immiscible_diffusion.sample import Start, Trained
 
@@ -87,7 +88,7 @@ def evaluate(
         table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in line.values()))
     out.print(table)
     path = run_folder / "evaluated.json"
-    write_json(path, [*(read_json(path) if path.exists() else []), *lines])
+    write_json(path, [*(read_json(path, [dict]) if path.exists() else []), *lines])
 
 
 def _run(folder: Path, device: str | None) -> tuple[Config, Trained]:
@@ -95,7 +96,7 @@ def _run(folder: Path, device: str | None) -> tuple[Config, Trained]:
         raise ValueError(f"{folder} is not a run folder: it has no config.json")
     if not (folder / "export").is_dir():
         raise ValueError(f"{folder} is not finished: it has no export/; train it to the end first")
-    config = read_config(read_json(folder / "config.json"))  # imports modules of the user's own
+    config = read_config(read_json(folder / "config.json", CONFIG))  # imports modules of the user's own
     trained = load_export(folder / "export")
     trained.net.to(checked_device(device))
     return config, trained

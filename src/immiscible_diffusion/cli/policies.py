@@ -14,7 +14,7 @@ from immiscible_diffusion.experiments.config import read_config
 from immiscible_diffusion.export.model import load_export
 from immiscible_diffusion.files import read_index, read_json, write_json
 from immiscible_diffusion.priors import StandardNormal
-from immiscible_diffusion.runs.folder import is_finished
+from immiscible_diffusion.runs.folder import CONFIG, is_finished
 from immiscible_diffusion.runs.rollout import rollout as carry_out
 from immiscible_diffusion.sample import Start
 
@@ -36,7 +36,9 @@ def rollout(
         raise ValueError(f"{folder} holds no finished run; run `immiscible train {index['experiment']}` first")
     lines: list[dict[str, Any]] = []
     for run in track(runs, "carrying out", console=err, transient=True):
-        config = read_config(read_json(folder / run["folder"] / "config.json"))  # imports modules of the user's own
+        config = read_config(
+            read_json(folder / run["folder"] / "config.json", CONFIG)
+        )  # imports modules of the user's own
         trained = load_export(folder / run["folder"] / "export")
         starts: list[Start] = ["matched"] if isinstance(trained.prior, StandardNormal) else ["matched", "normal"]
         for count in steps or config.evaluate.steps:

@@ -1,5 +1,6 @@
 """Images as pixels."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +35,8 @@ class Pixels:
     std: float = 127.5
 
     def __post_init__(self) -> None:
-        if not self.std > 0:
-            raise ValueError(f"std is {self.std}; it must be positive")
+        if not 0 < self.std < math.inf or not math.isfinite(self.mean):
+            raise ValueError(f"mean is {self.mean} and std {self.std}; both must be finite, and std positive")
 
     def encode(self, raw: UInt8[Tensor, "b *dims"]) -> Float[Tensor, "b *dims"]:
         """Return images in model space, (b, c, h, w), float32."""

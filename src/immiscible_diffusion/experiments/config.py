@@ -110,6 +110,11 @@ def _evaluation(values: Any) -> Evaluation:
     for key, given in (("metrics", chosen), ("also", further)):
         if not isinstance(given, list | tuple):
             raise ValueError(f"evaluate.{key} is {given!r}; it must be a list")
+    if not chosen:
+        raise ValueError("evaluate.metrics is empty; name at least one metric, such as frechet")
+    names = [_use(choice) for choice in chosen]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"evaluate.metrics names {twice[0]} twice, and its values have one name; measure one of them")
     also = tuple(make("features", choice, where=f"evaluate.also[{i}]") for i, choice in enumerate(further))
     metrics = {_use(choice): make("metric", choice, where=f"evaluate.metrics[{i}]") for i, choice in enumerate(chosen)}
     parts = {"features": features, "metrics": metrics, "also": also}

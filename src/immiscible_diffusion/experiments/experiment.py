@@ -90,14 +90,16 @@ class Experiment:
         base, grid = dict(self.base), dict(self.grid)
         for key, value in [*(self.scale[scale].items() if scale else ()), *overrides]:
             if key == "train.seed":
-                grid[key] = {str(seed): seed for seed in (value if isinstance(value, list) else [value])}
+                grid[key] = labelled(key, value if isinstance(value, list) else [value], self.name)
             elif key.startswith("grid.") and key[5:] in self.grid:
                 grid[key[5:]] = labelled(key, value, self.name)
             else:
                 grid.pop(key, None)
                 base = overridden(base, key, value)
         grid = {key: grid[key] for key in ("train.seed", *self.grid) if key in grid}  # a reopened key keeps its place
-        seeds = grid.pop("train.seed", {"0": base.get("train", {}).get("seed", 0)})
+        seeds = grid.pop("train.seed", None) or {"0": _seed(base)}
+        if wrong := [seed for seed in seeds.values() if not isinstance(seed, int) or isinstance(seed, bool)]:
+            raise ValueError(f"{self.name}: train.seed is {wrong[0]!r}; seeds must be whole numbers")
         cells = []
         for seed, *point in itertools.product(seeds.values(), *(grid[key].items() for key in grid)):
             values = overridden(base, "train.seed", seed)
@@ -108,7 +110,7 @@ class Experiment:
                     values = overridden(values, key, value)
             arm = "-".join(label for label, _ in point) or "run"
             labels = {key: label for key, (label, _) in zip(grid, point, strict=True)}
-            cells.append(Cell(arm, int(seed), read_config(with_preset(values)), labels))
+            cells.append(Cell(arm, seed, read_config(with_preset(values)), labels))
         if twice := [name for name, count in Counter(cell.folder for cell in cells).items() if count > 1]:
             raise ValueError(f"{self.name}: two runs would share the folder {twice[0]}; give them other labels")
         return cells
@@ -121,6 +123,13 @@ def read_experiment(name: str) -> Experiment:
         ValueError: there is none, it is not TOML, or it has keys that no experiment has.
     """
     return Experiment(Path(name).stem, **read_values(name))
+
+
+def _seed(base: Mapping[str, Any]) -> Any:
+    train = base.get("train", {})
+    if not isinstance(train, Mapping):
+        raise ValueError(f"train is {train!r}; it must be a table")
+    return train.get("seed", 0)
 
 
 def _varied(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:

@@ -17,7 +17,8 @@ __all__ = [
     "with_preset",
 ]
 
-_KEYS = ["extends", "title", "source", "question", "base", "grid", "scale", "published"]
+_TABLES = ["base", "grid", "scale", "published"]
+_KEYS = ["extends", "title", "source", "question", *_TABLES]
 
 
 def built_in() -> dict[str, Path]:
@@ -64,7 +65,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ValueError: the file is missing or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte-order mark
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
 
@@ -102,8 +103,16 @@ def read_values(name: str) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"no experiment or file {name!r}; there are {sorted(known)}")
     values = _extended(path, ())
-    if not isinstance(values.get("base"), Mapping):
+    if "base" not in values:
         raise ValueError(f"{path}: [base], one whole run, is missing")
+    for key, value in values.items():
+        if key in _TABLES and not isinstance(value, Mapping):
+            raise ValueError(f"{path}: {key} is {value!r}; it must be a table, [{key}]")
+        if key not in _TABLES and not isinstance(value, str):
+            raise ValueError(f"{path}: {key} is {value!r}; it must be a string")
+    for name, overrides in values.get("scale", {}).items():
+        if not isinstance(overrides, Mapping):
+            raise ValueError(f"{path}: scale.{name} is {overrides!r}; it must be a table of key = value")
     grid = {key: labelled(f"grid.{key}", choices, str(path)) for key, choices in values.get("grid", {}).items()}
     return {"title": path.stem, "source": "", "question": "", "scale": {}, "published": {}, **values, "grid": grid}
 

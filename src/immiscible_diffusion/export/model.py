@@ -49,13 +49,17 @@ def save_export(
         write_bytes(part / "README.md", text.encode())
 
 
+INDEX: dict[str, Any] = {"net": dict, "method": dict, "codec": dict, "shape": [int]}
+"""The form of ``immiscible.json``."""
+
+
 def load_export(folder: Path) -> Trained:
     """Return the model that ``save_export`` wrote.
 
     Raises:
         ValueError: a file is missing, damaged or does not fit the others.
     """
-    index = read_json(folder / "immiscible.json")
+    index = read_json(folder / "immiscible.json", INDEX)
     try:
         net, method, codec = (make(kind, index[kind], imports=False) for kind in ("net", "method", "codec"))
         shape, codec = tuple(index["shape"]), codec.load(folder) if isinstance(codec, HasAutoencoder) else codec

@@ -71,7 +71,7 @@ def fetch(name: str, opener: Opener | None = None) -> Path:
     try:
         write_bytes(path, content)
     except OSError as error:
-        raise ValueError(f"cannot keep {found.url} as {path}: {error}; set XDG_CACHE_HOME to a folder that can") from error
+        raise ValueError(f"cannot keep {found.url} as {path}: {error}; set XDG_CACHE_HOME") from error
     return path
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from immiscible_diffusion.files import read_index, read_json, read_lines
 from immiscible_diffusion.report.measures import rises
 from immiscible_diffusion.report.speedup import Curve
-from immiscible_diffusion.runs.folder import is_finished
+from immiscible_diffusion.runs.folder import CONFIG, EVALUATION, LOG, SESSIONS, is_finished
 
 __all__ = ["Arm", "Measured", "Pace", "Run", "differences", "read_arms", "refuse_unlike"]
 
@@ -216,14 +216,14 @@ def _listed(path: Path, notes: list[str]) -> Iterator[tuple[Path, Mapping[str, A
 
 
 def _read(folder: Path) -> Run:
-    config = read_json(folder / "config.json")
-    try:
-        int(config["train"]["seed"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder / 'config.json'} is not the configuration of a run: it has no train.seed") from error
     path = folder / "environment.json"
-    evaluations, log = (read_lines(folder / name) for name in ("evaluations.jsonl", "log.jsonl"))
-    return Run(folder, config, read_json(path) if path.is_file() else [{}], evaluations, log)
+    return Run(
+        folder,
+        config=read_json(folder / "config.json", CONFIG),
+        environment=read_json(path, SESSIONS) if path.is_file() else [{}],
+        evaluations=read_lines(folder / "evaluations.jsonl", EVALUATION),
+        log=read_lines(folder / "log.jsonl", LOG),
+    )
 
 
 def _by_seed(name: str, group: Sequence[Run]) -> dict[int, Run]:

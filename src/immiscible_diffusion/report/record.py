@@ -33,7 +33,7 @@ def record(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: there is no index, no finished run, or a file that cannot be read.
     """
-    index, pairs = read_index(folder), read_json(folder / "pairs.json")
+    index, pairs = read_index(folder), read_json(folder / "pairs.json", _PAIRS)
     unfinished = [run["folder"] for run in index["runs"] if not is_finished(folder / run["folder"])]
     if len(unfinished) == len(index["runs"]):
         raise ValueError(f"{folder} holds no finished run; run `immiscible train {index['experiment']}` first")
@@ -63,7 +63,8 @@ def record(folder: Path) -> dict[str, Any]:
     ]
     return {
         "format": FORMAT,
-        **{key: index[key] for key in ("experiment", "title", "source", "question")},
+        "experiment": index["experiment"],
+        **{key: str(index.get(key, "")) for key in ("title", "source", "question")},
         "runs": [run for run in index["runs"] if run["folder"] not in unfinished],
         "unfinished": unfinished,
         "metrics": metrics,
@@ -78,13 +79,17 @@ def record(folder: Path) -> dict[str, Any]:
     }
 
 
+_PAIRS = {"*": dict.fromkeys(("distance_reduction_percent", "noise_square", "milliseconds"), float)}
+"""The form of ``pairs.json``."""
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """Return a record, with what earlier ones lack: rising metrics, and in the first form bounds and reference's mean.
 
     Raises:
         ValueError: it cannot be read.
     """
-    numbers: dict[str, Any] = read_json(path)
+    numbers: dict[str, Any] = read_json(path, {"speedups": [dict], "finals": [dict]})
     if "rising" not in numbers:
         configuration = numbers.get("configuration") or next(iter(numbers["configurations"].values()))
         metrics = dict.fromkeys(row["metric"] for row in numbers["finals"])

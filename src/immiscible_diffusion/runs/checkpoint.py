@@ -112,7 +112,7 @@ def _read(path: Path, state: State) -> _Read:
         ValueError: a file is missing, damaged, or does not fit the state.
     """
     about = _about(path)
-    for name, digest in about.get("sha256", {}).items():  # checkpoints of earlier versions have none
+    for name, digest in dict(about.get("sha256", {})).items():  # checkpoints of earlier versions have none
         if not (path / name).is_file():
             raise ValueError(f"{name} is missing")
         if _digest(path / name) != digest:
@@ -130,17 +130,10 @@ def _read(path: Path, state: State) -> _Read:
 
 
 def _about(path: Path) -> dict[str, Any]:
-    about = read_json(path / "state.json")
-    step, seconds = (about.get(key) if isinstance(about, dict) else None for key in ("step", "seconds"))
-    if (
-        not isinstance(step, int)
-        or step != int(path.name.removeprefix("step-"))
-        or not isinstance(seconds, dict)
-        or not all(isinstance(value, int | float) for value in seconds.values())
-        or not isinstance(about.get("sha256", {}), dict)
-    ):
-        raise ValueError("state.json must hold the step of the folder's name, and seconds")
-    return dict(about)
+    about: dict[str, Any] = read_json(path / "state.json", {"step": int, "seconds": {"*": float}})
+    if about["step"] != int(path.name.removeprefix("step-")):
+        raise ValueError("state.json is of another step")
+    return about
 
 
 def _weights(path: Path, net: nn.Module) -> dict[str, Tensor]:

@@ -10,7 +10,16 @@ from typing import Any
 
 import torch
 
-__all__ = ["environment", "is_finished"]
+__all__ = ["CONFIG", "EVALUATION", "LOG", "SESSIONS", "environment", "is_finished"]
+
+CONFIG = {"train": {"seed": int}, "evaluate": dict}
+"""The form of ``config.json``, for ``files.read_json``."""
+SESSIONS = [dict]
+"""The form of ``environment.json``."""
+LOG = {"step": int}
+"""The form of a line of ``log.jsonl``."""
+EVALUATION = {"step": int, "sampling_steps": int, "start": str}
+"""The form of a line of ``evaluations.jsonl``."""
 
 
 def is_finished(folder: Path) -> bool:

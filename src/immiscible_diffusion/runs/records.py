@@ -9,7 +9,7 @@ from typing import Any
 
 from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.files import digest_of, read_json, whole_lines, write_json, write_lines
-from immiscible_diffusion.runs.folder import environment
+from immiscible_diffusion.runs.folder import CONFIG, EVALUATION, LOG, SESSIONS, environment
 from immiscible_diffusion.types import HasListing
 
 __all__ = ["Records", "alike_but_when", "read_records"]
@@ -69,12 +69,10 @@ def read_records(config: Config, folder: Path) -> Records:
     path = folder / "config.json"
     if not path.exists():
         return Records(folder, [], [], [])
-    before, plain = read_json(path), _plain(config)
-    if not isinstance(before, dict) or not isinstance(before.get("evaluate"), dict):
-        raise ValueError(f"{path} is damaged; restore it, or remove {folder} to train anew")
+    before, plain = read_json(path, CONFIG), _plain(config)
     if _but_evaluate(before) != _but_evaluate(plain):
         raise ValueError(f"{folder} holds a run with another configuration; choose another folder")
-    log, evaluations = (_lines(folder / name) for name in ("log.jsonl", "evaluations.jsonl"))
+    log, evaluations = _lines(folder / "log.jsonl", LOG), _lines(folder / "evaluations.jsonl", EVALUATION)
     if evaluations and alike_but_when(before) != alike_but_when(plain):
         text = json.dumps(alike_but_when(before)["evaluate"], sort_keys=True)
         aside = f"evaluations-{digest_of(text.encode())[:8]}.jsonl"
@@ -86,7 +84,9 @@ def read_records(config: Config, folder: Path) -> Records:
         write_lines(folder / aside, evaluations)
         write_lines(folder / "evaluations.jsonl", [])
         evaluations = []
-    records = Records(folder, log, evaluations, _sessions(folder / "environment.json"))
+    path = folder / "environment.json"
+    sessions = read_json(path, SESSIONS) if path.exists() else []
+    records = Records(folder, log, evaluations, sessions)
     _compare_session(config, records)
     return records
 
@@ -104,20 +104,11 @@ def _but_evaluate(plain: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plain.items() if key != "evaluate"}
 
 
-def _lines(path: Path) -> list[Line]:
-    lines, damaged = whole_lines(path)
-    needed = {"step", "sampling_steps", "start"} if path.name == "evaluations.jsonl" else {"step"}
-    good = [line for line in lines if needed <= set(line)]
-    if missing := len(damaged) + len(lines) - len(good):
-        warnings.warn(f"{missing} lines of {path} are damaged and left out", stacklevel=3)
-    return good
-
-
-def _sessions(path: Path) -> list[Line]:
-    sessions = read_json(path) if path.exists() else []
-    if not isinstance(sessions, list) or not all(isinstance(session, dict) for session in sessions):
-        raise ValueError(f"{path} is damaged; restore it, or remove it to go on without its record of machines")
-    return sessions
+def _lines(path: Path, form: Mapping[str, type]) -> list[Line]:
+    lines, damaged = whole_lines(path, form)
+    if damaged:
+        warnings.warn(f"{len(damaged)} lines of {path} are damaged and left out", stacklevel=3)
+    return lines
 
 
 def _listing(config: Config) -> str | None:

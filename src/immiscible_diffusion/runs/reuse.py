@@ -9,7 +9,7 @@ from typing import Any
 from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.experiments.experiment import Cell
 from immiscible_diffusion.files import new_folder, read_json, read_lines, write_bytes, write_json
-from immiscible_diffusion.runs.folder import is_finished
+from immiscible_diffusion.runs.folder import CONFIG, EVALUATION, is_finished
 from immiscible_diffusion.runs.records import alike_but_when
 
 __all__ = ["reuse"]
@@ -34,14 +34,14 @@ def reuse(cells: Sequence[Cell], folder: Path, others: Sequence[Path]) -> list[s
         runs = [path.parent for path in sorted(other.glob("*/config.json")) if is_finished(path.parent)]
         if not runs:
             raise ValueError(f"{other} has no finished run to reuse; it must hold run folders, such as runs/demo")
-        found += [(path, read_json(path / "config.json")) for path in runs]
+        found += [(path, read_json(path / "config.json", CONFIG)) for path in runs]
     filled = []
     for cell in cells:
         place, plain = folder / cell.folder, json.loads(json.dumps(cell.config.plain()))
         for path, theirs in found:
             if place.exists() or alike_but_when(plain) != alike_but_when(theirs):
                 continue
-            lines = _asked(read_lines(path / "evaluations.jsonl"), cell.config)
+            lines = _asked(read_lines(path / "evaluations.jsonl", EVALUATION), cell.config)
             if lines:
                 _copy(path, place, plain, lines)
                 filled.append(cell.folder)

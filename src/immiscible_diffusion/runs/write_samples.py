@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.experiments.config import read_config
-from immiscible_diffusion.export.model import load_export
+from immiscible_diffusion.export.model import INDEX, load_export
 from immiscible_diffusion.files import locked, read_json, remove_parts, write_bytes, write_json
 from immiscible_diffusion.processes import one_thread, results
 from immiscible_diffusion.registry import make
@@ -27,7 +27,7 @@ from immiscible_diffusion.streams import stream_seed
 
 __all__ = ["Asked", "write_samples"]
 
-_INDEX = "samples.json"
+_CHOICE = "samples.json"
 _PART = 50
 """Images that a process generates at a time, and the most that an interrupt costs it. A part that was cut is generated
 whole again, and what it lacked is written: a net's last digits depend on how many it sees at once."""
@@ -91,7 +91,7 @@ def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: 
         ValueError: the folder holds images of another choice or model or of anyone else's, a damaged image, or another
             process works in it; or the model draws none.
     """
-    shape = read_json(export / "immiscible.json")["shape"]
+    shape = read_json(export / "immiscible.json", INDEX)["shape"]
     if len(shape) != 3:
         raise ValueError(
             f"this model draws rows of shape {tuple(shape)}, no images; `immiscible rollout` tries a policy"
@@ -131,7 +131,7 @@ def _made(export: Path, folder: Path, asked: Asked, parts: list[_Part], workers:
         trained = load_export(export)
         yield from (_write(trained, folder, part, asked, device) for part in parts)
         return
-    index = read_json(export / "immiscible.json")
+    index = read_json(export / "immiscible.json", INDEX)
     pieces = [make(kind, index[kind], imports=False) for kind in ("net", "method", "codec")]
     tasks = [(export, folder, part, asked, device, pieces) for part in parts]
     with closing(results(_work, tasks, workers)) as counts:
@@ -165,9 +165,9 @@ def _write(trained: Trained, folder: Path, part: _Part, asked: Asked, device: st
 
 
 def _claim(export: Path, folder: Path, asked: Asked) -> None:
-    model = {"model": read_json(export / "immiscible.json"), "weights_sha256": _digest(export)}
+    model = {"model": read_json(export / "immiscible.json", INDEX), "weights_sha256": _digest(export)}
     plain = json.loads(json.dumps(model | {"asked": asdict(asked)}))
-    path = folder / _INDEX
+    path = folder / _CHOICE
     has_images = any(re.fullmatch(r"\d{6,}\.png", file.name) for file in folder.iterdir())
     if has_images and not path.exists():
         raise ValueError(f"{folder} holds images that no call of this made; give another --out")
