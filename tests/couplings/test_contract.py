@@ -214,7 +214,14 @@ def test_a_wrapper_hands_on_all_that_it_was_given() -> None:
 
     class Plain:
         def __call__(
-            self, x: Tensor, cond: Any = None, generator: Any = None, *, index: Any = None, step: int = 0
+            self,
+            x: Tensor,
+            cond: Any = None,
+            generator: Any = None,
+            *,
+            index: Any = None,
+            step: int = 0,
+            mask: Any = None,
         ) -> Tensor:
             calls.append((cond, generator, index, step))
             return x

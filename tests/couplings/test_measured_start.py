@@ -42,6 +42,7 @@ class Bent:
         *,
         index: Tensor | None = None,
         step: int = 0,
+        mask: Tensor | None = None,
     ) -> Tensor:
         noise: Tensor = torch.randn(x.shape, generator=generator) * self.scale**0.5
         noise[:, 1] *= (self.along / self.scale) ** 0.5

@@ -186,7 +186,7 @@ def test_two_candidates_are_refused(tmp_path: Path, first: str, second: str, opt
     path = table(tmp_path / "x.parquet", **(filled | {"image": PICTURES}))
     with pytest.raises(ValueError, match=rf"2 columns that may hold {option}s, .*: set source.{option}"):
         Images(str(path), size=4, held_out_rows=1).rows  # noqa: B018
-    chosen = Images(str(path), size=4, held_out_rows=1, **{option: second})
+    chosen = Images(str(path), size=4, held_out_rows=1, **{option: second})  # type: ignore[arg-type]
     assert getattr(chosen.columns, option) == second
     assert labels_by_shade(chosen) == LABELS
 

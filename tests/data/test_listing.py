@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -83,7 +82,7 @@ def test_latents_and_episodes_have_one(tmp_path: Path) -> None:
     first = Windows(str(demonstrations(tmp_path / "a.parquet"))).listing_digest()
     assert Windows(str(demonstrations(tmp_path / "b.parquet")), horizon=4).listing_digest() == first
     windows = Windows(str(demonstrations(tmp_path / "c.parquet")))
-    windows.windowed().episodes.actions[3, 0] += np.float32(1)
+    windows.windowed().episodes.actions[3, 0] += 1.0
     assert windows.listing_digest() != first
 
 

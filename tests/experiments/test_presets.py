@@ -90,7 +90,8 @@ def test_a_preset_runs_on_real_images(tmp_path: Path, shared_data: Callable[[str
     assert batch.raw.shape == (100, 3, size, size)
     assert batch.rows is not None
     if classes is None:
-        assert source.classes is batch.cond is None
+        assert source.classes is None
+        assert batch.cond is None
     else:
         assert batch.cond is not None
         assert source.classes is not None

@@ -105,7 +105,7 @@ class Images:
     def classes(self) -> int | None:
         """The number of classes, or None without labels."""
         classes = self._opened.classes
-        return None if classes is None else classes.count
+        return None if classes is None else classes.amount
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

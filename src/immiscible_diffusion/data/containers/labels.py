@@ -17,7 +17,7 @@ __all__ = ["Classes", "classes_of", "label_faults", "labelled", "parsed_labels",
 class Classes(NamedTuple):
     """How many classes there are, their names where they have some, and the class of every row, (n,); -1 for none."""
 
-    count: int
+    amount: int
     names: tuple[str, ...] | None
     numbers: Labels
 
@@ -130,7 +130,7 @@ def classes_of(
     trained = {labels[i] for i in train} - {None} if labels is not None else set()
     if labels is None or not trained:
         return None
-    ordered = names or sorted(label for label in trained if isinstance(label, int))
+    ordered: Sequence[Label] = names or sorted(label for label in trained if isinstance(label, int))
     known: dict[Label | None, int] = {label: i for i, label in enumerate(ordered)}
     if strange := [i for i in held if labels[i] is not None and labels[i] not in known]:
         raise ValueError(
