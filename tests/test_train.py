@@ -489,12 +489,15 @@ def test_a_teacher_is_not_made_up_in_mid_training(tmp_path: Path) -> None:
     cut = fresh()
     next(itertools.islice(fit(cut, Digits(), Pixels(), Nearest(4, "dot"), Consistency(), CONFIG), 1, None))
     path = checkpoint.save(cut, tmp_path)
-    (path / "teacher.safetensors").unlink()
     resumed = fresh()
     assert checkpoint.load_newest(resumed, tmp_path)
+    resumed.teacher = None
     with pytest.raises(ValueError, match="this state of step 2 has no teacher"):
         taught(resumed)
     assert taught(resumed, method=improved())  # which needs none
+    (path / "teacher.safetensors").unlink()
+    with pytest.raises(ValueError, match="teacher.safetensors is missing"):
+        checkpoint.load_newest(fresh(), tmp_path)
 
 
 def test_the_teacher_follows_its_formula_and_is_not_the_average_to_sample_from() -> None:

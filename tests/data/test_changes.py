@@ -4,6 +4,7 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from immiscible_diffusion import Images
 from immiscible_diffusion.data import Windows
 from immiscible_diffusion.data.containers import open as opening
+from immiscible_diffusion.data.containers.folder import list_folder
 from pictures import encoded, folder, parquet, tarred, zipped
 from test_contracts import demonstrations
 
@@ -61,9 +63,14 @@ def test_a_picture_that_was_overwritten_is_read_anew(tmp_path: Path, memory: boo
 
 
 def test_equal_sources_share_what_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, listed = in_folder(tmp_path, range(3)), []
-    read = opening.list_folder
-    monkeypatch.setattr(opening, "list_folder", lambda *args: (listed.append(args), read(*args))[1])
+    path, listed = in_folder(tmp_path, range(3)), list[Any]()
+    read = list_folder
+
+    def counted(*args: Any) -> Any:
+        listed.append(args)
+        return read(*args)
+
+    monkeypatch.setattr(opening, "list_folder", counted)
     one, other = (Images(str(path), size=4, held_out_rows=1) for _ in range(2))
     assert seen(one) == seen(other) == seen(pickle.loads(pickle.dumps(one))) == [0, 1, 2]  # noqa: S301
     assert len(listed) == 1

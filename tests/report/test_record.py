@@ -11,6 +11,7 @@ import sys
 import types
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import pytest
 import torch
@@ -148,7 +149,7 @@ def test_a_metric_of_ones_own_says_which_way_is_better(monkeypatch: pytest.Monke
     monkeypatch.setitem(registry._registered, "metric", dict(registry._registered["metric"]))
     built_in, module = names("metric"), types.ModuleType("quality")
     for name in ("Sharpness", "Silent"):
-        cls = dataclasses.dataclass(type(name, (), {"__module__": "quality"}))
+        cls: type[Any] = dataclasses.dataclass(type(name, (), {"__module__": "quality"}))
         setattr(module, name, register("metric")(cls))
     module.Sharpness.better = "higher"
     monkeypatch.setitem(sys.modules, "quality", module)

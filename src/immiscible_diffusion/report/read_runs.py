@@ -112,8 +112,8 @@ class Arm:
                         by_metric.setdefault(metric, {}).setdefault(seed, []).append((line["step"], float(value)))
         metrics = {metric for curves in table.values() for metric in curves}
         rising = frozenset(metric for metric in metrics if rises(metric, self.first.config))
-        about = rising, self.pace, self.hardware
-        return [Measured(self.name, *key, curves, *about) for key, curves in sorted(table.items())]
+        pace, hardware = self.pace, self.hardware
+        return [Measured(self.name, *key, curves, rising, pace, hardware) for key, curves in sorted(table.items())]
 
     @cached_property
     def pace(self) -> Pace | None:
