@@ -80,7 +80,7 @@ def contenders(k: int, times: int, *, solvers: bool = False) -> list[Contender]:
         return noise[auction(pairwise(x, noise, "l2", "fp32").float())[0]]
 
     cubed, draws = (lambda b, d: float(b) ** 3), (lambda b, d: float(b) * k * d)
-    found = [
+    listed = [
         Contender("assignment", "this library, fp32", True, lambda x, n: assign(x, n)),
         Contender("assignment", "this library, bf16", True, lambda x, n: assign(x, n, precision="bf16")),
         Contender(
@@ -121,8 +121,8 @@ def contenders(k: int, times: int, *, solvers: bool = False) -> list[Contender]:
         ),
     ]
     if solvers:
-        found.append(Contender("assignment", "this library, the host solves", True, by_host))
-        found.append(Contender("assignment", "this library, the device solves", True, by_device))
+        listed.append(Contender("assignment", "this library, the host solves", True, by_host))
+        listed.append(Contender("assignment", "this library, the device solves", True, by_device))
     with suppress(ImportError):
         import ot
 
@@ -137,8 +137,8 @@ def contenders(k: int, times: int, *, solvers: bool = False) -> list[Contender]:
             plan = ot.sinkhorn(ot.unif(len(x)), ot.unif(len(x)), cost, 0.05 * cost.std(), method="sinkhorn_log")
             return plan.argmax(1)
 
-        found.append(Contender("assignment", "POT emd", False, gathered(emd), 4097.0**3, cubed))
-        found.append(
+        listed.append(Contender("assignment", "POT emd", False, gathered(emd), 4097.0**3, cubed))
+        listed.append(
             Contender(
                 "approximate",
                 "POT sinkhorn_log (largest entry, no permutation)",
@@ -152,7 +152,7 @@ def contenders(k: int, times: int, *, solvers: bool = False) -> list[Contender]:
         from torchcfm.optimal_transport import OTPlanSampler
 
         sampler = OTPlanSampler(method="exact")
-        found.append(
+        listed.append(
             Contender(
                 "assignment",
                 "torchcfm exact",
@@ -174,7 +174,7 @@ def contenders(k: int, times: int, *, solvers: bool = False) -> list[Contender]:
             out = jax.jit(ott.solvers.linear.solve)(points)
             return np.asarray(out.matrix.argmax(1))
 
-        found.append(
+        listed.append(
             Contender(
                 "approximate",
                 "ott-jax sinkhorn (largest entry, no permutation)",
@@ -184,4 +184,4 @@ def contenders(k: int, times: int, *, solvers: bool = False) -> list[Contender]:
                 cubed,
             )
         )
-    return found
+    return listed

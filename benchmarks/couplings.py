@@ -205,8 +205,8 @@ def bench_table(rows: Sequence[dict[str, Any]], sizes: Sequence[tuple[int, int]]
         for name in names:
             cells = []
             for b, d in sizes:
-                found = [row for row in rows if (row["task"], row["name"], row["b"], row["d"]) == (task, name, b, d)]
-                cells.append(_cell(found[0]) if found else "")
+                matching = [row for row in rows if (row["task"], row["name"], row["b"], row["d"]) == (task, name, b, d)]
+                cells.append(_cell(matching[0]) if matching else "")
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

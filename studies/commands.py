@@ -110,10 +110,10 @@ def _miscibility(
     others = [codec.encode(raw[images:]) for raw in drawn[1:]]
     rows = []
     for name, coupling in couplings.items():
-        found = miscibility(coupling, x[:images], others, points=points)
-        rows.append({"coupling": name, **asdict(found)})
+        mixed = miscibility(coupling, x[:images], others, points=points)
+        rows.append({"coupling": name, **asdict(mixed)})
         out.print(
-            f"{name}: clusters {found.distance:.3f} ± {found.deviation:.3f} apart, {found.debiased:.3f} but for chance",
+            f"{name}: clusters {mixed.distance:.3f} ± {mixed.deviation:.3f} apart, {mixed.debiased:.3f} but for chance",
             highlight=False,
             markup=False,
         )
@@ -133,12 +133,12 @@ def _denoising(folder: Path, steps: int) -> tuple[bytes, list[dict[str, Any]]]:
         name = str(run["folder"])
         if not is_finished(folder / name):
             continue
-        found = denoise(*read_run(folder / name), steps=steps)
-        arms.setdefault(run["arm"], []).append(found)
-        told = {key: getattr(found, key) for key in ("times", "coupled", "independent", "spread")}
-        rows.append({"arm": run["arm"], "seed": run["seed"], **told})
+        denoised = denoise(*read_run(folder / name), steps=steps)
+        arms.setdefault(run["arm"], []).append(denoised)
+        values = {key: getattr(denoised, key) for key in ("times", "coupled", "independent", "spread")}
+        rows.append({"arm": run["arm"], "seed": run["seed"], **values})
         out.print(
-            f"{run['arm']}, seed {run['seed']}: guesses from pure noise vary by {found.spread:.4f}", highlight=False
+            f"{run['arm']}, seed {run['seed']}: guesses from pure noise vary by {denoised.spread:.4f}", highlight=False
         )
     if not arms:
         raise ValueError(f"{folder} holds no finished run; train them to the end first")
@@ -163,20 +163,22 @@ def pages(
         write_bytes(root / "build" / "results.html", html_page(root))
         out.print(f"All results on one page: {escape(str(root / 'build' / 'results.html'))}", soft_wrap=True)
         return
-    found = all_pages(root)
+    written = all_pages(root)
     kept = {path.relative_to(root).as_posix() for path in (root / "docs" / "results").glob("*") if path.is_file()}
-    stale = [name for name, page in found.items() if name not in kept or (root / name).read_bytes() != page]
-    surplus = sorted(kept - set(found))
+    stale = [name for name, page in written.items() if name not in kept or (root / name).read_bytes() != page]
+    surplus = sorted(kept - set(written))
     if check and (stale or surplus):
         raise ArithmeticError(
             f"not what results/ says: {', '.join([*stale, *surplus])}; write them: python -m studies pages"
         )
     if not check:
         for name in stale:
-            write_bytes(root / name, found[name])
+            write_bytes(root / name, written[name])
         for name in surplus:
             (root / name).unlink()
-    out.print(f"{len(found)} pages in {escape(str(root / 'docs' / 'results'))} say what results/ holds", soft_wrap=True)
+    out.print(
+        f"{len(written)} pages in {escape(str(root / 'docs' / 'results'))} say what results/ holds", soft_wrap=True
+    )
 
 
 def rerun(

@@ -90,8 +90,8 @@ def denoise(
     }
     errors = {name: [clean_error(trained, x, noise, t, labels) for t in levels] for name, noise in pairs.items()}
     noise = torch.cat([_start(trained, config, i) for i in range(max(images, 64))])
-    asked = conditions_for(config, len(noise))
-    guesses = predict_clean(trained, noise, float(method.schedule.times(1)[0]), asked).clamp(x.min(), x.max())
+    conditions = conditions_for(config, len(noise))
+    guesses = predict_clean(trained, noise, float(method.schedule.times(1)[0]), conditions).clamp(x.min(), x.max())
     samples = generate(
         trained, images, steps=steps, seed=config.evaluate.seed, start="normal", cond=conditions_for(config, images)
     )
@@ -140,8 +140,8 @@ def clean_error(
     if variance == 0:
         raise ValueError("the data do not vary; an error in units of their variance needs different rows")
     alpha, sigma = (float(each) for each in trained.method.schedule.coefficients(torch.tensor([t])))
-    found = predict_clean(trained, alpha * x + sigma * noise, t, cond)
-    return float((found.clamp(x.min(), x.max()) - x).square().mean()) / variance
+    clean = predict_clean(trained, alpha * x + sigma * noise, t, cond)
+    return float((clean.clamp(x.min(), x.max()) - x).square().mean()) / variance
 
 
 def _paired(config: Config, x: Tensor, cond: Tensor | None) -> Tensor:

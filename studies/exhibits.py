@@ -18,7 +18,7 @@ _CLUSTERS = {"independent": "0.92 ± 0.06", "assignment": "4.11 ± 0.37", "neare
 _NEAREST = "1.58"
 """Table 7 of arXiv:2505.18521 (secondary: a digest): the percentage by which nearest of 8 shortens distances."""
 _LEVELS = 4
-"""How many noise levels are told of each arm."""
+"""How many noise levels are shown of each arm."""
 
 
 def exhibits(root: Path) -> list[dict[str, Any]]:
@@ -30,17 +30,17 @@ def exhibits(root: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: a record that cannot be read.
     """
-    found = []
+    tables = []
     if (path := root / "benchmarks" / "results" / "papers.json").is_file():
-        found.append(_pairing(read_json(path)) | {"record": path.relative_to(root).as_posix(), "picture": ""})
+        tables.append(_pairing(read_json(path)) | {"record": path.relative_to(root).as_posix(), "picture": ""})
     for path, shown in [(root / "results" / "figures" / "miscibility.json", _miscibility)] + [
         (path, _denoising) for path in sorted((root / "results").rglob("denoising.json"))
     ]:
         if path.is_file():
             picture = path.with_suffix(".webp")
             drawn = picture.relative_to(root).as_posix() if picture.is_file() else ""
-            found.append(shown(read_json(path)) | {"record": path.relative_to(root).as_posix(), "picture": drawn})
-    return found
+            tables.append(shown(read_json(path)) | {"record": path.relative_to(root).as_posix(), "picture": drawn})
+    return tables
 
 
 def _pairing(numbers: Mapping[str, Any]) -> dict[str, Any]:

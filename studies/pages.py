@@ -33,8 +33,8 @@ def pages(root: Path) -> dict[str, bytes]:
         ImportError: jinja2 is not installed.
     """
     values = _everything(root)
-    found = {f"{_FOLDER}/{view['page']}.md": render(_TEMPLATES / "record.md", view=view) for view in values["views"]}
-    return found | {f"{_FOLDER}/README.md": render(_TEMPLATES / "results.md", **values)}
+    texts = {f"{_FOLDER}/{view['page']}.md": render(_TEMPLATES / "record.md", view=view) for view in values["views"]}
+    return texts | {f"{_FOLDER}/README.md": render(_TEMPLATES / "results.md", **values)}
 
 
 def html_page(root: Path) -> bytes:
@@ -99,8 +99,8 @@ def _tell_shared(views: Sequence[dict[str, Any]]) -> None:
     """Add to each view the arms whose runs an earlier page shows, too: they are one result, not two."""
     first: dict[str, tuple[str, str]] = {}
     for view in views:
-        found = [(arm, *first.setdefault(values, (view["page"], view["title"]))) for arm, values in view.pop("ends")]
-        view["shared"] = list(dict.fromkeys(f"{arm}: {title}" for arm, page, title in found if page != view["page"]))
+        earlier = [(arm, *first.setdefault(values, (view["page"], view["title"]))) for arm, values in view.pop("ends")]
+        view["shared"] = list(dict.fromkeys(f"{arm}: {title}" for arm, page, title in earlier if page != view["page"]))
 
 
 def _ends(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -108,12 +108,12 @@ def _ends(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
     Seventeen digits of three seeds are equal in the same runs alone.
     """
-    found = []
+    last = []
     for row in curves:
         ends = {seed: curve[-1] for seed, curve in row["by_seed"].items()}
         about = [row["start"], row["metric"], row["sampling_steps"], ends]
-        found.append((row["arm"], json.dumps(about, sort_keys=True)))
-    return found
+        last.append((row["arm"], json.dumps(about, sort_keys=True)))
+    return last
 
 
 def _headline(views: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -151,7 +151,7 @@ def _qualities(numbers: Mapping[str, Any], metric: str) -> list[list[str]]:
     curves = {
         (row["label"], row["sampling_steps"]): _by_seed(row) for row in of_metric(numbers.get("curves", []), metric)
     }
-    found = []
+    cells = []
     for row in of_metric(numbers["finals"], metric):
         arm, reference = (curves.get((row.get(key, ""), row["sampling_steps"]), {}) for key in ("arm", "reference"))
         both = sorted(set(arm) & set(reference))
@@ -161,8 +161,8 @@ def _qualities(numbers: Mapping[str, Any], metric: str) -> list[list[str]]:
         for _, each in thresholds(*(map(falling, pair) if rises else pair)):
             target = mean(1 / goal if rises else goal for goal in each.target.values())
             about = {"arm": row["arm"], "sampling_steps": row["sampling_steps"], "target": target}
-            found.append(speedup_cells(about | speedup_values(each)))
-    return found
+            cells.append(speedup_cells(about | speedup_values(each)))
+    return cells
 
 
 def _by_seed(row: Mapping[str, Any]) -> dict[int, Curve]:
@@ -171,7 +171,7 @@ def _by_seed(row: Mapping[str, Any]) -> dict[int, Curve]:
 
 def _setup(configuration: Mapping[str, Any]) -> str:
     """Return the set-up in a sentence."""
-    source, net, train, asked = (configuration[key] for key in ("source", "net", "train", "evaluate"))
+    source, net, train, evaluate = (configuration[key] for key in ("source", "net", "train", "evaluate"))
     inner = source.get("source", source)
     data = str(inner.get("path") or inner["use"]).rpartition("/")[2]
     size = f" at {inner['size']} x {inner['size']} pixels" if inner.get("size") else ""
@@ -181,18 +181,18 @@ def _setup(configuration: Mapping[str, Any]) -> str:
     return (
         f"{data}{size}; {way}; net {net['use']} {wide}; "
         f"{train['steps']:,} steps of {train['batch']}, learning rate {train['lr']:g}, average {train['ema']:g}; "
-        f"{asked['samples']:,} generated images a measurement against the held-out ones"
+        f"{evaluate['samples']:,} generated images a measurement against the held-out ones"
     )
 
 
 def _waiting(root: Path) -> list[dict[str, str]]:
     """Return what was not run, the reason, and what would run it: a row a command."""
-    found: dict[str, dict[str, str]] = {}
+    rows: dict[str, dict[str, str]] = {}
     for item in papers():
         for scale, state in states(item, root).items():
             if state == "ready" and scale != "paper":
                 command = f"immiscible train {item.experiment} --scale {scale}" if item.experiment else item.command
                 name = f"{item.name} of arXiv:{item.paper}" if item.paper else item.name
-                row = found.setdefault(command, {"what": "", "scale": scale, "why": _WHY[scale], "command": command})
+                row = rows.setdefault(command, {"what": "", "scale": scale, "why": _WHY[scale], "command": command})
                 row["what"] += f", {name}" if row["what"] else name
-    return list(found.values())
+    return list(rows.values())

@@ -85,24 +85,24 @@ def states(item: Item, root: Path) -> dict[str, str]:
         ValueError: a record that cannot be read.
     """
     scales = read_experiment(item.experiment).scale if item.experiment else {}
-    there = list(scales) if item.experiment else ["cpu"] if item.command else []
-    found = {}
+    possible = list(scales) if item.experiment else ["cpu"] if item.command else []
+    by_scale = {}
     for scale in SCALES:
-        if item.record and scale in there and (root / _record(item, scale)).is_file():
-            found[scale] = "recorded"
+        if item.record and scale in possible and (root / _record(item, scale)).is_file():
+            by_scale[scale] = "recorded"
         elif item.record or not item.experiment:
-            found[scale] = "ready" if scale in there else "-"
+            by_scale[scale] = "ready" if scale in possible else "-"
         else:
-            found[scale] = state((root / _record(item, scale)).parent, scales.get(scale))
-    return found
+            by_scale[scale] = state((root / _record(item, scale)).parent, scales.get(scale))
+    return by_scale
 
 
-def state(folder: Path, asked: Mapping[str, Any] | None) -> str:
+def state(folder: Path, wanted: Mapping[str, Any] | None) -> str:
     """Return what a folder of results says: ``recorded``, ``in part``, ``ready`` to be run, or ``-`` if it cannot be.
 
     Args:
         folder: holds ``summary.json``, if anything was recorded.
-        asked: what the experiment's file sets at this scale, None where it has none. A record that was made with
+        wanted: what the experiment's file sets at this scale, None where it has none. A record that was made with
             another number (steps, images and the like) is said to be of an earlier set-up.
 
     Raises:
@@ -112,25 +112,25 @@ def state(folder: Path, asked: Mapping[str, Any] | None) -> str:
     ('ready', '-')
     """
     if not (folder / "summary.json").is_file():
-        return "-" if asked is None else "ready"
-    found = read_json(folder / "summary.json")
-    runs, left = len(found.get("runs", [])), len(found.get("unfinished", []))
-    seeds = len({run["seed"] for run in found.get("runs", [])})
-    told = f"{runs} runs, {seeds} seed{'s' * (seeds != 1)}"
+        return "-" if wanted is None else "ready"
+    record = read_json(folder / "summary.json")
+    runs, left = len(record.get("runs", [])), len(record.get("unfinished", []))
+    seeds = len({run["seed"] for run in record.get("runs", [])})
+    done = f"{runs} runs, {seeds} seed{'s' * (seeds != 1)}"
     if left:
-        return f"in part: {told}, {left} to come"
-    made: Mapping[str, Any] = next(iter(found.get("configurations", {}).values()), {})
-    return f"recorded of an earlier set-up: {told}" if _is_other(made, asked or {}) else f"recorded: {told}"
+        return f"in part: {done}, {left} to come"
+    made: Mapping[str, Any] = next(iter(record.get("configurations", {}).values()), {})
+    return f"recorded of an earlier set-up: {done}" if _is_other(made, wanted or {}) else f"recorded: {done}"
 
 
-def _is_other(made: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+def _is_other(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Return whether a recorded configuration has another number than a scale sets; what is varied is left out."""
-    for key, value in asked.items():
+    for key, value in wanted.items():
         kind, _, name = key.partition(".")
-        there = made.get(kind, {})
+        choice = made.get(kind, {})
         values = value if isinstance(value, list) else [value]
         number = key != "train.seed" and all(isinstance(each, int | float) for each in values)
-        if number and isinstance(there, Mapping) and name in there and there[name] != value:
+        if number and isinstance(choice, Mapping) and name in choice and choice[name] != value:
             return True
     return False
 

@@ -32,13 +32,13 @@ def published(numbers: Mapping[str, Any], metric: str) -> list[list[str]]:
     """
     name = numbers["experiment"]
     rows = read_experiment(name).published.get("rows", []) if name in built_in() else []
-    found = []
+    cells = []
     for row in rows:
         like = [r for r in rows if _condition(r) == _condition(row) and _is_base(r["arm"], row["arm"])]
         base = like[0]["value"] if like else None
         last = max(r.get("train_steps", 0) for r in rows if (r["arm"], r["grade"]) == (row["arm"], row["grade"]))
         own = _measured(numbers, metric, row) if row.get("train_steps", 0) == last else ["-", "-", "-"]
-        found.append(
+        cells.append(
             [
                 row["arm"],
                 row["metric"],
@@ -50,7 +50,7 @@ def published(numbers: Mapping[str, Any], metric: str) -> list[list[str]]:
                 *own,
             ]
         )
-    return found
+    return cells
 
 
 def _is_base(base: str, arm: str) -> bool:

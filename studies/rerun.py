@@ -40,15 +40,15 @@ def recorded_threads(path: Path) -> int:
 def unlike_record(path: Path, arm: str, seed: int, folder: Path) -> tuple[list[str], int]:
     """Return a line for each recorded value that a run folder does not repeat, and how many values there were."""
     lines = read_lines(folder / "evaluations.jsonl")
-    found = {(line["sampling_steps"], line["start"], line["step"]): line for line in lines}
+    by_place = {(line["sampling_steps"], line["start"], line["step"]): line for line in lines}
     differing, count = [], 0
     for row in read_json(path)["curves"]:
         if row["arm"] != arm or str(seed) not in row["by_seed"]:
             continue
         for step, value in row["by_seed"][str(seed)]:
-            own = found.get((row["sampling_steps"], row["start"], step), {}).get(row["metric"])
+            repeated = by_place.get((row["sampling_steps"], row["start"], step), {}).get(row["metric"])
             count += 1
-            if own != value:
+            if repeated != value:
                 place = f"{row['metric']} at step {step}, {row['sampling_steps']} sampling steps, {row['start']} start"
-                differing.append(f"{place}: recorded {value}, now {own}")
+                differing.append(f"{place}: recorded {value}, now {repeated}")
     return differing, count

@@ -31,20 +31,20 @@ def miscibility_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Tensor, Te
     Raises:
         ValueError: nothing to draw.
     """
-    if not panels or not all(found for _, found in panels):
+    if not panels or not all(pairs for _, pairs in panels):
         raise ValueError("the picture of miscibility needs a data set and a coupling at least")
     plt = pyplot()
-    columns = max(len(found) for _, found in panels)
+    columns = max(len(pairs) for _, pairs in panels)
     figure, axes = plt.subplots(len(panels), columns, figsize=(3.6 * columns, 3.7 * len(panels)), squeeze=False)
-    for row, (title, found) in zip(axes, panels, strict=True):
-        seen = {name: (*_seen(x, noise), cluster) for name, (x, noise, cluster) in found.items()}
+    for row, (title, pairs) in zip(axes, panels, strict=True):
+        seen = {name: (*_seen(x, noise), cluster) for name, (x, noise, cluster) in pairs.items()}
         reach = max(float(each.abs().max()) for x, noise, _ in seen.values() for each in (x, noise))
         for axis, (name, (x, noise, cluster)) in zip(row, seen.items(), strict=False):
             _draw_paths(axis, paths(x, noise), cluster)
             axis.set_title(name, fontsize=10)
             axis.set(xlim=(-1.05 * reach, 1.05 * reach), ylim=(-1.05 * reach, 1.05 * reach), xticks=[], yticks=[])
             axis.set_aspect("equal")
-        for axis in row[len(found) :]:
+        for axis in row[len(pairs) :]:
             axis.set_visible(False)
         row[0].set_ylabel(title, fontsize=10)
     return figure_bytes(figure, "webp")

@@ -21,16 +21,16 @@ def thresholds(reference: Mapping[int, Curve], arm: Mapping[int, Curve]) -> list
         ValueError: the seeds differ or there are none, or the reference's seeds were measured at different steps.
 
     >>> curves = {0: [(100, 9.0), (200, 6.0), (300, 3.0)]}
-    >>> [(step, round(found.ratio, 2)) for step, found in thresholds(curves, {0: [(100, 8.0), (200, 3.0)]})]
+    >>> [(step, round(gains.ratio, 2)) for step, gains in thresholds(curves, {0: [(100, 8.0), (200, 3.0)]})]
     [(200, 1.55), (300, 1.5)]
     """
     steps = {tuple(step for step, _ in curve) for curve in reference.values()}
     if len(steps) > 1:
         raise ValueError(f"the reference's seeds were measured at different steps: {sorted(steps)}")
-    found = []
+    gains = []
     for step in sorted(*steps)[1:] if steps else ():
         until = {seed: [point for point in curve if point[0] <= step] for seed, curve in reference.items()}
         each = speedup(until, arm)
         if max(high for _, high in each.reference.values()) == step:
-            found.append((step, each))
-    return found
+            gains.append((step, each))
+    return gains

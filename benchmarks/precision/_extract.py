@@ -48,8 +48,8 @@ def extract(cifar10: Path, inception: Inception, into: Path, counts: Mapping[str
             path = into / f"{name}-{first:05d}.safetensors"
             if path.exists():
                 continue
-            found = inception.several(images_of(cifar10, name, first, first + _CHUNK), LAYERS)
-            write_bytes(path, save({str(layer): value.contiguous() for layer, value in found.items()}))
+            features = inception.several(images_of(cifar10, name, first, first + _CHUNK), LAYERS)
+            write_bytes(path, save({str(layer): value.contiguous() for layer, value in features.items()}))
             yield path
 
 
@@ -95,7 +95,7 @@ def images_of(cifar10: Path, name: str, start: int, stop: int) -> Tensor:
             cells += [cell["bytes"] for cell in parquet.read_table(path, columns=["img"])["img"].to_pylist()]
     if len(cells) < stop:
         raise ValueError(f"{cifar10} holds {len(cells)} {prefix} images; asked for were {stop}")
-    found = []
+    images = []
     for row in range(start, stop):
         with Image.open(io.BytesIO(cells[row])) as opened:
             picture = opened.convert("RGB")
@@ -107,5 +107,5 @@ def images_of(cifar10: Path, name: str, start: int, stop: int) -> Tensor:
         if name.startswith("noise"):
             noise = torch.randn(pixels.shape, generator=stream(0, row, "noise")) * float(name.removeprefix("noise"))
             pixels = (pixels + noise).round().clamp(0, 255).to(torch.uint8)
-        found.append(pixels)
-    return torch.stack(found)
+        images.append(pixels)
+    return torch.stack(images)

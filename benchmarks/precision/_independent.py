@@ -59,8 +59,8 @@ def sklearn_neighbourhoods(real: Tensor, generated: Tensor, k: int) -> tuple[flo
     first, second = real.double().numpy(), generated.double().numpy()
 
     def reach(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        found = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x).kneighbors()[0]
-        return np.asarray(found[:, -1])
+        neighbours = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(x).kneighbors()[0]
+        return np.asarray(neighbours[:, -1])
 
     distances = pairwise_distances(first, second)
     inside, recalled = distances <= reach(first)[:, None], distances <= reach(second)
@@ -98,8 +98,8 @@ def torchmetrics_values(real: Tensor, generated: Tensor) -> dict[str, float] | N
     for measure in measures.values():
         measure.update(real.double(), real=True)
         measure.update(generated.double(), real=False)
-    found = {name: measure.compute() for name, measure in measures.items()}
-    return {name: float(value[0] if isinstance(value, tuple) else value) for name, value in found.items()}
+    values = {name: measure.compute() for name, measure in measures.items()}
+    return {name: float(value[0] if isinstance(value, tuple) else value) for name, value in values.items()}
 
 
 def kernel_of_gaussians(f: int, shift: float) -> float:

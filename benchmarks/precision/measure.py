@@ -114,10 +114,10 @@ def _on_features(features: dict[str, dict[int, Tensor]]) -> Iterator[Row]:
         ours = frechet_distance(real, generated)
         yield _row(f"Fréchet distance, {name}", "scipy sqrtm", ours, other.scipy_frechet(real, generated), 1e-4)
         kernel = kernel_distance(real, generated)
-        found = other.torchmetrics_values(real, generated)
-        if found is not None:
-            yield _row(f"Fréchet distance, {name}", "torchmetrics", ours, found["frechet"], 1e-4)
-            yield _row(f"kernel distance, {name}", "torchmetrics", kernel, found["kernel"], 1e-8)
+        peers = other.torchmetrics_values(real, generated)
+        if peers is not None:
+            yield _row(f"Fréchet distance, {name}", "torchmetrics", ours, peers["frechet"], 1e-4)
+            yield _row(f"kernel distance, {name}", "torchmetrics", kernel, peers["kernel"], 1e-8)
     real, generated = (features[name][768][:_ROWS] for name in ("train", "test"))
     ours, theirs = gaussian_distance(real, generated), other.scipy_cmmd(real, generated, 10.0)
     yield _row("Gaussian-kernel distance, 768 Inception features", "scipy cdist", ours, theirs, 1e-8)
@@ -140,11 +140,11 @@ def _on_all(features: dict[str, dict[int, Tensor]], count: int) -> Iterator[Row]
     name = f"768 Inception features, {rows:,} images"
     ours = frechet_distance(real, generated)
     yield _row(f"Fréchet distance, {name}", "scipy sqrtm", ours, other.scipy_frechet(real, generated), 1e-4)
-    found = other.torchmetrics_values(real, generated)
-    if found is not None:
-        yield _row(f"Fréchet distance, {name}", "torchmetrics", ours, found["frechet"], 1e-4)
+    peers = other.torchmetrics_values(real, generated)
+    if peers is not None:
+        yield _row(f"Fréchet distance, {name}", "torchmetrics", ours, peers["frechet"], 1e-4)
         kernel = kernel_distance(real, generated)
-        yield _row(f"kernel distance, {name}", "torchmetrics", kernel, found["kernel"], 1e-6)
+        yield _row(f"kernel distance, {name}", "torchmetrics", kernel, peers["kernel"], 1e-6)
     near = neighbourhoods(real, generated, k=5)
     for part, mine, value in zip(near._fields, near, other.sklearn_neighbourhoods(real, generated, 5), strict=True):
         yield _row(f"{part}, k = 5, {name}", "scikit-learn", mine, value, 1e-4)
@@ -173,12 +173,12 @@ def _resizes(cifar10: Path) -> Iterator[Row]:
 
 def _network(cifar10: Path, weights: Path) -> Iterator[Row]:
     """Yield relative differences of the features of 8 images, in the Frobenius norm."""
-    found, _ = read_weights(weights)
-    if not isinstance(found, dict):
+    loaded, _ = read_weights(weights)
+    if not isinstance(loaded, dict):
         raise ValueError(f"{weights} is TorchScript; the precision of the network is measured with a state dict")
     net = InceptionNet([768, 1280])
     needed = net.state_dict()
-    state = folded(found)
+    state = folded(loaded)
     net.load_state_dict({name: state[name] for name in needed})
     net.eval().requires_grad_(False)
     x = resized(images_of(cifar10, "test", 0, 8), 299, "pytorch_fid") / 127.5 - 1
@@ -214,12 +214,12 @@ def _bias(features: dict[str, dict[int, Tensor]], count: int) -> Iterator[Row]:
     most = min(count, *(len(features[name][768]) for name in ("train", "test")))
     for n in (n for n in _SIZES if n <= most):
         parts = max(1, min(4, most // n))
-        found = {}
+        by_layer = {}
         for layer in LAYERS:
             pairs = [[features[name][layer][n * i : n * (i + 1)] for name in ("train", "test")] for i in range(parts)]
             values = [frechet_distance(*pair) for pair in pairs]
-            found[str(layer)] = {
+            by_layer[str(layer)] = {
                 "mean": float(np.mean(values)),
                 "sd": float(np.std(values, ddof=1)) if parts > 1 else None,
             }
-        yield {"images": n, "parts": parts, "layers": found}
+        yield {"images": n, "parts": parts, "layers": by_layer}

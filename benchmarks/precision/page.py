@@ -44,7 +44,7 @@ def filled(page: str, measured: dict[str, Any]) -> str:
     """
     for name, table in tables(measured).items():
         marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
-        page, count = marks.subn(lambda found, text=table: f"{found[1]}{text}\n{found[2]}", page)  # type: ignore[misc]
+        page, count = marks.subn(lambda match, text=table: f"{match[1]}{text}\n{match[2]}", page)  # type: ignore[misc]
         if count != 1:
             raise ValueError(f"the page has {count} places <!-- {name} --> ... <!-- /{name} -->; it needs one")
     return page
@@ -58,8 +58,8 @@ def _value(value: float | None) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def _spread(found: dict[str, float | None]) -> str:
-    return f"{found['mean']:.3g}" if found["sd"] is None else f"{found['mean']:.3g} ± {found['sd']:.1g}"
+def _spread(estimate: dict[str, float | None]) -> str:
+    return f"{estimate['mean']:.3g}" if estimate["sd"] is None else f"{estimate['mean']:.3g} ± {estimate['sd']:.1g}"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -293,6 +293,21 @@ class HasMemory(Protocol):
 
 
 @runtime_checkable
+class HasCostMatrix(Protocol):
+    """A coupling that computes the cost of every datum with every noise of a batch."""
+
+    @property
+    def cost(self) -> Literal["l2", "dot", "l1", "cosine"]:
+        """How data and noise are compared."""
+        ...
+
+    @property
+    def precision(self) -> Literal["fp32", "fp16", "bf16"]:
+        """In which the costs are computed."""
+        ...
+
+
+@runtime_checkable
 class HasCaptions(Protocol):
     """A source of images with one or more captions each."""
 

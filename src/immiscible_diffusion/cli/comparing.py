@@ -68,30 +68,30 @@ def _target_table(rows: Sequence[Comparison], target: Target) -> Table:
     return table
 
 
-def _speedup_cells(found: Speedup) -> Iterator[str]:
-    yield bounds_text(mean_bounds(found.reference))
-    yield bounds_text(mean_bounds(found.arm))
-    yield f"{found.arrived}/{len(found.arm)}"
-    yield f"{bounds_text(found.bounds)}x"
-    yield "one seed" if found.interval is None and found.ratio is not None else _interval(found.interval)
-    if found.ratio is None:
-        yield "not reached" if found.arrived < len(found.arm) else "first eval."
+def _speedup_cells(gain: Speedup) -> Iterator[str]:
+    yield bounds_text(mean_bounds(gain.reference))
+    yield bounds_text(mean_bounds(gain.arm))
+    yield f"{gain.arrived}/{len(gain.arm)}"
+    yield f"{bounds_text(gain.bounds)}x"
+    yield "one seed" if gain.interval is None and gain.ratio is not None else _interval(gain.interval)
+    if gain.ratio is None:
+        yield "not reached" if gain.arrived < len(gain.arm) else "first eval."
     else:
-        yield _interval(found.bootstrap)
+        yield _interval(gain.bootstrap)
 
 
 def _final_table(rows: Sequence[Comparison]) -> Table:
     title = f"Last {metric_name(rows[0].metric)} of A = {rows[0].reference.arm} and of B"
     table = _table(title, ["B", "B's last", "B - A", "95 % (t)", "p (t)", "p (perm.)", "seeds"])
     for row in _with_heads(table, rows, lambda first: _spread(first.difference.reference)):
-        found = row.difference
+        last = row.difference
         seeds, arm_seeds = (len(set(side)) for side in zip(*row.pairs, strict=True))
         table.add_row(
             escape(row.arm.label),
-            _spread(found.arm),
-            f"{'+' if found.mean > 0 else ''}{_number(found.mean)}",
-            _interval(found.interval),
-            *("-" if p is None else f"{p:.2g}" for p in (found.p_t, found.p_permutation)),
+            _spread(last.arm),
+            f"{'+' if last.mean > 0 else ''}{_number(last.mean)}",
+            _interval(last.interval),
+            *("-" if p is None else f"{p:.2g}" for p in (last.p_t, last.p_permutation)),
             f"{seeds} pairs" if len(row.pairs) == seeds else f"{seeds}, {arm_seeds}",
         )
     return table
@@ -143,10 +143,10 @@ def _spread(values: tuple[float, float]) -> str:
 
 
 def _arm(arms: Sequence[Arm], name: str | None) -> Arm:
-    found = [arm for arm in arms if name in (None, arm.name)]
-    if not found:
+    chosen = [arm for arm in arms if name in (None, arm.name)]
+    if not chosen:
         raise ValueError(f"no arm named {name!r}; there are {[arm.name for arm in arms]}")
-    return found[0]
+    return chosen[0]
 
 
 def _first_metric(arm: Arm) -> str:

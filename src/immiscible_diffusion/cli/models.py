@@ -41,7 +41,7 @@ def sample(
     """Generate images from a finished run: PNG files, one grid and an .npz; the same command again goes on."""
     config, trained = _run(run_folder, device)
     target = out_folder or run_folder / "generated"
-    asked = Asked(
+    sampling = Asked(
         steps=steps or max(config.evaluate.steps),
         seed=seed,
         start=_start(start),
@@ -51,11 +51,11 @@ def sample(
         run=_held_out_conditions(config),
         guidance=guidance,
     )
-    asked.applied(trained)  # a sampler that is not there is refused before the folder is claimed
+    sampling.applied(trained)  # a sampler that is not there is refused before the folder is claimed
     columns = TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("", total=n)
-        made = write_samples(run_folder / "export", target, n, asked, workers=workers, device=checked_device(device))
+        made = write_samples(run_folder / "export", target, n, sampling, workers=workers, device=checked_device(device))
         for done in made:
             bar.update(task, completed=done)
     out.print(f"{n} images, grid.png and samples.npz are in {escape(str(target))}", soft_wrap=True)
@@ -71,16 +71,16 @@ def evaluate(
 ) -> None:
     """Measure a finished run against held-out data, and keep the numbers in RUN/evaluated.json."""
     config, trained = _run(run_folder, device)
-    asked = dataclasses.replace(
+    evaluation = dataclasses.replace(
         config.evaluate,
         steps=tuple(steps) if steps else config.evaluate.steps,
         samples=n or config.evaluate.samples,
         seed=config.evaluate.seed if seed is None else seed,
         guidance=config.evaluate.guidance if guidance is None else guidance,
     )
-    measured = measure(trained, dataclasses.replace(config, evaluate=asked))
-    told = {} if asked.guidance == 1 else {"guidance": asked.guidance}
-    lines = [{**line, **told} for line in measured]
+    measured = measure(trained, dataclasses.replace(config, evaluate=evaluation))
+    guided = {} if evaluation.guidance == 1 else {"guidance": evaluation.guidance}
+    lines = [{**line, **guided} for line in measured]
     table = Table()
     for column in lines[0]:
         table.add_column(column, justify="right")

@@ -43,9 +43,9 @@ def rollout(
         starts: list[Start] = ["matched"] if isinstance(trained.prior, StandardNormal) else ["matched", "normal"]
         for count in steps or config.evaluate.steps:
             for start in starts:
-                found = carry_out(trained, config, episodes=episodes, steps=count, seed=seed, start=start)
+                outcome = carry_out(trained, config, episodes=episodes, steps=count, seed=seed, start=start)
                 about = {"arm": run["arm"], "seed": run["seed"], "sampling_steps": count, "start": start}
-                lines.append(about | found)
+                lines.append(about | outcome)
     write_json(folder / "rollout.json", {"seed": seed, "lines": lines})
     out.print(_table(lines))
     out.print(f"Lines: {escape(str(folder / 'rollout.json'))}", soft_wrap=True)

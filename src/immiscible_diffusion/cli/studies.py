@@ -1,4 +1,4 @@
-"""Commands that show what was found: couplings on one's own data, and the report of an experiment."""
+"""Commands that show measurements: couplings on one's own data, and the report of an experiment."""
 
 import itertools
 from pathlib import Path

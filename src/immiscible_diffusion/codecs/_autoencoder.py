@@ -44,9 +44,9 @@ def config(path: Path) -> dict[str, Any]:
         ValueError: it cannot be read, or is that of another class.
     """
     values = read_json(path / "config.json")
-    found = values.get("_class_name") if isinstance(values, dict) else None
-    if found not in _OWN_SCALE:  # a name that comes out of a file never reaches another class
-        raise ValueError(f"{path / 'config.json'} describes a {found}; a vae is one of {list(_OWN_SCALE)}")
+    kind = values.get("_class_name") if isinstance(values, dict) else None
+    if kind not in _OWN_SCALE:  # a name that comes out of a file never reaches another class
+        raise ValueError(f"{path / 'config.json'} describes a {kind}; a vae is one of {list(_OWN_SCALE)}")
     return values  # type: ignore[no-any-return]
 
 

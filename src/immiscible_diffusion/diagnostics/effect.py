@@ -71,8 +71,8 @@ def _leaked(seen: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
         return {}
     x, noise, labels = (torch.cat(each) for each in zip(*seen, strict=True))
     _, coordinates = principal_variance(x, noise, min(_DIRECTIONS, x.shape[1]))
-    found = leak(coordinates, labels)
-    return {"leak_accuracy": found["accuracy"], "leak_chance": found["chance"]}
+    probe = leak(coordinates, labels)
+    return {"leak_accuracy": probe["accuracy"], "leak_chance": probe["chance"]}
 
 
 def _distance(x: Tensor, noise: Tensor) -> float:

@@ -13,7 +13,7 @@ from immiscible_diffusion.diagnostics.effect import effect
 from immiscible_diffusion.diagnostics.marginal import gaussian_kl, leak, principal_variance
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.tensors import normal_like
-from immiscible_diffusion.types import Coupling
+from immiscible_diffusion.types import Coupling, HasCostMatrix
 
 __all__ = ["inspect"]
 
@@ -62,13 +62,12 @@ def inspect(
 
 def _cost_milliseconds(coupling: Coupling, data: Sequence[tuple[Tensor, Tensor | None]]) -> float | None:
     """Return the median time of the cost matrix alone, for couplings that make one, else None."""
-    cost, precision = getattr(coupling, "cost", None), getattr(coupling, "precision", None)
-    if cost is None or precision is None:
+    if not isinstance(coupling, HasCostMatrix):
         return None
     spent = []
     for x, _ in data[:10]:
         noise = normal_like(x, stream(0, 0, "noise"))
         begun = time.perf_counter()
-        pairwise(x, noise, cost, precision)
+        pairwise(x, noise, coupling.cost, coupling.precision)
         spent.append(1000 * (time.perf_counter() - begun))
     return median(spent)

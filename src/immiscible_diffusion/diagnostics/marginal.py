@@ -15,7 +15,7 @@ def gaussian_kl_bias(n: int, d: int) -> float:
     """Return the expected KL divergence, in nat, of a Gaussian fit to n standard normal draws from N(0, I).
 
     E tr S = d, E |mean|^2 = d / n and E log det S = sum over i = 1 .. d of psi((n - i) / 2) + log(2 / (n - 1)) for
-    the Wishart law of the covariance S. This is what a raw estimate reports for perfect noise.
+    the Wishart distribution of the covariance S. This is what a raw estimate reports for perfect noise.
 
     >>> round(gaussian_kl_bias(50_000, 3072), 2)
     48.23

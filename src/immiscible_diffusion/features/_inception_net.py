@@ -178,20 +178,20 @@ class InceptionNet(nn.Module):
         Score always has. ``spatial`` is the first 7 channels of Mixed_6d's 1x1 branch at all 17 x 17 places: the tensor
         ``mixed_6/conv`` of the published graph, which sFID (Nash et al., arXiv:2103.03841) compares.
         """
-        found: dict[Layer, Tensor] = {}
+        outputs: dict[Layer, Tensor] = {}
         for name, block in self.named_children():
             if name == "Mixed_6d" and "spatial" in self.layers:
-                found["spatial"] = block.get_submodule("branch1x1")(x)[:, :7].relu().flatten(1)
+                outputs["spatial"] = block.get_submodule("branch1x1")(x)[:, :7].relu().flatten(1)
             if isinstance(block, nn.Linear):
-                found["logits"] = nn.functional.linear(x.mean((2, 3)), block.weight)
+                outputs["logits"] = nn.functional.linear(x.mean((2, 3)), block.weight)
                 break
             x = block(x)
             if isinstance(block, nn.Conv2d):
                 x = x.relu_()
             for layer in self.layers:
                 if LAYERS[layer][0] == name and layer != "spatial":
-                    found[layer] = x.mean((2, 3))
-        return {layer: found[layer] for layer in self.layers}
+                    outputs[layer] = x.mean((2, 3))
+        return {layer: outputs[layer] for layer in self.layers}
 
 
 def folded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

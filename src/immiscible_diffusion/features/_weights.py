@@ -54,24 +54,24 @@ def fetch(name: str, opener: Opener | None = None) -> Path:
     Raises:
         ValueError: an unknown name, no connection, or other content than the known SHA-256: it is not kept.
     """
-    found = KNOWN.get(name) or next((known for known in KNOWN.values() if known.url == name), None)
-    if found is None:
+    file = KNOWN.get(name) or next((known for known in KNOWN.values() if known.url == name), None)
+    if file is None:
         urls = [known.url for known in KNOWN.values()]
         raise ValueError(f"{name!r} is neither a file nor a known download; there are {sorted(KNOWN)} and {urls}")
-    path = cache_folder() / "weights" / found.url.rpartition("/")[2]
-    if path.is_file() and digest_of(path.read_bytes()) == found.sha256:
+    path = cache_folder() / "weights" / file.url.rpartition("/")[2]
+    if path.is_file() and digest_of(path.read_bytes()) == file.sha256:
         return path
     try:
-        with closing((opener or _open)(found.url)) as stream:
+        with closing((opener or _open)(file.url)) as stream:
             content = stream.read(_LARGEST + 1)
     except (OSError, urllib.error.URLError) as error:
-        raise ValueError(f"cannot download {found.url}: {error}; save it as {path}, or name a file of yours") from error
-    if digest_of(content) != found.sha256:
-        raise ValueError(f"{found.url} sent SHA-256 {digest_of(content)}, not {found.sha256}: nothing of it was kept")
+        raise ValueError(f"cannot download {file.url}: {error}; save it as {path}, or name a file of yours") from error
+    if digest_of(content) != file.sha256:
+        raise ValueError(f"{file.url} sent SHA-256 {digest_of(content)}, not {file.sha256}: nothing of it was kept")
     try:
         write_bytes(path, content)
     except OSError as error:
-        raise ValueError(f"cannot keep {found.url} as {path}: {error}; set XDG_CACHE_HOME") from error
+        raise ValueError(f"cannot keep {file.url} as {path}: {error}; set XDG_CACHE_HOME") from error
     return path
 
 

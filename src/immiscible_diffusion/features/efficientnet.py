@@ -44,8 +44,8 @@ class EfficientnetLite:
 
         def forward(part: Tensor) -> Tensor:
             x = (resized(part, _SIZE, "clean_fid") - 127) / 128
-            found: Tensor = net.extract_features(x.contiguous(memory_format=torch.channels_last))
-            return found.mean((2, 3))
+            maps: Tensor = net.extract_features(x.contiguous(memory_format=torch.channels_last))
+            return maps.mean((2, 3))
 
         return in_batches(images, forward)
 

@@ -70,8 +70,8 @@ class Inception:
         def forward(part: Tensor) -> Tensor:
             x = resized(part, _SIZE, self.resize)
             x = x / 127.5 - 1 if self.resize == "pytorch_fid" else (x - 128) / 128
-            found = net(x.contiguous(memory_format=torch.channels_last))
-            return torch.cat([found[layer] for layer in layers], 1)
+            outputs = net(x.contiguous(memory_format=torch.channels_last))
+            return torch.cat([outputs[layer] for layer in layers], 1)
 
         together = in_batches(images, forward)
         return dict(zip(layers, torch.split(together, widths, 1), strict=True))
@@ -85,16 +85,16 @@ class Inception:
 @cache
 def _read(weights: str, sha256: str) -> tuple[dict[str, Tensor] | nn.Module, str]:
     known = weights in KNOWN or weights.startswith(("https://", "http://"))
-    found, digest = read_weights(fetch(weights) if known else Path(weights).expanduser(), sha256)
-    return (folded(found) if isinstance(found, dict) else found), digest
+    loaded, digest = read_weights(fetch(weights) if known else Path(weights).expanduser(), sha256)
+    return (folded(loaded) if isinstance(loaded, dict) else loaded), digest
 
 
 @cache
 def _network(weights: str, sha256: str, layers: tuple[Layer, ...], device: torch.device) -> nn.Module:
-    found, _ = _read(weights, sha256)
-    if isinstance(found, nn.Module):
-        return _Scripted(found.to(device), layers)
-    within = layers_within(found)
+    loaded, _ = _read(weights, sha256)
+    if isinstance(loaded, nn.Module):
+        return _Scripted(loaded.to(device), layers)
+    within = layers_within(loaded)
     for layer in layers:
         if layer not in within:
             raise ValueError(
@@ -104,10 +104,10 @@ def _network(weights: str, sha256: str, layers: tuple[Layer, ...], device: torch
     net = InceptionNet(layers)
     needed = net.state_dict()
     for name, value in needed.items():
-        if found[name].shape != value.shape:
-            came = f"{name} of shape {tuple(found[name].shape)} in place of {tuple(value.shape)}"
+        if loaded[name].shape != value.shape:
+            came = f"{name} of shape {tuple(loaded[name].shape)} in place of {tuple(value.shape)}"
             raise ValueError(f"{weights} holds another network: {came}")
-    net.load_state_dict({name: found[name] for name in needed}, assign=True)
+    net.load_state_dict({name: loaded[name] for name in needed}, assign=True)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return net.eval().requires_grad_(False).to(device)
 

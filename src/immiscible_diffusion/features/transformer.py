@@ -61,8 +61,8 @@ class Dinov2:
         net = _network("Dinov2Model", self.model, self.revision, raw.device)
 
         def forward(part: Tensor) -> Tensor:
-            found: Tensor = net(pixel_values=_scaled(part, self.size, _IMAGENET)).pooler_output
-            return found
+            tokens: Tensor = net(pixel_values=_scaled(part, self.size, _IMAGENET)).pooler_output
+            return tokens
 
         return in_batches(images, forward)
 
@@ -101,8 +101,8 @@ class Clip:
         net = _network("CLIPVisionModelWithProjection", self.model, self.revision, raw.device)
 
         def forward(part: Tensor) -> Tensor:
-            found: Tensor = net(pixel_values=_scaled(part, net.config.image_size, _CLIP)).image_embeds
-            return torch.nn.functional.normalize(found, dim=1)
+            embeddings: Tensor = net(pixel_values=_scaled(part, net.config.image_size, _CLIP)).image_embeds
+            return torch.nn.functional.normalize(embeddings, dim=1)
 
         return in_batches(images, forward)
 
@@ -125,7 +125,7 @@ def _network(kind: _Kind, model: str, revision: str, device: torch.device) -> An
     local = Path(model).expanduser().is_dir()
     place = str(Path(model).expanduser()) if local else model
     try:
-        net, found = getattr(transformers, kind).from_pretrained(
+        net, about = getattr(transformers, kind).from_pretrained(
             place,
             revision=revision,
             use_safetensors=True,
@@ -138,6 +138,6 @@ def _network(kind: _Kind, model: str, revision: str, device: torch.device) -> An
         raise ValueError(
             f"cannot read {model} as a folder in the hub's layout or a name on the hub: {error}"
         ) from error
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(about["missing_keys"]):
         raise ValueError(f"{model} lacks weights of {kind}, {missing[0]} for one: it holds another network")
     return net.eval().requires_grad_(False).to(device)

@@ -59,13 +59,13 @@ def kernel_subsets(
     rows = min(len(real), len(generated))
     if subsets < 1 or not 2 <= size <= rows:
         raise ValueError(f"{subsets} subsets of {size} rows: there must be one or more, of 2..{rows} rows each")
-    found = []
+    distances = []
     for i in range(subsets):
         generator = stream(seed, i, "sample")
         first = torch.randperm(len(real), generator=generator)[:size].to(real.device)
         second = torch.randperm(len(generated), generator=generator)[:size].to(generated.device)
-        found.append(kernel_distance(real[first], generated[second]))
-    values = torch.tensor(found, dtype=torch.float64)
+        distances.append(kernel_distance(real[first], generated[second]))
+    values = torch.tensor(distances, dtype=torch.float64)
     return Estimate(float(values.mean()), float(values.std()) if subsets > 1 else 0.0)
 
 

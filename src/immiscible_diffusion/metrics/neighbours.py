@@ -80,14 +80,14 @@ def _share(flags: Tensor) -> float:
 
 def _reaches(x: Tensor, centre: Tensor, k: int) -> Tensor:
     """Return the squared distance of every row to its k-th nearest other row, (n,)."""
-    found, at = [], 0
+    radii, at = [], 0
     for rows in torch.split(x, max(1, _PAIRS // len(x))):
         squared = _squared(rows, x, centre)
         own = torch.arange(len(rows), device=x.device)
         squared[own, own + at] = torch.inf
-        found.append(squared.kthvalue(k, dim=1).values)
+        radii.append(squared.kthvalue(k, dim=1).values)
         at += len(rows)
-    return torch.cat(found)
+    return torch.cat(radii)
 
 
 def _squared(x: Tensor, y: Tensor, centre: Tensor) -> Tensor:

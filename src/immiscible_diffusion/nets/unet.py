@@ -28,7 +28,7 @@ class UNet:
         attention: at which levels self-attention stands, counted from 0.
         dropout: probability of dropping a channel in training, in [0, 1).
         conditional: take class labels as condition; else the condition is ignored.
-        time: what diffusers' model is told of t: ``levels`` 1000 t, as the schedulers of ``denoising`` count;
+        time: what diffusers' model gets for t: ``levels`` 1000 t, as the schedulers of ``denoising`` count;
             ``log_sigma`` 250 ln(sigma), as those of ``consistency`` and ``edm`` do. Training goes well with either;
             only the right one makes an export that diffusers' own loops sample from.
         beside: channels of a condition of the image's height and width, (b, beside, h, w), that enters the net beside

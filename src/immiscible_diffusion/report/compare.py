@@ -131,17 +131,17 @@ def flat_rows(comparisons: Sequence[Comparison]) -> Iterator[dict[str, Any]]:
         ends: dict[str, Any] = {"reference_last": last.reference[0], "reference_last_sd": last.reference[1]}
         ends |= {"arm_last": last.arm[0], "arm_last_sd": last.arm[1], "difference": last.mean}
         ends |= {**_bounds("difference_t", last.interval), "p_t": last.p_t, "p_permutation": last.p_permutation}
-        for unit, found in (("steps", each.speedup(target)), ("seconds", each.seconds(target))):
-            if found is not None:
+        for unit, gain in (("steps", each.speedup(target)), ("seconds", each.seconds(target))):
+            if gain is not None:
                 row: dict[str, Any] = {
-                    "reached": found.arrived,
+                    "reached": gain.arrived,
                     "pairs": len(each.pairs),
                     "paired": all(a == b for a, b in each.pairs),
                 }
-                row |= {"unit": unit, **_bounds("reference", mean_bounds(found.reference))}
-                row |= {**_bounds("arm", mean_bounds(found.arm)), **_bounds("ratio", found.bounds)}
-                row |= {**_bounds("t", found.interval), **_bounds("bootstrap", found.bootstrap)}
-                by_seeds = {f"{a}/{b}": _known(*bounds) for (a, b), bounds in found.by_pair.items()}
+                row |= {"unit": unit, **_bounds("reference", mean_bounds(gain.reference))}
+                row |= {**_bounds("arm", mean_bounds(gain.arm)), **_bounds("ratio", gain.bounds)}
+                row |= {**_bounds("t", gain.interval), **_bounds("bootstrap", gain.bootstrap)}
+                by_seeds = {f"{a}/{b}": _known(*bounds) for (a, b), bounds in gain.by_pair.items()}
                 yield {**about, **row, "ratio_by_seeds": json.dumps(by_seeds), **ends}
 
 

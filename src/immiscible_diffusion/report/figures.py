@@ -230,16 +230,16 @@ def bounds_text(bounds: tuple[float, float]) -> str:
 
 def _mark(axis: Any, row: Comparison, colour: str, line: int) -> None:
     """Draw where an arm was at the target, if all its seeds were, and write its ratio as one line of the panel."""
-    found, target = row.speedup(), row.target()
-    high = mean_bounds(found.arm)[1]
+    gain, target = row.speedup(), row.target()
+    high = mean_bounds(gain.arm)[1]
     if math.isfinite(high):
         axis.plot([high], [target], marker="v", color=colour, markersize=6, zorder=3)
         bottom, top = axis.get_ylim()
         axis.vlines(high, bottom, target, color=colour, linewidth=0.8, linestyle=":")
         axis.set_ylim(bottom, top)
-    text = f"{row.arm.label}: {bounds_text(found.bounds)} x"
-    if found.arrived < len(row.pairs):
-        text += f" ({found.arrived} of {len(row.pairs)} reached it)"
+    text = f"{row.arm.label}: {bounds_text(gain.bounds)} x"
+    if gain.arrived < len(row.pairs):
+        text += f" ({gain.arrived} of {len(row.pairs)} reached it)"
     axis.text(0.98, 0.97 - 0.06 * line, text, transform=axis.transAxes, ha="right", va="top", fontsize=8, color=colour)
 
 

@@ -173,12 +173,12 @@ def differences(arm: Arm, other: Arm) -> dict[str, str]:
 
     An option of something that only one arm chose is left out: the differing choice is listed.
     """
-    here, there = arm.first.choices, other.first.choices
+    first, second = arm.first.choices, other.first.choices
     return {
-        key.removesuffix(".use"): f"{_plain(here.get(key, 'absent'))}, not {_plain(there.get(key, 'absent'))}"
-        for key in sorted(set(here) | set(there))
-        if here.get(key) != there.get(key)
-        and _above(here, key) == _above(there, key)
+        key.removesuffix(".use"): f"{_plain(first.get(key, 'absent'))}, not {_plain(second.get(key, 'absent'))}"
+        for key in sorted(set(first) | set(second))
+        if first.get(key) != second.get(key)
+        and _above(first, key) == _above(second, key)
         and key.partition(".")[0] != "coupling"
     }
 

@@ -74,8 +74,12 @@ def record(folder: Path) -> dict[str, Any]:
         "pairs": pairs,
         "pace": {arm.name: None if arm.pace is None else asdict(arm.pace) for arm in arms},
         "curves": curves,
-        "speedups": [_speedup(found, groups[each.arm]) for each, found, _ in rows if found is not None and not once],
-        "finals": [_final(each, found, metric) for each, found, metric in rows],
+        "speedups": [
+            _speedup(comparison, groups[each.arm])
+            for each, comparison, _ in rows
+            if comparison is not None and not once
+        ],
+        "finals": [_final(each, comparison, metric) for each, comparison, metric in rows],
     }
 
 
@@ -105,27 +109,27 @@ def read_record(path: Path) -> dict[str, Any]:
     return numbers
 
 
-def speedup_values(found: Speedup) -> dict[str, Any]:
+def speedup_values(gain: Speedup) -> dict[str, Any]:
     """Return a speed-up of paired seeds as flat values; ``bounds`` of the ratio, (0, None) where nothing is known."""
-    low, high = found.interval or (None, None)
-    (first, last), (earliest, latest) = mean_bounds(found.arm), mean_bounds(found.reference)
+    low, high = gain.interval or (None, None)
+    (first, last), (earliest, latest) = mean_bounds(gain.arm), mean_bounds(gain.reference)
     return {
         "reference_steps": latest,
         "reference_at_first": earliest != latest,
         "steps": _finite(last),
         "at_first": first != last and math.isfinite(last),
-        "seeds": len(found.arm),
-        "seeds_reached": found.arrived,
-        "ratio": found.ratio,
+        "seeds": len(gain.arm),
+        "seeds_reached": gain.arrived,
+        "ratio": gain.ratio,
         "low": low,
         "high": _finite(high),
-        "bounds": [_finite(bound) for bound in found.bounds],
+        "bounds": [_finite(bound) for bound in gain.bounds],
     }
 
 
 def _speedup(comparison: Comparison, group: str) -> dict[str, Any]:
     """Return steps to the reference's final distance, and their ratio; of seconds, at each arm's own pace, too."""
-    found, seconds = comparison.speedup(), comparison.seconds()
+    steps, seconds = comparison.speedup(), comparison.seconds()
     return {
         "arm": comparison.arm.label,
         "reference": comparison.reference.label,
@@ -133,10 +137,10 @@ def _speedup(comparison: Comparison, group: str) -> dict[str, Any]:
         "sampling_steps": comparison.arm.sampling_steps,
         "metric": comparison.metric,
         "target": comparison.target(),
-        **speedup_values(found),
+        **speedup_values(steps),
         "seconds_ratio": None if seconds is None else seconds.ratio,
-        "by_seed": {str(seed): _finite(high) for (_, seed), (_, high) in found.arm.items()},
-        "reference_by_seed": {str(seed): high for (seed, _), (_, high) in found.reference.items()},
+        "by_seed": {str(seed): _finite(high) for (_, seed), (_, high) in steps.arm.items()},
+        "reference_by_seed": {str(seed): high for (seed, _), (_, high) in steps.reference.items()},
     }
 
 
@@ -147,8 +151,8 @@ def _final(measured: Measured, comparison: Comparison | None, metric: str) -> di
     row = {"arm": measured.label, "sampling_steps": measured.sampling_steps, "metric": metric}
     row |= {"mean": middle, "sd": deviation}
     if comparison is not None:
-        found = comparison.difference
-        row |= {"difference": found.mean, "reference_mean": found.reference[0], "p": found.p_t}
+        last = comparison.difference
+        row |= {"difference": last.mean, "reference_mean": last.reference[0], "p": last.p_t}
         row |= {"reference": comparison.reference.label}
     return {**row, "by_seed": {str(seed): value for seed, value in values.items()}}
 

@@ -208,8 +208,8 @@ def speedup(
     Raises:
         ValueError: no pairs are given and the seeds differ or there are none.
 
-    >>> found = speedup({0: [(10, 9.0), (90, 3.0)]}, {0: [(10, 9.0), (30, 3.0)]})
-    >>> found.ratio, found.interval
+    >>> result = speedup({0: [(10, 9.0), (90, 3.0)]}, {0: [(10, 9.0), (30, 3.0)]})
+    >>> result.ratio, result.interval
     (3.0, None)
     """
     if pairs is None:
