@@ -496,7 +496,7 @@ def test_a_teacher_is_not_made_up_in_mid_training(tmp_path: Path) -> None:
         taught(resumed)
     assert taught(resumed, method=improved())  # which needs none
     (path / "teacher.safetensors").unlink()
-    with pytest.raises(ValueError, match="teacher.safetensors is missing"):
+    with pytest.raises(ValueError, match=r"teacher\.safetensors is missing"):
         checkpoint.load_newest(fresh(), tmp_path)
 
 

@@ -32,8 +32,8 @@ def equal_rows(
 def equal_files(listing: Listing, train: Int[Tensor, " t"], held: Int[Tensor, " m"]) -> tuple[list[int], int]:
     """Return the held-out rows whose encoded bytes are those of a training row, and how many were compared.
 
-    Files of one size are read, up to 128 MiB and 4,096 files in all; a file whose size no other has needs no reading.
-    Images of parquet files, whose sizes only reading them tells, are not compared.
+    Files of one size are read, up to 128 MiB and 4,096 files in all; a file whose size no other has is not read. Images
+    of parquet files, whose sizes only reading them tells, are not compared.
     """
     if listing.grouped:
         return [], 0
