@@ -17,7 +17,7 @@ class StandardNormal:
 
     def sample(self, shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "n *dims"]:
         """Return independent standard normal values, (n, *dims), float32."""
-        return torch.randn(shape, generator=generator, device=generator.device)
+        return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class Gaussian:
         Raises:
             ValueError: a row of this shape has not d coordinates.
         """
-        noise = torch.randn(shape, generator=generator, device=generator.device).flatten(1)
+        noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32).flatten(1)
         if noise.shape[1] != self.mean.numel():
             raise ValueError(f"this start has {self.mean.numel()} coordinates; the shape asked is {shape}")
         mean, directions, variances = (part.to(noise.device) for part in (self.mean, self.directions, self.variances))

@@ -163,4 +163,4 @@ def karras(levels: int, *, low: float, high: float, rho: float = 7.0) -> Float[T
 def uniform(b: int, generator: torch.Generator | None, device: torch.device) -> Float[Tensor, " b"]:
     """Return values uniform on [0, 1), (b,), float32, drawn on the generator's device."""
     source: Any = device if generator is None else generator.device
-    return torch.rand(b, generator=generator, device=source).to(device)
+    return torch.rand(b, generator=generator, device=source, dtype=torch.float32).to(device)

@@ -45,8 +45,8 @@ def full_precision(function: Callable[Concatenate[Tensor, P], R]) -> Callable[Co
 def normal(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
     """Return standard normal float32 values of this shape, drawn on the generator's device."""
     if generator is None:  # said apart: torch.compile traces no generator argument, not even None
-        return torch.randn(shape, device=device)
-    return torch.randn(shape, generator=generator, device=generator.device).to(device)
+        return torch.randn(shape, device=device, dtype=torch.float32)
+    return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32).to(device)
 
 
 def normal_like(x: Float[Tensor, "b *dims"], generator: torch.Generator | None) -> Float[Tensor, "b *dims"]:

@@ -10,7 +10,7 @@ import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from immiscible_diffusion.couplings import assign_index
+from immiscible_diffusion.couplings import assign_index, greedy
 from immiscible_diffusion.couplings.greedy import Greedy, greedy_index, match
 from immiscible_diffusion.registry import make
 from immiscible_diffusion.streams import stream
@@ -95,6 +95,44 @@ def test_ties_go_to_the_lower_row_and_then_to_the_lower_column(table: str) -> No
     assert match(cost.clone()).tolist() == expected
     flipped = (cost.shape[1] - 1 - match(cost.flip(1))).tolist()  # the higher column
     assert (flipped == expected) == (table in ("equal rows", "one cell", "a hub", "negative and huge"))
+
+
+@pytest.mark.parametrize("table", TIES)
+def test_matching_in_order_is_matching_round_by_round(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cost, orders = TIES[table]().contiguous(), []
+    in_order = greedy._match_in_order
+    monkeypatch.setattr(greedy, "_match_in_order", lambda part: orders.append(len(part)) or in_order(part))
+    expected = match(cost.clone())
+    assert orders == []
+    for rounds in (1, 2):
+        monkeypatch.setattr(greedy, "_ROUNDS", rounds)
+        monkeypatch.setattr(greedy, "_SLOW", -1.0)
+        assert torch.equal(match(cost.clone()), expected)
+    assert torch.equal(in_order(cost.clone()), expected)
+    assert table == "one cell" or orders != []
+
+
+def test_equal_rows_take_seconds_and_not_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of a single pair go on for a while only; ordinary data never get there."""
+    looks: list[int] = []
+    first_least = greedy._first_least
+    monkeypatch.setattr(greedy, "_first_least", lambda table, dim: looks.append(len(table)) or first_least(table, dim))
+    rows = randn(1, 600).expand(600, 600).clone()
+    assert match(rows.clone()).tolist() == rows[0].argsort(stable=True).tolist()
+    assert len(looks) == 2 * 16
+    looks.clear()
+    x, noise = randn(600, 48).cumsum(1) / 4, randn(600, 48, seed=1)
+    monkeypatch.setattr(greedy, "_match_in_order", lambda table: pytest.fail("ordinary distances were sorted"))
+    greedy_index(x, noise, cost="l2")
+    assert len(looks) > 2 * 16
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_table_that_is_not_finite_is_named(bad: float) -> None:
+    table = randn(4, 6)
+    table[1, 2] = bad
+    with pytest.raises(ValueError, match="the cost holds NaN or infinity"):
+        match(table)
 
 
 def test_equal_rows_and_equal_noise_still_give_a_permutation() -> None:

@@ -3,9 +3,11 @@
 Run as a program, this file is one of four processes; the tests start them once and look at what they wrote.
 """
 
+import copy
 import importlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 import warnings
@@ -22,7 +24,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from immiscible_diffusion.couplings import assign
+from immiscible_diffusion.couplings import Flipped, assign
 from immiscible_diffusion.couplings._joint_costs import _whole, cost_rows
 from immiscible_diffusion.couplings._seeded_noise import normal_rows, row_seeds
 from immiscible_diffusion.couplings.joint import Joint, assign_across, assign_window
@@ -33,6 +35,11 @@ from immiscible_diffusion.types import Coupling
 pytestmark = pytest.mark.medium
 
 COSTS = ["l2", "dot", "l1", "cosine"]
+
+
+def ending(b: int, d: int) -> Tensor:
+    """Return the mask of rows that end after 1, 2, 3 ... places."""
+    return torch.arange(d) <= torch.arange(b)[:, None] % d
 
 
 def cut(x: Tensor, sizes: list[int]) -> list[Tensor]:
@@ -130,6 +137,8 @@ def process(rank: int, folder: Path) -> None:
     paired["coupling, generator"] = couple(mine, None, stream(0, 0, "noise"), step=4)
     torch.manual_seed(8)
     paired["coupling, global generator"] = couple(mine)
+    paired["coupling, masked"] = couple(mine, step=4, mask=cut(ending(20, 6), plan)[rank])
+    said["bad mask"] = message_of(lambda: couple(mine, step=4, mask=mine > 0 if rank < 3 else mine))
     bad = mine.clone()
     bad[0, 0] = torch.nan if rank == 2 else bad[0, 0]
     said["nan"] = message_of(lambda: couple(bad, step=4))
@@ -229,6 +238,9 @@ def test_the_coupling_is_the_function_over_all_processes(written: list[dict[str,
         shares = torch.cat([each["paired"][name] for each in written])
         assert torch.equal(shares, assign_across(x, seed=seed, step=step))
     assert torch.equal(Joint(seed=3)(x, step=4), torch.cat([each["paired"]["coupling"] for each in written]))
+    masked = torch.cat([each["paired"]["coupling, masked"] for each in written])
+    assert torch.equal(Joint(seed=3)(x, step=4, mask=ending(20, 6)), masked)
+    assert not torch.equal(Joint(seed=3)(x, step=4), masked)
 
 
 SAID: dict[str, tuple[str, list[str]]] = {
@@ -239,6 +251,7 @@ SAID: dict[str, tuple[str, list[str]]] = {
     "row length": ("process 2 has row length 5, process 0 6; rows must be alike", [""] * 4),
     "options": ("process 3 has a digest of cost and precision of ", [""] * 4),
     "not a member": ("this process is not in the group that it was given", ["", "", "", ""]),
+    "bad mask": ("process 3 refused its data", ["", "", "", "mask is a torch.float32 tensor (4, 6)"]),
     "same data": ("two processes hold the same data", [""] * 4),
 }
 
@@ -394,6 +407,29 @@ def test_the_coupling_is_its_own_configuration() -> None:
     assert plain == {"use": "joint", "cost": "dot", "precision": "fp32", "seed": 4}
     assert make("coupling", plain) == couple
     assert isinstance(couple, Coupling)
+
+
+def test_a_copy_has_the_options_and_no_process_group() -> None:
+    x = randn(5, 3)
+    couple = Joint(cost="dot", precision="fp32", seed=4)
+    world = Group()
+    couple._groups[world] = world
+    with pytest.raises(TypeError):
+        copy.deepcopy(couple._groups)  # control: what a plain copy would meet
+    for other in (copy.copy(couple), copy.deepcopy(couple), pickle.loads(pickle.dumps(couple))):  # noqa: S301
+        assert other == couple
+        assert other is not couple
+        assert len(other._groups) == 0
+        assert torch.equal(other(x, step=1), couple(x, step=1))
+    wrapped = Flipped(couple)
+    assert pickle.loads(pickle.dumps(wrapped)) == copy.deepcopy(wrapped) == wrapped  # noqa: S301
+
+
+class Group:
+    """Stand for a process group: it can be neither copied nor pickled."""
+
+    def __reduce__(self) -> str:
+        raise TypeError("a process group belongs to its process")
 
 
 @pytest.mark.parametrize("couple", [Joint(), Joint(cost="l1", precision="fp32")])

@@ -16,6 +16,7 @@ from scipy.special import logsumexp
 from scipy.stats import chisquare
 from torch import Tensor
 
+from immiscible_diffusion.couplings import assign_index
 from immiscible_diffusion.couplings.sinkhorn import Convergence, Sinkhorn, _cost, _draw, _potentials, sinkhorn_index
 from immiscible_diffusion.registry import make
 from immiscible_diffusion.streams import stream
@@ -241,6 +242,27 @@ def test_randomness_comes_from_the_generator_alone() -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("epsilon", [1e-7, 1e-5, 1e6, 1e30])
+def test_the_ends_of_the_range_are_assignment_and_independent_noise(epsilon: float) -> None:
+    x, noise = randn(60, 40).cumsum(1) / 4, randn(60, 40, seed=1)
+    draws = [
+        sinkhorn_index(x, noise, epsilon=epsilon, generator=generator(i))[0] for i in range(40 if epsilon > 1 else 1)
+    ]
+    best = float((x * (noise[assign_index(x, noise, cost="dot")] - noise.mean(0))).sum())
+    share = float((x * (noise[torch.stack(draws)] - noise.mean(0))).sum((1, 2)).mean()) / best
+    assert share == pytest.approx(epsilon < 1, abs=0.03 if epsilon < 1 else 0.1)
+
+
+@pytest.mark.parametrize("epsilon", [1e-300, 1e-45, 9e-8, 2e30, 1e300])
+def test_epsilon_beyond_float32_is_refused_with_the_range(epsilon: float) -> None:
+    for make_it in (
+        lambda: Sinkhorn(epsilon=epsilon),
+        lambda: sinkhorn_index(randn(4, 2), randn(4, 2), epsilon=epsilon),
+    ):
+        with pytest.raises(ValueError, match=r"epsilon is .*; it must be a number >= 1e-07 and <= 1e\+30"):
+            make_it()
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_misuse_is_named() -> None:
     x, noise = randn(5, 3), randn(5, 3, seed=1)
@@ -252,7 +274,7 @@ def test_misuse_is_named() -> None:
         (lambda: sinkhorn_index(1e30 * x, noise), r"inner products are beyond float32; scale the data"),
         (lambda: sinkhorn_index(x, noise[:4]), r"5 rows of x need at least as many noise rows; there are 4"),
         (lambda: sinkhorn_index(x[:4], noise), r"as many noise rows as rows of x; there are 5 for 4"),
-        (lambda: sinkhorn_index(x, noise, epsilon=0), r"epsilon is 0; it must be a number > 0"),
+        (lambda: sinkhorn_index(x, noise, epsilon=0), r"epsilon is 0; it must be a number >= 1e-07 and <= 1e\+30"),
         (lambda: Sinkhorn(epsilon=-1.0), r"epsilon is -1.0"),
         (lambda: Sinkhorn(epsilon=math.nan), r"epsilon is nan"),
         (lambda: Sinkhorn(epsilon=math.inf), r"epsilon is inf"),

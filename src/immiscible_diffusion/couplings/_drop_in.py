@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.checks import check_batch, check_integers, check_lengths, check_mask
+from immiscible_diffusion.couplings._shared_noise import several_processes, warn_if_shared
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.tensors import normal_like
 from immiscible_diffusion.types import Coupling, Float, HasMemory, Prior
@@ -66,9 +67,14 @@ class DropIn(ABC):
         rows = Rows(cond, generator, index, step, mask)
         self.check(x, rows)
         if mask is None:
-            return self.pair(x, rows)
-        noise = self.pair(torch.where(mask, x, 0), rows)
-        return torch.where(mask, noise, normal_like(noise, generator))
+            noise = self.pair(x, rows)
+        else:
+            noise = self.pair(torch.where(mask, x, 0), rows)
+            noise = torch.where(mask, noise, normal_like(noise, generator))
+        if not torch.compiler.is_compiling() and several_processes() and not vars(self).get("_compared"):
+            vars(self)["_compared"] = True  # at the first call of this object, and never again
+            warn_if_shared(noise)
+        return noise
 
     def check(self, x: Tensor, rows: Rows) -> None:
         """Raise ValueError unless x is a floating batch, with a condition, an index and a mask of it where given."""

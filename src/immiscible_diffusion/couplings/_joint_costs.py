@@ -6,14 +6,15 @@ are first rounded to whole numbers so small that every sum of their products is 
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.couplings._cost import Cost
+from immiscible_diffusion.couplings._cost import Cost, masked_sums
 from immiscible_diffusion.couplings._seeded_noise import normal_rows, row_seeds
-from immiscible_diffusion.tensors import full_precision
+from immiscible_diffusion.tensors import batch_rows, full_precision
 from immiscible_diffusion.types import Float
 
 __all__ = ["Wire", "cost_rows"]
@@ -37,14 +38,23 @@ _ELEMENTS = 1 << 20
 
 @full_precision
 def cost_rows(
-    x: Float[Tensor, "b d"], seed: int, step: int, n: int, cost: Cost, precision: Wire
+    x: Float[Tensor, "b *dims"],
+    seed: int,
+    step: int,
+    n: int,
+    cost: Cost,
+    precision: Wire,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the cost of every row with every noise of a step, (b, n), and the unit of each row, (b,), float64.
 
     Constants of a row and of a noise are left out: they change no assignment of square problems. A row is a function
-    of its datum alone: each operation is exact, a maximum, or done value by value.
+    of its datum alone: each operation is exact, a maximum, or done value by value. With a mask, costs count a row's
+    real places alone; x must be 0 elsewhere.
     """
-    costs_with, unit = _sums(x) if cost == "l1" else _products(x, cost, precision)
+    dims, x = x.shape[1:], batch_rows(x)
+    over_mask = None if mask is None else _Masked(mask, dims)
+    costs_with, unit = _sums(x, over_mask) if cost == "l1" else _products(x, cost, precision, over_mask)
     dtype = torch.float32 if precision == "fp16" else torch.float64
     costs = torch.empty(len(x), n, dtype=dtype, device=x.device)
     many = max(1, _ELEMENTS // x.shape[1])
@@ -57,7 +67,23 @@ def cost_rows(
     return sent, (unit * (high - low).squeeze(1).double()).clamp(max=1e300)
 
 
-def _sums(x: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+@dataclass(frozen=True)
+class _Masked:
+    """Sums over the real places of rows, or over the others; exact, as float64 sums of whole numbers."""
+
+    mask: Tensor
+    dims: tuple[int, ...]
+
+    def lengths(self, other: Tensor) -> Tensor:
+        """Return the length of each noise (m, d) at each row's real places, (b, m), in the dtype of the noise."""
+        return masked_sums(other.double().square().reshape(-1, *self.dims), self.mask).sqrt().to(other.dtype)
+
+    def padding(self, other: Tensor) -> Tensor:
+        """Return the sum of each noise's absolute values, (m, d), at each row's padding, (b, m)."""
+        return masked_sums(other.abs().reshape(-1, *self.dims), ~self.mask)
+
+
+def _sums(x: Tensor, masked: _Masked | None) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """Return what maps noise (m, d) to costs (b, m) by L1, and the unit of each row, (b,).
 
     Beyond the noise's reach a coordinate of x adds a constant to its row, so x is cut there; the sums are then at most
@@ -69,15 +95,19 @@ def _sums(x: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor]:
 
     def costs_with(noise: Tensor) -> Tensor:
         other = (noise.double() * fraction).round_()
-        return (torch.cdist(whole, other, p=1) - length - other.abs().sum(1)) / fraction
+        left_out = other.abs().sum(1) if masked is None else masked.padding(other)
+        return (torch.cdist(whole, other, p=1) - length - left_out) / fraction
 
     return costs_with, torch.ones_like(length.squeeze(1))
 
 
-def _products(x: Tensor, cost: Cost, precision: Wire) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+def _products(
+    x: Tensor, cost: Cost, precision: Wire, masked: _Masked | None
+) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """Return what maps noise (m, d) to costs (b, m), and the unit of each row, (b,).
 
-    The distance is |x - n| - |x| - |n| in units of |x|, a quotient that keeps its digits whatever the length of x.
+    The distance is |x - n| - |x| - |n| in units of |x|, a quotient that keeps its digits whatever the length of x. With
+    a mask |n| differs from row to row: the distance is |x - n| - |x| in units of one.
     """
     whole, unit = _whole(x, precision)
     fraction = min(_LONGEST[precision] / (math.sqrt(min(x.shape[1], _TERMS)) + 8), _LARGEST[precision] / _REACH)
@@ -87,7 +117,7 @@ def _products(x: Tensor, cost: Cost, precision: Wire) -> tuple[Callable[[Tensor]
 
     def costs_with(noise: Tensor) -> Tensor:
         other = noise.to(whole.dtype).mul_(fraction).round_()
-        other_length = _length(other)
+        other_length = _length(other) if masked is None else masked.lengths(other)
         parts = zip(torch.split(whole, _TERMS, 1), torch.split(other, _TERMS, 1), strict=True)
         product: Any = sum(a @ b.T for a, b in parts)
         if cost == "dot":
@@ -97,9 +127,12 @@ def _products(x: Tensor, cost: Cost, precision: Wire) -> tuple[Callable[[Tensor]
             return -cosine  # type: ignore[no-any-return]
         s = other_length / fraction
         apart = (r.square() + s.square() - 2 * (r * s * cosine)).clamp_(min=0).sqrt_()
+        if masked is not None:
+            return s * (s - 2 * (r * cosine)) / (apart + r).clamp_(min=tiny)  # type: ignore[no-any-return]
         return -2 * (s * (1 + cosine)) / (apart + r + s).clamp_(min=tiny)  # type: ignore[no-any-return]
 
-    return costs_with, {"dot": unit, "cosine": torch.ones_like(unit), "l2": reach}[cost]
+    one = torch.ones_like(unit)
+    return costs_with, {"dot": unit, "cosine": one, "l2": reach if masked is None else one}[cost]
 
 
 def _whole(x: Tensor, precision: Wire) -> tuple[Tensor, Tensor]:

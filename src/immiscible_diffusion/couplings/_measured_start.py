@@ -69,11 +69,13 @@ def measured_prior(
     covariance = (moment - count * torch.outer(mean, mean)) / (count - 1)
     rest = d - rank
     across = (square - moment.trace()) / (count * rest) if rest else torch.linalg.eigvalsh(covariance).median()
-    scale = 1 + float(_significant(across - 1, torch.tensor(math.sqrt(2 / (count * max(rest, 1)))), 1))
+    scale = 1 + float(
+        _significant(across - 1, torch.tensor(math.sqrt(2 / (count * max(rest, 1))), dtype=torch.float64), 1)
+    )
     variance = covariance.diagonal()
     mean = _significant(mean, (variance / count).sqrt(), rank)
     excess = covariance - scale * torch.eye(rank, dtype=torch.float64)
-    error = (torch.outer(variance, variance) / count).sqrt() * (1 + (2**0.5 - 1) * torch.eye(rank))
+    error = (torch.outer(variance, variance) / count).sqrt() * (1 + (2**0.5 - 1) * torch.eye(rank, dtype=torch.float64))
     values, vectors = torch.linalg.eigh(_significant(excess, error, rank * (rank + 1) // 2))
     excess = (vectors * values.clamp(min=(_LEAST - 1) * scale)) @ vectors.T
     small = Gaussian.from_moments(mean, excess, keep=keep, scale=scale)

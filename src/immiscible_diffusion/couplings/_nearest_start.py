@@ -120,7 +120,7 @@ def kept_prior(data: Iterable[Tensor], k: float, cost: Cost) -> Gaussian:
         ValueError: no data.
     """
     count, across, above = 0, 0.0, 0.0
-    first, second = torch.zeros(()), torch.zeros(())
+    first = second = torch.zeros((), dtype=torch.float32)
     for x in data:
         rows = batch_rows(x).double().cpu()
         norm, d = torch.linalg.vector_norm(rows, dim=1), rows.shape[1]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.checks import check_finite, check_integers
-from immiscible_diffusion.couplings._cost import Cost, Precision, check_costs, check_rows, pairwise
+from immiscible_diffusion.couplings._cost import Cost, Precision, check_costs, check_rows, pairwise, real_part
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings.solvers.solve import solve
 from immiscible_diffusion.registry import register
@@ -28,6 +28,7 @@ def assign(
     cost: Cost = "l2",
     precision: Precision = "fp32",
     labels: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Float[Tensor, "b *dims"]:
     """Return the noise rows that an exact linear assignment gives to the rows of x, (b, *dims).
 
@@ -43,8 +44,12 @@ def assign(
             centred and scaled so that no cost can overflow.
         labels: class of each row, (b,), integers. Pairs then stay within a class, which keeps noise and class
             independent; needs m = b.
+        mask: True where x is real and False where it is padding, bool, in a shape that broadcasts over x, such as
+            (b, horizon, 1). The cost of a pair counts the real places of its datum alone. None: everywhere.
 
-    Marginal: standard normal, exactly, for m = b: the batch's noise is permuted.
+    Marginal: standard normal, exactly, for m = b: the batch's noise is permuted. With a mask this holds over the batch,
+        not at a place among the rows that are real there: they choose before the others. Padding gets what is left;
+        a coupling's own call replaces it.
     Cost: O(b m d) for the product, O(b^2 m) at worst for the solver; memory b (m + d).
 
     Raises:
@@ -54,7 +59,7 @@ def assign(
     >>> assign(x, torch.tensor([[-1.0, 0.5], [1.0, -0.5]])).tolist()
     [[1.0, -0.5], [-1.0, 0.5]]
     """
-    return noise[assign_index(x, noise, cost=cost, precision=precision, labels=labels)]
+    return noise[assign_index(x, noise, cost=cost, precision=precision, labels=labels, mask=mask)]
 
 
 @torch.no_grad()
@@ -65,6 +70,7 @@ def assign_index(
     cost: Cost = "l2",
     precision: Precision = "fp32",
     labels: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Int[Tensor, " b"]:
     """Return the index of the noise row that ``assign`` gives to each row of x, (b,), on the device of x.
 
@@ -76,27 +82,29 @@ def assign_index(
     """
     if torch.compiler.is_compiling():  # one break of the graph and not one at every check
         whole = torch.compiler.disable(assign_index)  # type: ignore[no-untyped-call]
-        return whole(x, noise, cost=cost, precision=precision, labels=labels)  # type: ignore[no-any-return]
+        return whole(x, noise, cost=cost, precision=precision, labels=labels, mask=mask)  # type: ignore[no-any-return]
     check_costs(cost, precision)
     check_rows(x, noise)
     if labels is not None:
         check_integers(x, labels=labels)
         if len(noise) != len(x):
             raise ValueError(f"labels need as many noise rows as rows of x; there are {len(noise)} for {len(x)}")
-    x, noise = _bounded(x, noise, cost)
+    x, noise = _bounded(real_part(x, mask), noise, cost)
+    mask = None if mask is None or bool(mask.all()) else mask
     if labels is None:
-        return _match(x, noise, cost, precision)
+        return _match(x, noise, cost, precision, mask)
     index = torch.empty(len(x), dtype=torch.long, device=x.device)
     for label in torch.unique(labels):
         rows = (labels == label).nonzero().squeeze(1).to(x.device)
-        index[rows] = rows[_match(x[rows], noise[rows], cost, precision)]
+        part = None if mask is None else mask[rows]
+        index[rows] = rows[_match(x[rows], noise[rows], cost, precision, part)]
     return index
 
 
-def _match(x: Tensor, noise: Tensor, cost: Cost, precision: Precision) -> Tensor:
+def _match(x: Tensor, noise: Tensor, cost: Cost, precision: Precision, mask: Tensor | None) -> Tensor:
     if len(x) == len(noise) == 1:
         return torch.zeros(1, dtype=torch.long, device=x.device)
-    return solve(pairwise(x, noise, cost, precision))
+    return solve(pairwise(x, noise, cost, precision, mask))
 
 
 def _bounded(x: Tensor, noise: Tensor, cost: Cost) -> tuple[Tensor, Tensor]:
@@ -161,4 +169,5 @@ class Assignment(DropIn):
         if self.per_class and rows.cond is None:
             raise ValueError("per_class assignment needs labels as condition; there came None")
         labels = rows.cond if self.per_class else None
-        return assign(x, normal_like(x, rows.generator), cost=self.cost, precision=self.precision, labels=labels)
+        noise = normal_like(x, rows.generator)
+        return assign(x, noise, cost=self.cost, precision=self.precision, labels=labels, mask=rows.mask)

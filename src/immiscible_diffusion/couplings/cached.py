@@ -25,6 +25,7 @@ def rematch(
     cost: Cost = "l2",
     precision: Precision = "fp32",
     groups: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[Float[Tensor, "b *dims"], Int[Tensor, " b"]]:
     """Return the noise of these seeds, assigned anew to the rows of x, (b, *dims), and its seeds, (b,).
 
@@ -34,6 +35,7 @@ def rematch(
         cost: see ``assign``.
         precision: see ``assign``.
         groups: group of each row, (b,), integers; noise stays within its group.
+        mask: see ``assign``.
 
     Marginal: unchanged: the seeds are permuted.
     Cost: b d draws from seeds, then the cost of ``assign``.
@@ -49,7 +51,7 @@ def rematch(
     rows = batch_rows(x)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     noise = normal_rows(seeds, rows.shape[1], dtype=dtype).reshape(x.shape).to(x.dtype)
-    match = assign_index(x, noise, cost=cost, precision=precision, labels=groups)
+    match = assign_index(x, noise, cost=cost, precision=precision, labels=groups, mask=mask)
     return noise[match], seeds[match]
 
 
@@ -100,7 +102,7 @@ class Cached(DropIn):
         """
         generator = rows.generator
         if rows.index is None:
-            return assign(x, normal_like(x, generator), cost=self.cost, precision=self.precision)
+            return assign(x, normal_like(x, generator), cost=self.cost, precision=self.precision, mask=rows.mask)
         if bool((rows.index < 0).any()):
             raise ValueError(f"index holds {int(rows.index.min())}; row numbers must be >= 0")
         index = rows.index.long().to(x.device)
@@ -110,7 +112,8 @@ class Cached(DropIn):
         seeds, groups = table[cache, index], None
         if bool(again.any()):
             seeds, groups = torch.where(again, _fresh((len(x),), generator, x.device), seeds), again.long()
-        noise, seeds = rematch(x, seeds, cost=self.cost, precision=self.precision, groups=groups)
+        options = {"groups": groups, "mask": rows.mask}
+        noise, seeds = rematch(x, seeds, cost=self.cost, precision=self.precision, **options)
         table[cache, index[~again]] = seeds[~again]
         return noise
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.checks import check_finite, check_number
-from immiscible_diffusion.couplings._cost import Cost, Precision, check_costs, check_rows, pairwise
+from immiscible_diffusion.couplings._cost import Cost, Precision, check_costs, check_rows, pairwise, real_part
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
-from immiscible_diffusion.couplings.assignment import assign_index
+from immiscible_diffusion.couplings.assignment import assign, assign_index
 from immiscible_diffusion.couplings.solvers.solve import solve
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal_like
@@ -29,6 +29,7 @@ def assign_conditional(
     ratio: float = 0.01,
     cost: Cost = "dot",
     precision: Precision = "fp32",
+    mask: Tensor | None = None,
 ) -> Int[Tensor, " b"]:
     """Return the index of the noise row for each row of x, paired within like conditions, (b,), on the device of x.
 
@@ -49,6 +50,7 @@ def assign_conditional(
         ratio: the share of pairs that stay candidates, from 0 (nearly independent) to 1 (plain assignment).
         cost: see ``assign``.
         precision: see ``assign``.
+        mask: see ``assign``.
 
     Marginal: standard normal, exactly: a permutation. Given a label too; given a continuous condition the less exactly
         the larger the ratio.
@@ -64,16 +66,17 @@ def assign_conditional(
     check_number(ratio=ratio, at_least=0, at_most=1)
     check_rows(x, noise)
     if not cond.is_floating_point():
-        return assign_index(x, noise, cost=cost, precision=precision, labels=cond)
+        return assign_index(x, noise, cost=cost, precision=precision, labels=cond, mask=mask)
+    x = real_part(x, mask)
     _check_condition(cond, x, noise)
     check_costs(cost, precision)
     check_finite(x=x, noise=noise, cond=cond)
     distance, label = condition_distance(cond.to(x.device))
-    costs = pairwise(x, noise, cost, precision)
+    costs = pairwise(x, noise, cost, precision, mask)
     costs -= costs.mean(0)
     weight = condition_weight(costs, distance, ratio)
     if bool(weight.isinf()):
-        return assign_index(x, noise, cost=cost, precision=precision, labels=label)
+        return assign_index(x, noise, cost=cost, precision=precision, labels=label, mask=mask)
     return solve(costs.addcmul_(weight, distance))
 
 
@@ -147,11 +150,12 @@ class Conditional(DropIn):
         Raises:
             ValueError: as ``assign_conditional``.
         """
-        noise = normal_like(x, rows.generator)
+        noise, cost, precision, mask = normal_like(x, rows.generator), self.cost, self.precision, rows.mask
         if rows.cond is None:
-            return noise[assign_index(x, noise, cost=self.cost, precision=self.precision)]
-        index = assign_conditional(x, noise, rows.cond, ratio=self.ratio, cost=self.cost, precision=self.precision)
-        return noise[index]
+            return assign(x, noise, cost=cost, precision=precision, mask=mask)
+        return noise[
+            assign_conditional(x, noise, rows.cond, ratio=self.ratio, cost=cost, precision=precision, mask=mask)
+        ]
 
 
 def _check_condition(cond: Tensor, x: Tensor, noise: Tensor) -> None:

@@ -20,7 +20,7 @@ from immiscible_diffusion.checks import (
     check_choice,
     check_finite,
 )
-from immiscible_diffusion.couplings._cost import Cost, Precision
+from immiscible_diffusion.couplings._cost import Cost, Precision, real_part
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._joint_costs import Wire, cost_rows
 from immiscible_diffusion.couplings._joint_ranks import Ranks
@@ -44,6 +44,7 @@ def assign_across(
     cost: Cost = "l2",
     precision: Wire = "fp16",
     traffic: MutableMapping[str, int] | None = None,
+    mask: Tensor | None = None,
 ) -> Float[Tensor, "b *dims"]:
     """Return noise for this process's rows, (b, *dims), assigned over the rows of all processes of a group.
 
@@ -63,6 +64,8 @@ def assign_across(
         cost: see ``assign``.
         precision: of the costs, as they are computed and sent: ``fp16`` in 16 bits, ``fp32`` in 32.
         traffic: counts the bytes that this process sends, as ``header``, ``costs`` and ``result``.
+        mask: of this process's rows, see ``assign``; at padding the noise is standard normal and independent of all
+            else, and a function of (seed, step, j) like the other.
 
     Marginal: standard normal, exactly: the joined batch's noise is permuted.
     Cost: with n rows in all, (n + b) d normals and O(b n d) for the product on each process, O(n^3) at worst for the
@@ -78,13 +81,22 @@ def assign_across(
     check_choice("cost", cost, Cost)
     check_choice("precision", precision, Wire)
     ranks = Ranks.of(group, Counter() if traffic is None else traffic)
-    sizes = _meet(ranks, x, seed, step, f"{cost}, {precision}")
-    rows = batch_rows(x)
-    d = rows.shape[1]
-    costs, units = cost_rows(rows, seed, step, sum(sizes), cost, precision)
+    sizes = _meet(ranks, x, mask, seed, step, f"{cost}, {precision}")
+    x, n = real_part(x, mask), sum(sizes)
+    costs, units = cost_rows(x, seed, step, n, cost, precision, mask)
     index = _solve_on_first(ranks, costs.cpu(), units.cpu(), sizes).to(x.device)
+    noise = _drawn(x, seed, step, index)
+    if mask is None:
+        return noise
+    # Numbers n .. 2 n - 1 of a step belong to no row's noise.
+    rest = n + sum(sizes[: ranks.rank]) + torch.arange(len(x), device=x.device)
+    return torch.where(mask, noise, _drawn(x, seed, step, rest))
+
+
+def _drawn(x: Tensor, seed: int, step: int, numbers: Tensor) -> Tensor:
+    """Return the noise of these numbers at a step, in the shape and dtype of x."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return normal_rows(row_seeds(seed, step, index), d, dtype=dtype).reshape(x.shape).to(x.dtype)
+    return normal_rows(row_seeds(seed, step, numbers), x[0].numel(), dtype=dtype).reshape(x.shape).to(x.dtype)
 
 
 @torch.no_grad()
@@ -126,12 +138,13 @@ def assign_window(
     return list(torch.split(noise, [len(x) for x in xs]))
 
 
-def _meet(ranks: Ranks, x: Tensor, seed: int, step: int, options: str) -> list[int]:
+def _meet(ranks: Ranks, x: Tensor, mask: Tensor | None, seed: int, step: int, options: str) -> list[int]:
     """Return the number of rows of every process, after checking that all hold valid data of the same problem."""
     refused = None
     try:
-        rows = batch_rows(x)
-        check_finite(x=x)
+        batch_rows(x)
+        rows = batch_rows(real_part(x, mask))
+        check_finite(x=rows)
         told = [len(x), rows.shape[1], seed, step, _digest(options.encode()), _digest(_bytes(rows[[0, -1]]))]
     except ValueError as error:
         refused, told = error, [0] * 6
@@ -232,8 +245,25 @@ class Joint(DropIn):
         check_choice("cost", self.cost, Cost)
         check_choice("precision", self.precision, Wire)
 
-    def check(self, x: Tensor, rows: Rows) -> None:
-        """Check nothing here: ``assign_across`` checks, so that all processes refuse a bad batch together."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle the options alone: a copy makes its own group at its first call, on every process."""
+        return type(self), (self.cost, self.precision, self.seed)
+
+    def __call__(
+        self,
+        x: Float[Tensor, "b *dims"],
+        cond: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        index: Tensor | None = None,
+        step: int | None = None,
+        mask: Tensor | None = None,
+    ) -> Float[Tensor, "b *dims"]:
+        """Return noise assigned over all processes, (b, *dims); see ``pair``.
+
+        Nothing is checked here: ``assign_across`` checks, so that all processes refuse a bad batch together.
+        """
+        return self.pair(x, Rows(cond, generator, index, step, mask))
 
     def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
         """Return noise assigned over all processes, (b, *dims).
@@ -248,9 +278,8 @@ class Joint(DropIn):
         if generator is not None or step is None:
             device = "cpu" if generator is None else generator.device
             seed = int(torch.randint(2**63 - 1, (1,), generator=generator, device=device))
-        return assign_across(
-            x, seed=seed, step=step or 0, group=self._group(), cost=self.cost, precision=self.precision
-        )
+        options: dict[str, Any] = {"cost": self.cost, "precision": self.precision, "mask": rows.mask}
+        return assign_across(x, seed=seed, step=step or 0, group=self._group(), **options)
 
     def _group(self) -> Any:
         """Return this coupling's separate group of all processes, made at the first call; None in one process."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.checks import check_choice, check_finite, check_number
-from immiscible_diffusion.couplings._cost import Cost
+from immiscible_diffusion.couplings._cost import Cost, real_part
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._measured_start import measured_prior
 from immiscible_diffusion.couplings._nearest_start import kept_prior, max_normal_moments
@@ -25,7 +25,12 @@ __all__ = ["Nearest", "max_normal_moments", "nearest"]
 
 @torch.no_grad()
 def nearest(
-    x: Float[Tensor, "b *dims"], k: float, *, cost: Cost = "l2", generator: torch.Generator | None = None
+    x: Float[Tensor, "b *dims"],
+    k: float,
+    *,
+    cost: Cost = "l2",
+    generator: torch.Generator | None = None,
+    mask: Tensor | None = None,
 ) -> Float[Tensor, "b *dims"]:
     """Return for each row of x the nearest of k fresh standard normal noises, (b, *dims).
 
@@ -38,12 +43,16 @@ def nearest(
         k: how many noises compete, a whole number >= 1. With ``dot`` any real number >= 1: 1 is independent noise.
         cost: ``l2`` as in the paper, ``dot`` (largest inner product), ``cosine``, or ``l1``.
         generator: where randomness comes from; the global one if None.
+        mask: True where x is real and False where it is padding, bool, in a shape that broadcasts over x, such as
+            (b, horizon, 1). A row's noises compete by its real places alone; at padding the noise is standard normal
+            and independent of all else. None: everywhere.
 
     Marginal: not standard normal. See ``Nearest``.
     Cost: b (d + k) draws and twice the memory of x; ``l1`` draws all b k d, one candidate at a time.
 
     Raises:
-        ValueError: k < 1 or not whole where it must be, an unknown cost, no floating batch, NaN or infinity on the CPU.
+        ValueError: k < 1 or not whole where it must be, an unknown cost, no floating batch, a mask that does not fit,
+            NaN or infinity on the CPU.
 
     >>> x = torch.ones(1, 3072)
     >>> bool((nearest(x, 64) - x).norm() < 78)
@@ -51,43 +60,54 @@ def nearest(
     """
     check_choice("cost", cost, Cost)
     check_number(k=k, at_least=1, whole=cost != "dot")
+    batch_rows(x)
+    x = real_part(x, mask)
     rows = batch_rows(x)
     if cost == "l1":
         _check_on_cpu(x, torch.linalg.vector_norm(rows.float(), dim=1))
-        return _streamed(x, int(k), generator)
+        return _streamed(x, int(k), generator, mask)
+    real = None if mask is None else mask.expand_as(x).reshape(rows.shape)
     rows = rows if rows.dtype == torch.float64 else rows.float()
     norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     _check_on_cpu(x, norm)
     with torch.autocast(x.device.type, enabled=False):
-        return _built(rows, norm, k, cost, generator).reshape(x.shape).to(x.dtype)
+        return _built(rows, norm, k, cost, generator, real).reshape(x.shape).to(x.dtype)
 
 
-def _built(rows: Tensor, norm: Tensor, k: float, cost: Cost, generator: torch.Generator | None) -> Tensor:
-    """Return the nearest noise of each row, (b, d), built from its chosen parts."""
-    along, across = _choose(norm, rows.shape[1], k, cost, generator)
+def _built(
+    rows: Tensor, norm: Tensor, k: float, cost: Cost, generator: torch.Generator | None, real: Tensor | None
+) -> Tensor:
+    """Return the nearest noise of each row, (b, d), built from its chosen parts in its real places, (b, d) or None."""
+    along, across = _choose(norm, rows.shape[1] if real is None else real.sum(1, keepdim=True), k, cost, generator)
     per_norm = torch.where(norm > 0, 1 / norm, 0)
     noise = normal_like(rows, generator)
     noise.addcmul_(torch.einsum("bd,bd->b", noise, rows).unsqueeze(1) * per_norm * per_norm, rows, value=-1)
     if across is not None:
-        rest = torch.linalg.vector_norm(noise, dim=1, keepdim=True)
-        noise.mul_(across / rest.clamp(min=torch.finfo(rest.dtype).tiny))
+        rest = torch.linalg.vector_norm(noise if real is None else noise * real, dim=1, keepdim=True)
+        stretch = across / rest.clamp(min=torch.finfo(rest.dtype).tiny)
+        noise.mul_(stretch if real is None else torch.where(real, stretch, 1))
     return noise.addcmul_(along * per_norm, rows)
 
 
 def _choose(
-    norm: Tensor, d: int, k: float, cost: Cost, generator: torch.Generator | None
+    norm: Tensor, d: int | Tensor, k: float, cost: Cost, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor | None]:
     """Return the nearest noise's coordinate along u, (b, 1), and the length of the rest; None if any length will do.
 
-    A row of zeros has no direction: all of its noise is rest, chosen by length for ``l2`` and at random otherwise.
+    ``d`` is the number of coordinates, of all rows or of each one, (b, 1). A row of zeros has no direction: all of its
+    noise is rest, chosen by length for ``l2`` and at random otherwise.
     """
     b, device = len(norm), norm.device if generator is None else generator.device
     if cost == "dot":
         uniform = torch.empty(b, 1, device=device, dtype=torch.float64).uniform_(generator=generator)
         return _max_of_normals(k, uniform).to(norm), None
     along = normal((b, int(k)), generator, norm.device).to(norm.dtype)
-    freedom = torch.full((b, int(k)), (d - 1) / 2, device=device)
-    square = 2 * torch._standard_gamma(freedom, generator).to(norm) if d > 1 else torch.zeros_like(along)
+    if isinstance(d, int):
+        freedom = torch.full((b, int(k)), (d - 1) / 2, device=device, dtype=torch.float32)
+        square = 2 * torch._standard_gamma(freedom, generator).to(norm) if d > 1 else torch.zeros_like(along)
+    else:
+        freedom = ((d - 1).float() / 2).clamp(min=0.5).expand(b, int(k)).to(device)
+        square = torch.where(d > 1, 2 * torch._standard_gamma(freedom, generator).to(norm), 0)
     if cost == "l2":  # |x - n|^2 less |x|^2, which would swallow the digits of the rest
         score = 2 * along * norm - along.square() - square
     else:
@@ -107,20 +127,20 @@ def _max_of_normals(k: float, uniform: Tensor) -> Tensor:
     return -quantile
 
 
-def _streamed(x: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
+def _streamed(x: Tensor, k: int, generator: torch.Generator | None, mask: Tensor | None) -> Tensor:
     """Return the nearest of k explicit candidates by L1, keeping one at a time."""
     kept = normal_like(x, generator)
-    least = _l1(x, kept)
+    least = _l1(x, kept, mask)
     for _ in range(k - 1):
         candidate = normal_like(x, generator)
-        distance = _l1(x, candidate)
+        distance = _l1(x, candidate, mask)
         nearer = (distance < least).reshape(-1, *[1] * (x.ndim - 1))
         kept, least = torch.where(nearer, candidate, kept), torch.minimum(distance, least)
     return kept
 
 
-def _l1(x: Tensor, noise: Tensor) -> Tensor:
-    return (batch_rows(noise).float() - batch_rows(x).float()).abs_().sum(1)
+def _l1(x: Tensor, noise: Tensor, mask: Tensor | None) -> Tensor:
+    return batch_rows(real_part(noise.float() - x.float(), mask)).abs().sum(1)
 
 
 def _check_on_cpu(x: Tensor, norm: Tensor) -> None:
@@ -165,7 +185,7 @@ class Nearest(DropIn):
         Raises:
             ValueError: as ``nearest``.
         """
-        return nearest(x, self.k, cost=self.cost, generator=rows.generator)
+        return nearest(x, self.k, cost=self.cost, generator=rows.generator, mask=rows.mask)
 
     def prior(self, data: Iterable[Tensor]) -> Prior:
         """Return the Gaussian with the moments of the kept noise.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.checks import check_choice, check_finite, check_number, check_whole
+from immiscible_diffusion.couplings._cost import real_part
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._measured_start import measured_prior
 from immiscible_diffusion.couplings.assignment import assign
@@ -40,7 +41,12 @@ _CHUNK = 4096
 @torch.no_grad()
 @full_precision
 def oversample(
-    x: Float[Tensor, "b *dims"], m: int, *, cost: SpanCost = "l2", generator: torch.Generator | None = None
+    x: Float[Tensor, "b *dims"],
+    m: int,
+    *,
+    cost: SpanCost = "l2",
+    generator: torch.Generator | None = None,
+    mask: Tensor | None = None,
 ) -> Float[Tensor, "b *dims"]:
     """Return noise for x, the b of m fresh standard normal noises that an exact assignment chooses, (b, *dims).
 
@@ -51,6 +57,8 @@ def oversample(
         m: how many noises compete, a whole number >= b.
         cost: ``l2`` the distance, as in the papers; ``dot`` the negative inner product, which leaves lengths alone.
         generator: where randomness comes from; the global one if None.
+        mask: see ``assign``. With one, ``l2`` draws all m candidates in full: a noise's length at the real places of
+            each row does not follow from its part in the rows' span.
 
     Marginal: not standard normal for m > b. See ``Oversampled``.
     Cost: b (d + m) draws, three b^2 d products, one of b^2 m, the assignment of b rows to m columns on the host;
@@ -64,6 +72,8 @@ def oversample(
     True
     """
     check_choice("cost", cost, SpanCost)
+    batch_rows(x)
+    x = real_part(x, mask)
     rows = batch_rows(x)
     check_whole(m=m, at_least=len(rows))
     rows = rows if rows.dtype == torch.float64 else rows.float()
@@ -72,8 +82,10 @@ def oversample(
         check_finite(x=x)
         raise ValueError("x holds rows whose norm is beyond float32; scale the data")
     b, d = rows.shape
-    if d <= 2 * b:  # candidates in full are hardly larger than their parts in the span
-        noise = assign(rows, normal_like(rows[:1].expand(m, d), generator), cost=cost)
+    if d <= 2 * b or (mask is not None and cost == "l2"):
+        # Up to d = 2 b, candidates in full are hardly larger than their parts in the span.
+        candidates = normal_like(rows[:1].expand(m, d), generator).reshape(m, *x.shape[1:])
+        noise = assign(rows.reshape(x.shape), candidates, cost=cost, mask=mask)
     else:
         noise = _build(rows, norm, m, cost, generator)
     return noise.reshape(x.shape).to(x.dtype)
@@ -88,7 +100,8 @@ def _build(rows: Tensor, norm: Tensor, m: int, cost: SpanCost, generator: torch.
     if cost == "dot":
         chosen, square = solve(product.neg_()), None
     else:
-        freedom = torch.full((m,), (d - rank) / 2, device=rows.device if generator is None else generator.device)
+        device = rows.device if generator is None else generator.device
+        freedom = torch.full((m,), (d - rank) / 2, device=device, dtype=torch.float32)
         square = 2 * torch._standard_gamma(freedom, generator).to(rows)
         change = product.mul_(-2).add_(within.square().sum(1) + square)
         distance = (norm.square() + change).clamp_(min=0).sqrt_().add_(norm)
@@ -160,7 +173,8 @@ class Oversampled(DropIn):
         Raises:
             ValueError: as ``oversample``.
         """
-        return oversample(x, round(self.times * len(x)), cost=self.cost, generator=rows.generator)
+        m = round(self.times * len(x))
+        return oversample(x, m, cost=self.cost, generator=rows.generator, mask=rows.mask)
 
     def prior(self, data: Iterable[Tensor]) -> Prior:
         """Return the Gaussian with the measured moments of the assigned noise, the standard normal if ``times`` is 1.

@@ -130,7 +130,8 @@ class Mixed(DropIn):
         """
         share = linear(rows.step or 0, start=self.start, end=self.end, steps=self.steps)
         source = x.device if rows.generator is None else rows.generator.device
-        if share < 1 and (share == 0 or bool(torch.rand((), generator=rows.generator, device=source) >= share)):
+        options = {"generator": rows.generator, "device": source, "dtype": torch.float32}
+        if share < 1 and (share == 0 or bool(torch.rand((), **options) >= share)):
             return _independent(x, rows.generator)
         return noise_from(self.coupling, x, rows)
 

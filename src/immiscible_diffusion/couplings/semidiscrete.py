@@ -59,7 +59,7 @@ def assign_data(
     if rows.shape[1] != data.shape[1] or dual.shape != (len(data),):
         shapes = [tuple(each.shape) for each in (noise, data, dual)]
         raise ValueError(f"noise (b, *dims), data (n, *dims) and potentials (n,) do not fit: there came {shapes}")
-    best = torch.full((len(rows),), -math.inf, device=rows.device)
+    best = torch.full((len(rows),), -math.inf, device=rows.device, dtype=torch.float32)
     index = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
     for i in range(0, len(data), _CHUNK):
         score = torch.addmm(dual[i : i + _CHUNK].float(), rows, data[i : i + _CHUNK].float().T)
@@ -115,7 +115,7 @@ def fit_dual(
     for i in range(steps):
         owner = assign_data(normal((batch, d), generator, rows.device), rows, dual)
         length = rate * _LAST ** (i / steps) * spread * math.sqrt(batch / n)
-        dual -= length * (torch.bincount(owner, minlength=n) * (n / batch) - 1)
+        dual -= length * (torch.bincount(owner, minlength=n).to(dual) * (n / batch) - 1)
     return dual - dual.mean()
 
 

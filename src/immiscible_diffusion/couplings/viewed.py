@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.checks import check_choice, check_finite, check_whole
-from immiscible_diffusion.couplings._cost import Cost, Precision, check_costs, check_rows
+from immiscible_diffusion.couplings._cost import Cost, Precision, check_costs, check_rows, ordinary, real_part
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings.assignment import assign_index
 from immiscible_diffusion.registry import register
-from immiscible_diffusion.tensors import normal_like
+from immiscible_diffusion.tensors import batch_rows, normal_like
 from immiscible_diffusion.types import Float
 
 __all__ = ["View", "Viewed", "pooled", "standardised"]
@@ -67,8 +67,11 @@ def _cells(length: int, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def standardised(x: Float[Tensor, "b *dims"]) -> Float[Tensor, "b *dims"]:
+def standardised(x: Float[Tensor, "b *dims"], mask: Tensor | None = None) -> Float[Tensor, "b *dims"]:
     """Return data with mean 0 and variance 1 over the batch, (b, *dims), float32 or float64.
+
+    With a mask they are so over its real places, and 0 elsewhere. Rows more than 8 times as long as the median row do
+    not count in mean and variance.
 
     Per channel for images and video, else per coordinate. A standard deviation below 1e-6 counts as 1e-6, as in
     Immiscible Diffusion Policy (arXiv:2610.09369).
@@ -76,10 +79,18 @@ def standardised(x: Float[Tensor, "b *dims"]) -> Float[Tensor, "b *dims"]:
     >>> standardised(torch.tensor([[1.0], [3.0]])).tolist()
     [[-1.0], [1.0]]
     """
-    x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    x = real_part(x.to(torch.float64 if x.dtype == torch.float64 else torch.float32), mask)
+    kept = ordinary(batch_rows(x))
+    most = x if bool(kept.all()) else x[kept]
     axes = [axis for axis in range(x.ndim) if x.ndim >= 4 and axis != 1] or [0]
-    deviation, mean = torch.std_mean(x, axes, correction=0, keepdim=True)
-    return (x - mean) / deviation.clamp(min=1e-6)
+    if mask is None:
+        deviation, mean = torch.std_mean(most, axes, correction=0, keepdim=True)
+        return (x - mean) / deviation.clamp(min=1e-6)
+    real = mask.expand_as(x)[kept]
+    count = real.sum(axes, keepdim=True).clamp(min=1)
+    mean = most.sum(axes, keepdim=True) / count
+    deviation = (real_part(most - mean, real).square().sum(axes, keepdim=True) / count).sqrt()
+    return real_part((x - mean) / deviation.clamp(min=1e-6), mask)
 
 
 @register("coupling")
@@ -121,9 +132,14 @@ class Viewed(DropIn):
         """Return as many noises as data, assigned by their view, (b, *dims).
 
         Raises:
-            ValueError: as ``assign``; ``pooled`` without images or video.
+            ValueError: as ``assign``; ``pooled`` without images or video, or with a mask.
         """
         check_finite(x=x)
-        noise = normal_like(x, rows.generator)
-        views = (standardised(x), noise) if self.view == "standardised" else pooled(x, noise, size=self.size)
-        return noise[assign_index(*views, cost=self.cost, precision=self.precision)]
+        noise, mask = normal_like(x, rows.generator), rows.mask
+        if self.view == "standardised":
+            views = standardised(x, mask), noise
+        elif mask is None:
+            views = pooled(x, noise, size=self.size)
+        else:
+            raise ValueError("viewed pairs pooled images, whose cells take no mask; choose view = 'standardised'")
+        return noise[assign_index(*views, cost=self.cost, precision=self.precision, mask=mask)]

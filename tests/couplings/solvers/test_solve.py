@@ -1,7 +1,7 @@
 """The assignment solver: exact on the host, within its gap on the device, and the choice between the two."""
 
+import re
 import warnings
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from immiscible_diffusion.couplings.greedy import match
 from immiscible_diffusion.couplings.solvers import solve as solve_module
 from immiscible_diffusion.couplings.solvers.auction import auction
 from immiscible_diffusion.couplings.solvers.solve import solve
@@ -60,6 +61,45 @@ def test_the_host_is_exact_at_every_scale(scale: float, offset: float) -> None:
     assert excess(cost / scale, torch.arange(64))[0] > 10
 
 
+def within(cost: Tensor, index: Tensor, ordinary: slice) -> float:
+    """Return what ordinary rows pay above the best that is left to them, as a share of what that gains."""
+    columns = index[ordinary].sort().values
+    above, gain = excess(cost[ordinary][:, columns], torch.searchsorted(columns, index[ordinary]))
+    return above / gain
+
+
+@pytest.mark.parametrize("scale", [1e5, 1e8, 1e20])
+@pytest.mark.parametrize("far", ["row", "column", "both"])
+def test_far_rows_and_columns_leave_the_others_their_digits(far: str, scale: float) -> None:
+    cost, rows = randn(60, 60), slice(1, None)
+    if far != "column":
+        cost[0] *= scale
+    if far != "row":
+        cost[:, 1] *= scale**0.5
+    assert within(cost, solve(cost), rows) < 1e-6
+    plain = cost - cost.mean(0)
+    plain -= plain.amin(1, keepdim=True)
+    if far == "row" and scale > 1e9:  # control: the mean of all rows takes every digit
+        assert within(cost, torch.from_numpy(linear_sum_assignment(plain.numpy())[1]), rows) > 0.1
+
+
+@pytest.mark.slow
+def test_a_far_row_among_many_leaves_the_others_their_digits() -> None:
+    """Sparse pairs are proven to within a share of the largest cost, which would be this row's alone."""
+    cost = randn(1600, 1600)
+    cost[0] *= 1e8
+    assert within(cost, solve(cost), slice(1, None)) < 1e-6
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3), (3, 2), (4,)])
+def test_an_empty_or_tall_cost_is_named(shape: tuple[int, ...]) -> None:
+    message = re.escape(f"cost has shape {shape}; it must be (b, m) with 1 <= b <= m")
+    for function in (solve, match):
+        with pytest.raises(ValueError, match=message):
+            function(torch.zeros(shape))
+
+
 @pytest.mark.parametrize("gap", [1e-2, 1e-6])
 def test_the_device_is_within_its_gap(gap: float, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = on_the_device(monkeypatch)
@@ -95,11 +135,12 @@ def test_the_host_solves_what_an_auction_could_not_and_says_so(monkeypatch: pyte
 
 @pytest.mark.usefixtures("unchecked")
 def test_only_large_square_problems_of_a_gpu_stay_there() -> None:
-    def stays(b: int, m: int, *, cuda: bool = True) -> bool:
-        stand_in: Any = type("Stub", (SimpleNamespace,), {"__len__": lambda self: self.shape[0]})(
-            is_cuda=cuda, shape=(b, m)
-        )
-        return solve_module._stays(stand_in)
+    def stays(b: int, m: int, *, cuda: bool = True, far: float = 1.0) -> bool:
+        cost = torch.arange(float(m)).expand(b, -1)
+        if far > 1:
+            cost = torch.cat([far * cost[:1], cost[1:]])
+        stand_in: Any = type("Stub", (torch.Tensor,), {"is_cuda": cuda})
+        return solve_module._stays(cost.as_subclass(stand_in))
 
     assert stays(4096, 4096)
     assert stays(16384, 16384)
@@ -107,6 +148,8 @@ def test_only_large_square_problems_of_a_gpu_stay_there() -> None:
     assert not stays(16385, 16385)
     assert not stays(4096, 5000)
     assert not stays(4096, 4096, cuda=False)
+    assert stays(4096, 4096, far=1e3)
+    assert not stays(4096, 4096, far=1e5)  # the gap is a share of all that is gained, and this row gains most of it
 
 
 @pytest.mark.parametrize("device", ["host", "device"])

@@ -75,7 +75,7 @@ def _promising(cost: Tensor) -> tuple[_Ints, _Ints, _Floats]:
     for start in range(0, b, _BLOCK):
         part = torch.sub(cost[start : start + _BLOCK], first, out=kernel[start : start + _BLOCK])
         part.sub_(part.amin(1, keepdim=True)).mul_(-1 / unit).exp_()
-    columns = torch.ones(b)
+    columns = torch.ones(b, dtype=torch.float32)
     for _ in range(_ROUNDS):
         rows = 1 / (kernel @ columns)
         columns = 1 / (rows @ kernel)

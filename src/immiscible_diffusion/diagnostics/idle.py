@@ -1,0 +1,79 @@
+"""Why a coupling does next to nothing for a batch of this size and these labels, before any training."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.couplings import (
+    Assignment,
+    Cached,
+    Conditional,
+    Flipped,
+    Greedy,
+    Joint,
+    Mixed,
+    Nearest,
+    Oversampled,
+    Sinkhorn,
+    Viewed,
+    Warmup,
+)
+from immiscible_diffusion.types import Coupling
+
+__all__ = ["idle_reason", "share_with_partners"]
+
+_PERMUTING = Assignment, Conditional, Greedy, Joint, Sinkhorn, Viewed
+_FEW = 0.5
+"""With fewer rows that have a partner, most pairs are those of independent noise."""
+
+
+def idle_reason(coupling: Coupling, batch: int, labels: Sequence[Tensor] = ()) -> str:
+    """Return why a coupling cannot pair most rows, with the remedy; empty if it can, or is meant not to.
+
+    Args:
+        coupling: any; a wrapper is judged by the coupling in it.
+        batch: rows that are paired at once: ``train.batch``, and with ``joint`` those of all processes.
+        labels: the classes of some batches, each (b,), where rows have any.
+
+    >>> from immiscible_diffusion import Assignment
+    >>> print(idle_reason(Assignment(), 1))
+    assignment permutes the noise of a batch, and a batch of one row has one order: raise train.batch, or choose \
+nearest, which needs no partners
+    >>> idle_reason(Assignment(), 2)
+    ''
+    """
+    name = type(coupling).__name__.lower()
+    if isinstance(coupling, Flipped | Mixed | Warmup):
+        return idle_reason(coupling.coupling, batch, labels)
+    if isinstance(coupling, Nearest) and coupling.k == 1:
+        return "nearest of k = 1 noise is independent noise: raise coupling.k"
+    alone = round(coupling.times * batch) <= 1 if isinstance(coupling, Oversampled) else batch == 1
+    if isinstance(coupling, Cached) and alone:
+        return (
+            "cached keeps one noise for each row and exchanges it within a batch; in a batch of one row that noise "
+            "stays for ever: raise train.batch, or choose nearest, which draws fresh noise"
+        )
+    if isinstance(coupling, (*_PERMUTING, Oversampled)) and alone:
+        return (
+            f"{name} permutes the noise of a batch, and a batch of one row has one order: raise train.batch, or choose "
+            f"nearest, which needs no partners"
+        )
+    within = isinstance(coupling, Conditional) or (isinstance(coupling, Assignment) and coupling.per_class)
+    classes = [each for each in labels if each.ndim == 1 and not each.is_floating_point()]
+    if not (within and classes) or (share := share_with_partners(classes)) >= _FEW:
+        return ""
+    return (
+        f"{name} pairs within classes, and {share:.1%} of the rows have another of their class in a batch of {batch}: "
+        f"raise train.batch, draw batches of fewer classes, or choose nearest, which needs no partners"
+    )
+
+
+def share_with_partners(labels: Sequence[Tensor]) -> float:
+    """Return the share of rows that have another row of their class in their batch, over batches of labels (b,).
+
+    >>> share_with_partners([torch.tensor([0, 0, 1, 2])])
+    0.5
+    """
+    counts = [torch.unique(each, return_counts=True)[1] for each in labels]
+    return sum(int(each[each > 1].sum()) for each in counts) / max(sum(map(len, labels)), 1)
