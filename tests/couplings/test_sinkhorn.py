@@ -250,7 +250,7 @@ def test_the_ends_of_the_range_are_assignment_and_independent_noise(epsilon: flo
     ]
     best = float((x * (noise[assign_index(x, noise, cost="dot")] - noise.mean(0))).sum())
     share = float((x * (noise[torch.stack(draws)] - noise.mean(0))).sum((1, 2)).mean()) / best
-    assert share == pytest.approx(epsilon < 1, abs=0.03 if epsilon < 1 else 0.1)
+    assert share == pytest.approx(float(epsilon < 1), abs=0.03 if epsilon < 1 else 0.1)
 
 
 @pytest.mark.parametrize("epsilon", [1e-300, 1e-45, 9e-8, 2e30, 1e300])

@@ -140,7 +140,7 @@ def _streamed(x: Tensor, k: int, generator: torch.Generator | None, mask: Tensor
 
 
 def _l1(x: Tensor, noise: Tensor, mask: Tensor | None) -> Tensor:
-    return batch_rows(real_part(noise.float() - x.float(), mask)).abs().sum(1)
+    return batch_rows(real_part(noise.float() - x.float(), mask)).abs_().sum(1)
 
 
 def _check_on_cpu(x: Tensor, norm: Tensor) -> None:

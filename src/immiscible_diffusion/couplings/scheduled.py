@@ -48,8 +48,8 @@ class Warmup(DropIn):
     Raises:
         ValueError: ``coupling`` is no coupling, or ``steps`` is no whole number >= 0.
 
-    >>> couple, x = Warmup(steps=100), 9 * torch.ones(64, 2) * torch.tensor([[1.0], [-1.0]]).repeat(32, 1)
-    >>> [bool((couple(x, step=step) * x).mean() > 4) for step in (99, 100)]
+    >>> couple, x = Warmup(steps=100), 9 * torch.tensor([[1.0, 1.0], [-1.0, -1.0]]).repeat(256, 1)
+    >>> [bool((couple(x, step=step) * x).mean() > 3) for step in (99, 100)]
     [False, True]
     """
 
