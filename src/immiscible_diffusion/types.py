@@ -52,6 +52,7 @@ __all__ = [
     "HasPictures",
     "HasPrompts",
     "HasRandomAccess",
+    "HasRowNames",
     "HasStockParts",
     "HasStockSampling",
     "HasTeacher",
@@ -368,6 +369,15 @@ class HasRandomAccess(Source, Protocol):
 
         Images that cannot be read may be missing from it. A number beyond the last is a ValueError or IndexError.
         """
+        ...
+
+
+@runtime_checkable
+class HasRowNames(Protocol):
+    """A source whose rows have names for messages, such as the paths of files."""
+
+    def row_name(self, row: int) -> str:
+        """Return what the row of this number is called."""
         ...
 
 

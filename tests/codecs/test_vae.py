@@ -178,8 +178,28 @@ def test_an_overflow_is_an_error(kl: Path, tmp_path: Path) -> None:
     save_file({k: v * (1e6 if k.startswith("quant_conv") else 1) for k, v in weights.items()},
               tmp_path / "diffusion_pytorch_model.safetensors")  # fmt: skip
     assert bool(VAE(str(tmp_path)).encode(noise(1, 3, 8, 8)).isfinite().all())
-    with pytest.raises(ValueError, match="gives NaN or infinity in fp16; try dtype fp32"):
-        VAE(str(tmp_path), dtype="fp16").encode(noise(1, 3, 8, 8))
+    message = r"gives NaN or infinity in fp16 for image 0 and 1 more of its batch, counted from 0; try codec.dtype fp32"
+    with pytest.raises(ValueError, match=message):
+        VAE(str(tmp_path), dtype="fp16").encode(noise(2, 3, 8, 8))
+
+
+def test_an_overflow_names_the_image(kl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = VAE(str(kl), batch=2)
+    model = codec._model(noise(1, 3, 8, 8))
+    encode = model.encode
+
+    def overflowing(images: torch.Tensor) -> Any:
+        """Give infinity for white images, as a deeper encoder in fp16 may."""
+        encoded = encode(images)
+        encoded.latent_dist.mean[images.flatten(1).min(1).values == 1] = torch.inf
+        return encoded
+
+    monkeypatch.setattr(model, "encode", overflowing)
+    images = noise(5, 3, 8, 8)
+    assert codec.encode(images).isfinite().all()
+    images[3] = 255
+    with pytest.raises(ValueError, match=r"for image 3 of its batch, counted from 0"):
+        codec.encode(images)
 
 
 def test_weights_are_read_once_and_the_global_generator_is_left_alone(

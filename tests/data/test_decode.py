@@ -58,7 +58,7 @@ def test_the_transparent_colour_of_any_depth_is_white(depth: int, channels: int)
     if channels == 3 and depth < 8:
         pytest.skip("PNG has no such colours")
     most = 2**depth - 1
-    levels = [most // 3 * i for i in range(4)] if depth > 1 else [0, 1, 0, 1]
+    levels = {1: [0, 1, 0, 1], 16: [0, 0x1234, 0xAAAA, 0xFFFF]}.get(depth, [most // 3 * i for i in range(4)])
     pixels = [[level] * channels for level in levels]
 
     def shown(transparent: list[int] | None) -> list[list[int]]:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import pictures
 from encodable import Blur, CaptionedPictures, Pictures, fail_at_three_die_at_five
 from immiscible_diffusion import MLP, Assignment, Denoising, Straight, Train, Trained, fit, generate, new_state
 from immiscible_diffusion.codecs.vae import VAE
@@ -74,6 +75,20 @@ def test_fp32_is_exact_and_an_encoder_without_posterior_stores_means_alone(tmp_p
     images = torch.stack([Pictures().image(int(row)) for row in stored["rows"]])
     torch.testing.assert_close(stored["mean"], Blur().moments(images)[0], rtol=0, atol=1e-6)
     assert read_manifest(tmp_path).posterior is False
+
+
+@pytest.mark.parametrize("which", ["000", "005", "008"])
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_an_image_beyond_fp16_is_named(tmp_path: Path, which: str, batch: int) -> None:
+    files = {
+        f"train/{i:03d}.png": pictures.encoded(255 if f"{i:03d}" == which else 110 + i, size=(8, 8)) for i in range(9)
+    }
+    path = pictures.folder(tmp_path / "set", files | {f"test/{i}.png": pictures.encoded(190 + i) for i in range(2)})
+    images = Images(str(path), size=8, held_out_split="test", held_out_rows=0)
+    with pytest.raises(ValueError, match=rf"^{path}/train/{which}.png: a moment is \d.*, above fp16's 65504"):
+        list(encode(images, Blur(gain=1e4), tmp_path / "latents", batch=batch))
+    done = list(encode(images, Blur(gain=1e3), tmp_path / "small", batch=batch))  # control
+    assert done[-1].rows == 9
 
 
 def test_a_moment_beyond_fp16_is_refused(tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ class VAE:
                 with another number of channels than it has; an encoder that overflows its dtype; no autoencoder.
         """
         if raw.dtype == torch.uint8:
-            z = torch.cat([self.moments(part)[0] for part in torch.split(raw, self.batch)])
+            starts = range(0, len(raw), self.batch)
+            z = torch.cat([self._moments(raw[i : i + self.batch], first=i)[0] for i in starts])
         elif raw.is_floating_point():
             z = raw.float()
         else:
@@ -88,8 +89,8 @@ class VAE:
         """
         scale, shift = self._factors(x)
         model, images = self._model(x), []
-        for z in torch.split(x.float() / scale + shift, self.batch):
-            y = self._finite(model.decode(z.to(model.dtype)).sample.float(), "decoder")
+        for i, z in enumerate(torch.split(x.float() / scale + shift, self.batch)):
+            y = self._finite(model.decode(z.to(model.dtype)).sample.float(), "decoder", self.batch * i)
             images.append(((y + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
         return torch.cat(images)
 
@@ -102,6 +103,11 @@ class VAE:
         Raises:
             ValueError: as ``encode``.
         """
+        return self._moments(images, first=0)
+
+    @torch.no_grad()
+    def _moments(self, images: Tensor, first: int) -> tuple[Tensor, Tensor | None]:
+        """Return the moments of a part of a batch that begins with image ``first``."""
         model = self._model(images)
         widths = "encoder_block_out_channels" if "encoder_block_out_channels" in model.config else "block_out_channels"
         channels, factor = model.config["in_channels"], 2 ** (len(model.config[widths]) - 1)
@@ -112,9 +118,9 @@ class VAE:
             )
         encoded = model.encode((images.float() / 127.5 - 1).to(model.dtype))
         if hasattr(encoded, "latents"):
-            return self._finite(encoded.latents.float(), "encoder"), None
-        posterior = encoded.latent_dist
-        return self._finite(posterior.mean.float(), "encoder"), self._finite(posterior.std.float(), "encoder")
+            return self._finite(encoded.latents.float(), "encoder", first), None
+        moments = encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
+        return self._finite(moments[0], "encoder", first), self._finite(moments[1], "encoder", first)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what determines z (class, SHA-256 of the weights, dtype), and the autoencoder's own scale and shift.
@@ -179,9 +185,14 @@ class VAE:
             factors.append(torch.tensor(values, dtype=torch.float32, device=z.device).reshape(-1, 1, 1))
         return factors[0], factors[1]
 
-    def _finite(self, values: Tensor, part: str) -> Tensor:
-        if not bool(values.isfinite().all()):
-            raise ValueError(f"the {part} of {self.path} gives NaN or infinity in {self.dtype}; try dtype fp32 or bf16")
+    def _finite(self, values: Tensor, part: str, first: int) -> Tensor:
+        bad = (~values.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        if bad:
+            more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+            raise ValueError(
+                f"the {part} of {self.path} gives NaN or infinity in {self.dtype} for image {first + bad[0]}{more} of "
+                "its batch, counted from 0; try codec.dtype fp32 or bf16"
+            )
         return values
 
 

@@ -106,7 +106,8 @@ class Windowed:
     def batches(self, size: int, seed: int, start: int) -> Iterator[Batch]:
         """Yield actions (size, horizon, a), scaled observations (size, observed o), steps and mask."""
         train, _ = self.rows
-        for order in orders(len(train), size, seed, start):
+        why = f"source.held_out_episodes = {self.held_out} of {len(self.episodes.ends)} are held out"
+        for order in orders(len(train), size, seed, start, why):
             yield self.take(train[order])
 
     def take(self, steps: Int[Tensor, " b"]) -> Batch:

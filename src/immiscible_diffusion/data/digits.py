@@ -56,7 +56,9 @@ class Digits:
         """
         images, labels = _load()
         rows = _split()[self.held_out_rows :]
-        for order in orders(len(rows), size, seed, start):
+        for order in orders(
+            len(rows), size, seed, start, f"source.held_out_rows = {self.held_out_rows} of 1797 are held out"
+        ):
             yield Batch(images[rows[order]], labels[rows[order]], rows[order])
 
     def take(self, rows: Int[Tensor, " b"]) -> Batch:

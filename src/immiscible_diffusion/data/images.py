@@ -137,10 +137,10 @@ class Images:
         """
         found = self._opened
         if self.memory:
-            for order, flip in flipped_orders(len(found.train), size, seed, start):
+            for order, flip in flipped_orders(len(found.train), size, seed, start, self._held_out_words()):
                 yield self._batch(*self._fetch(found.train[order]), flip)
             return
-        plans, ahead = tee(flipped_orders(len(found.train), size, seed, start))
+        plans, ahead = tee(flipped_orders(len(found.train), size, seed, start, self._held_out_words()))
         upcoming = (found.train[order] for order, _ in ahead)
         with closing(decoded(self._decoder(), upcoming, self.workers)) as made:
             for (rows, pixels, bad), (_, flip) in zip(made, plans, strict=False):
@@ -170,6 +170,10 @@ class Images:
                 f"rows {int(rows.min())} .. {int(rows.max())} are asked for; {self.path} has 0 .. {count - 1}"
             )
         return self._without_bad(rows)
+
+    def row_name(self, row: int) -> str:
+        """Return the path of an image, or where in which archive or table it is."""
+        return self._opened.listing.names[row]
 
     def encoded(self, row: int) -> bytes:
         """Return the bytes of one image as they are stored.
@@ -203,6 +207,13 @@ class Images:
     @cached_property
     def _pixels(self) -> Tensor:
         return _pixels(self, self._state)
+
+    def _held_out_words(self) -> str:
+        """Return how many of the split's rows are held out, and by which option, or that there are no more."""
+        opened = self._opened
+        if self.held_out_split:
+            return f"source.limit is {self.limit}" if self.limit else f"split {self.split!r} has no more"
+        return f"source.held_out_rows = {len(opened.held)} of {len(opened.listing.names)} are held out"
 
     def _decoder(self) -> Decoder:
         return Decoder(self._opened.listing.read, self.size, self.crop, self.resize, self.max_pixels)

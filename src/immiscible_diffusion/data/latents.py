@@ -88,7 +88,9 @@ class Latents:
         stored = self._stored()
         if self.flip and not stored.manifest.flip:
             raise ValueError(f"{self.path} was encoded without mirror images: encode with flip, or set flip = false")
-        for number, order in enumerate(orders(self.rows, size, seed, start), start):
+        held_out = stored.files[-1].rows
+        why = f"{held_out} of {self.rows + held_out} were held out when {self.path} was encoded"
+        for number, order in enumerate(orders(self.rows, size, seed, start, why), start):
             epoch_seed = stream_seed(seed, number // (self.rows // size), "data")
             rows = [_row(stored, position, epoch_seed, self.flip) for position in order.tolist()]
             z, cond, numbers = zip(*rows, strict=True)

@@ -14,6 +14,7 @@ from immiscible_diffusion.data.latent_files.shards import (
     Job,
     content_hash,
     has_captions,
+    row_name,
     split,
     store_held_out,
     take,
@@ -145,10 +146,13 @@ def _planned(source: HasRandomAccess, codec: HasMoments, options: dict[str, Any]
     held_out, training = split(source)
     spread = torch.linspace(0, len(training) - 1, min(_PROBE_ROWS, len(training)), dtype=torch.float64)
     probe = training[spread.round().long()]
-    images = take(source, probe)[0].raw[:1]
-    if not len(images):
+    batch, rows = take(source, probe)
+    if not len(rows):
         raise ValueError(f"none of {len(probe)} images spread over the source can be read")
-    mean, std = codec.moments(images.to(device))
+    try:
+        mean, std = codec.moments(batch.raw[:1].to(device))
+    except ValueError as error:
+        raise ValueError(f"{row_name(source, int(rows[0]))}: {error}") from error
     named = source.class_names if isinstance(source, HasClassNames) else None
     try:
         description = describe("source", source)

@@ -15,9 +15,9 @@ from torch import Tensor
 from immiscible_diffusion.data.latent_files.stored import HELD_OUT, Manifest, Shard, shard_name
 from immiscible_diffusion.files import write_bytes
 from immiscible_diffusion.processes import one_thread
-from immiscible_diffusion.types import Batch, HasCaptions, HasMoments, HasRandomAccess, Int
+from immiscible_diffusion.types import Batch, HasCaptions, HasMoments, HasRandomAccess, HasRowNames, Int
 
-__all__ = ["Job", "content_hash", "has_captions", "split", "store_held_out", "take"]
+__all__ = ["Job", "content_hash", "has_captions", "row_name", "split", "store_held_out", "take"]
 
 _FP16_MAX = 65504
 
@@ -50,16 +50,29 @@ class Job:
                 parts["rows"].append(found)
                 for side in ("", "_flipped")[: 1 + manifest.flip]:
                     images = batch.raw.flip(-1) if side else batch.raw
-                    mean, std = self.codec.moments(images.to(self.device))
-                    parts["mean" + side].append(_narrowed(mean, manifest.dtype))
-                    if std is not None:
-                        parts["std" + side].append(_narrowed(std, manifest.dtype))
+                    for name, moment in self._moments(images, found.tolist()).items():
+                        parts[name + side].append(moment)
                 if batch.cond is not None:
                     parts["labels"].append(batch.cond)
         if not parts:
             raise ValueError(f"none of the {len(rows)} images of rows {int(rows[0])} to {int(rows[-1])} can be read")
         tensors = {name: torch.cat(values) for name, values in parts.items()}
         return _write(self, shard_name(number), tensors, digest.hexdigest())
+
+    def _moments(self, images: Tensor, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Return the moments as they are stored; an error names the first image that alone has it too."""
+        try:
+            return self._stored_moments(images)
+        except ValueError as error:
+            for i, row in enumerate(rows if len(rows) > 1 else ()):
+                self._moments(images[i : i + 1], [row])
+            names = [row_name(self.source, row) for row in rows]
+            raise ValueError(f"{' to '.join(dict.fromkeys((names[0], names[-1])))}: {error}") from error
+
+    def _stored_moments(self, images: Tensor) -> dict[str, Tensor]:
+        mean, std = self.codec.moments(images.to(self.device))
+        moments = {"mean": mean} | ({} if std is None else {"std": std})
+        return {name: _narrowed(moment, self.manifest.dtype) for name, moment in moments.items()}
 
 
 def store_held_out(job: Job, held_out: Batch) -> Shard:
@@ -147,6 +160,11 @@ def _update(digest: Any, source: HasRandomAccess, batch: Batch) -> None:
         digest.update(batch.cond.contiguous().numpy().data)
     if isinstance(source, HasCaptions) and batch.rows is not None:
         digest.update(json.dumps([list(each) for each in source.captions(batch.rows)]).encode())
+
+
+def row_name(source: HasRandomAccess, row: int) -> str:
+    """Return what a row is called in messages."""
+    return source.row_name(row) if isinstance(source, HasRowNames) else f"row {row}"
 
 
 def _narrowed(moment: Tensor, dtype: str) -> Tensor:
