@@ -181,13 +181,22 @@ def test_a_run_that_diverges_is_named_and_exits_with_1(tmp_path: Path, capsys: p
 def test_an_interrupted_command_goes_on_where_it_was(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "immiscible_diffusion", "train", "demo", "--out", str(tmp_path), "--workers", "2"]
     command += ["--set", "train.seed=[0]", "--set", "train.steps=4000", "--set", "evaluate.samples=50"]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     while not list(tmp_path.glob("demo/*/checkpoints/step-*")):
         assert process.poll() is None
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
-    assert "Interrupted" in process.communicate(timeout=60)[1]
+    said, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "Stopping: every run ends its step" in said
     kept = [json.loads(path.read_text())["step"] for path in tmp_path.glob("demo/*/checkpoints/*/state.json")]
-    assert kept
-    assert max(kept) % 250 != 0  # saved at the interrupt, not at an evaluation
+    assert any(step % 250 for step in kept)  # saved at the interrupt, not for an evaluation
+    assert "Interrupted; the same command goes on from what is saved" in complaint
+    on_disk = re.findall(r"seed 0: (?:saved at step (\d+) of 4000|nothing is saved)", complaint)
+    newest = {
+        run.name: max((int(path.name.removeprefix("step-")) for path in run.glob("checkpoints/step-*")), default=0)
+        for run in tmp_path.glob("demo/*-seed0-*")
+    }
+    assert sorted(int(step or 0) for step in on_disk) == sorted([*newest.values(), *[0] * (3 - len(newest))])

@@ -57,19 +57,32 @@ def report(
     record: Annotated[
         Path | None, typer.Option(help="Also copy the numbers and figures, without the runs, into this folder.")
     ] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Where the report goes; by default into FOLDER.")
+    ] = None,
 ) -> None:
     """Write report.html, summary.json and figures from the runs in a folder, and print the main table."""
-    print_report(folder)
+    page = print_report(folder, out_folder)
     if record is not None:
         for name in ("summary.json", *FIGURES):
-            write_bytes(record / Path(name).name, (folder / name).read_bytes())
+            write_bytes(record / Path(name).name, (page.parent / name).read_bytes())
         out.print(f"Recorded in {escape(str(record))}")
 
 
-def print_report(folder: Path) -> None:
-    """Write an experiment's report and print its tables."""
-    page = write_report(folder)
-    numbers = read_record(folder / "summary.json")
+def print_report(folder: Path, to: Path | None = None) -> Path:
+    """Write an experiment's report, by default into its folder, print its tables, and return the page.
+
+    Raises:
+        OSError: the report cannot be written.
+    """
+    try:
+        page = write_report(folder, to)
+    except OSError as error:
+        raise OSError(
+            f"the report cannot be written: {error}; give `immiscible report` another place with --out"
+        ) from error
+    numbers = read_record(page.parent / "summary.json")
     for table in terminal_tables(numbers, numbers["metrics"][0]):
         out.print(table)
     out.print(f"Report: {escape(str(page))}", soft_wrap=True)
+    return page

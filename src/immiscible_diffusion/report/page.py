@@ -21,19 +21,25 @@ FIGURES = ("figures/distance.svg", "figures/samples.webp")
 """The pictures that a report writes into an experiment's folder."""
 
 
-def report(folder: Path) -> Path:
-    """Write ``report.html``, ``summary.json`` and ``FIGURES`` into an experiment's folder; return the page.
+def report(folder: Path, to: Path | None = None) -> Path:
+    """Write ``report.html``, ``summary.json`` and ``FIGURES`` of an experiment; return the page.
+
+    Args:
+        folder: of the experiment's runs.
+        to: where they are written; by default the same folder.
 
     Raises:
         ValueError: the folder holds no finished run.
+        OSError: a file cannot be written.
     """
+    to = folder if to is None else to
     numbers = record(folder)
     figures = dict(zip(FIGURES, (distance_figure(numbers), samples_figure(numbers, folder)), strict=True))
     for name, data in figures.items():
-        write_bytes(folder / name, data)
-    write_json(folder / "summary.json", numbers)
-    write_bytes(folder / "report.html", _page(numbers, figures))
-    return folder / "report.html"
+        write_bytes(to / name, data)
+    write_json(to / "summary.json", numbers)
+    write_bytes(to / "report.html", _page(numbers, figures))
+    return to / "report.html"
 
 
 def terminal_tables(numbers: Mapping[str, Any], metric: str) -> list[Table]:

@@ -34,6 +34,8 @@ def record(folder: Path) -> dict[str, Any]:
         ValueError: there is no index, no finished run, or a file that cannot be read.
     """
     index, pairs = read_index(folder), read_json(folder / "pairs.json", _PAIRS)
+    if lacking := sorted({run["arm"] for run in index["runs"]} - set(pairs)):
+        raise ValueError(f"{folder / 'pairs.json'} lacks {lacking[0]}; `immiscible train` writes it again at its start")
     unfinished = [run["folder"] for run in index["runs"] if not is_finished(folder / run["folder"])]
     if len(unfinished) == len(index["runs"]):
         raise ValueError(f"{folder} holds no finished run; run `immiscible train {index['experiment']}` first")

@@ -91,6 +91,10 @@ def encode(
             f"shard_rows {shard_rows}, batch {batch}, workers {workers}, dtype {dtype!r}: "
             "the first two must be 1 or more, workers 0 or more, dtype fp16 or fp32"
         )
+    if not isinstance(source, HasRandomAccess):
+        raise ValueError(f"{type(source).__name__} has no rows that can be read by number; encode the source images")
+    if not isinstance(codec, HasMoments):
+        raise ValueError(f"the codec is {type(codec).__name__}, which has no autoencoder; encode with the codec vae")
     options = {"flip": flip, "shard_rows": shard_rows, "batch": batch, "dtype": dtype}
     with locked(folder):
         manifest = _begun(source, codec, folder, options, device)
