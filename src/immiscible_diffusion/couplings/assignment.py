@@ -48,8 +48,8 @@ def assign(
             (b, horizon, 1). The cost of a pair counts the real places of its datum alone. None: everywhere.
 
     Marginal: standard normal, exactly, for m = b: the batch's noise is permuted. With a mask this holds over the batch,
-        not at a place among the rows that are real there: they choose before the others. Padding gets what is left;
-        a coupling's own call replaces it.
+        not at a place among the rows that are real there: they choose before the others, and ``l2`` gives the rows
+        with most real places the shortest noises. Padding gets what is left; a coupling's own call replaces it.
     Cost: O(b m d) for the product, O(b^2 m) at worst for the solver; memory b (m + d).
 
     Raises:

@@ -12,7 +12,10 @@ from immiscible_diffusion.diagnostics.marginal import leak, principal_variance
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Coupling
 
-__all__ = ["effect"]
+__all__ = ["Pairable", "effect", "parts"]
+
+Pairable = tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor | None]
+"""A batch in model space, its condition and, where the data are padded, its mask."""
 
 _DIRECTIONS = 32
 _PROBED = 8 * _DIRECTIONS
@@ -21,7 +24,7 @@ _MOST = 1024
 """Rows after which no more are kept for the probe."""
 
 
-def effect(coupling: Coupling, data: Iterable[tuple[Tensor, Tensor | None]], *, seed: int = 0) -> dict[str, float]:
+def effect(coupling: Coupling, data: Iterable[Pairable], *, seed: int = 0) -> dict[str, float]:
     """Return how near a coupling brings noise to data, and what that costs.
 
     ``distance_reduction_percent`` compares the mean L2 distance of the pairs with that of independent pairs under the
@@ -32,7 +35,7 @@ def effect(coupling: Coupling, data: Iterable[tuple[Tensor, Tensor | None]], *, 
 
     Args:
         coupling: the coupling.
-        data: batches in model space with their conditions.
+        data: batches in model space with their conditions, and masks where they are padded; padding is not measured.
         seed: names the random streams.
 
     Raises:
@@ -40,15 +43,20 @@ def effect(coupling: Coupling, data: Iterable[tuple[Tensor, Tensor | None]], *, 
     """
     paired, independent, cosine, square, spent = [], [], [], [], []
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
-    for i, (x, cond) in enumerate(data):
+    for i, batch in enumerate(data):
+        x, cond, masked = parts(batch)
         begun = time.perf_counter()
-        noise = coupling(x, cond, stream(seed, i, "noise", x.device))
+        noise = coupling(x, cond, stream(seed, i, "noise", x.device), **masked)
         spent.append(1000 * (time.perf_counter() - begun))
         plain = Independent()(x, cond, stream(seed, i, "noise", x.device))
+        share = 1.0
+        for mask in masked.values():
+            x, noise, plain = (torch.where(mask, each, 0) for each in (x, noise, plain))
+            share = float(mask.float().mean())
         paired.append(_distance(x, noise))
         independent.append(_distance(x, plain))
         cosine.append(torch.nn.functional.cosine_similarity(x.flatten(1), noise.flatten(1)).mean().item())
-        square.append(noise.square().mean().item())
+        square.append(noise.square().mean().item() / max(share, 1e-30))
         known = sum(len(each) for each, _, _ in seen)
         if cond is not None and not cond.is_floating_point() and known < _MOST:
             seen.append((x.flatten(1).float().cpu(), noise.flatten(1).float().cpu(), cond.cpu()))
@@ -63,6 +71,12 @@ def effect(coupling: Coupling, data: Iterable[tuple[Tensor, Tensor | None]], *, 
         "batches": count,
         **_leaked(seen),
     }
+
+
+def parts(batch: Pairable) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    """Return data, condition, and the mask as a keyword for a coupling, none where there is no mask."""
+    mask = batch[2] if len(batch) > 2 else None
+    return batch[0], batch[1], {} if mask is None else {"mask": mask}
 
 
 def _leaked(seen: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.couplings._cost import pairwise
-from immiscible_diffusion.diagnostics.effect import effect
+from immiscible_diffusion.diagnostics.effect import Pairable, effect, parts
+from immiscible_diffusion.diagnostics.idle import idle_reason
 from immiscible_diffusion.diagnostics.marginal import gaussian_kl, leak, principal_variance
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.tensors import normal_like
@@ -20,19 +21,18 @@ __all__ = ["inspect"]
 _DIRECTIONS = 32
 
 
-def inspect(
-    couplings: Mapping[str, Coupling], data: Sequence[tuple[Tensor, Tensor | None]], *, seed: int = 0
-) -> list[dict[str, Any]]:
+def inspect(couplings: Mapping[str, Coupling], data: Sequence[Pairable], *, seed: int = 0) -> list[dict[str, Any]]:
     """Return what each coupling does to these batches, a dict each.
 
     Beside the figures of ``effect``: ``shift`` the mean of the noise along x / |x|, 0 for a standard normal;
     ``kl`` the divergence, in nat, of the noise's Gaussian fit from N(0, I) in the data's leading 32 principal
     directions, less its finite-sample bias; ``principal_variance`` the noise's variance along each of them; ``leak``
-    what a linear probe reads of the label, where there are labels; ``cost_ms`` the time of the cost matrix alone.
+    what a linear probe reads of the label, where there are labels; ``cost_ms`` the time of the cost matrix alone;
+    ``idle`` why the coupling can pair next to nothing here, empty if it can.
 
     Args:
         couplings: label -> coupling.
-        data: batches in model space, with labels or None.
+        data: batches in model space, with labels or None, and masks where they are padded.
         seed: names the random streams; equal for all couplings.
 
     Raises:
@@ -40,14 +40,17 @@ def inspect(
     """
     if not data:
         raise ValueError("an inspection needs at least one batch of data")
-    x = torch.cat([batch.flatten(1) for batch, _ in data]).float()
-    labels = [cond for _, cond in data if cond is not None and not cond.is_floating_point()]
+    batches = [parts(batch) for batch in data]
+    x = torch.cat([torch.where(masked["mask"], each, 0) if masked else each for each, _, masked in batches])
+    x = x.flatten(1).float()
+    labels = [cond for _, cond, _ in batches if cond is not None and not cond.is_floating_point()]
     rows = []
     for label, coupling in couplings.items():
         measured: dict[str, Any] = {"coupling": label, **effect(coupling, data, seed=seed)}
         noise = torch.cat(
-            [coupling(each, cond, stream(seed, i, "noise")).flatten(1) for i, (each, cond) in enumerate(data)]
-        ).float()
+            [coupling(each, cond, stream(seed, i, "noise"), **masked) for i, (each, cond, masked) in enumerate(batches)]
+        )
+        noise = noise.flatten(1).float()
         norm = torch.linalg.vector_norm(x, dim=1).clamp(min=1e-30)
         measured["shift"] = float(((noise * x).sum(1) / norm).mean())
         count = min(_DIRECTIONS, x.shape[1], len(x) // 4)
@@ -55,17 +58,18 @@ def inspect(
         measured["principal_variance"] = [round(value, 5) for value in variances.tolist()]
         measured["kl"] = gaussian_kl(coordinates)
         measured["leak"] = leak(coordinates, torch.cat(labels)) if len(labels) == len(data) else None
-        measured["cost_ms"] = _cost_milliseconds(coupling, data)
+        measured["cost_ms"] = _cost_milliseconds(coupling, [x for x, _, _ in batches])
+        measured["idle"] = idle_reason(coupling, len(data[0][0]), labels)
         rows.append(measured)
     return rows
 
 
-def _cost_milliseconds(coupling: Coupling, data: Sequence[tuple[Tensor, Tensor | None]]) -> float | None:
+def _cost_milliseconds(coupling: Coupling, data: Sequence[Tensor]) -> float | None:
     """Return the median time of the cost matrix alone, for couplings that make one, else None."""
     if not isinstance(coupling, HasCostMatrix):
         return None
     spent = []
-    for x, _ in data[:10]:
+    for x in data[:10]:
         noise = normal_like(x, stream(0, 0, "noise"))
         begun = time.perf_counter()
         pairwise(x, noise, coupling.cost, coupling.precision)
