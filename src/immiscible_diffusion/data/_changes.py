@@ -1,7 +1,7 @@
 """Whether the files below a path are those of before."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def state_of(path: str) -> str:
     """
     digest, root = blake2b(digest_size=16), Path(path).expanduser()
     try:
-        files = [(path, root.stat())] if root.is_file() else _files(str(root))
+        files: Iterable[tuple[str, os.stat_result]] = [(path, root.stat())] if root.is_file() else _files(str(root))
         for name, about in files:
             digest.update(f"{name}\0{about.st_size}\0{about.st_mtime_ns}\0".encode(errors="surrogateescape"))
     except (OSError, ValueError):  # what cannot be read is for the reader to name
