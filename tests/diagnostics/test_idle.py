@@ -81,3 +81,10 @@ def test_rows_without_partners_in_their_class_are_counted(coupling: Coupling) ->
     data: list[tuple[Tensor, Tensor | None]] = [(randn(256, 16, seed=i), each) for i, each in enumerate(labels[:8])]
     idle, busy = (effect(Assignment(per_class=per), data)["distance_reduction_percent"] for per in (True, False))
     assert abs(idle) < 0.15 * abs(busy)
+
+
+def test_pairs_by_a_condition_that_the_data_lack() -> None:
+    for coupling in (Conditional(), Assignment(per_class=True), Mixed(Assignment(per_class=True))):
+        assert "these data have none: choose assignment" in idle_reason(coupling, 8, None)
+        assert idle_reason(coupling, 8) == ""
+    assert idle_reason(Assignment(), 8, None) == ""

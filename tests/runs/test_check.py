@@ -1,5 +1,6 @@
 """Everything that would be refused after training is refused before it, all at once, under its key."""
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,25 @@ def test_features_that_cannot_take_the_images(tmp_path: Path) -> None:
     source = {"use": "images", "path": str(tmp_path), "size": 8, "held_out_rows": 10}
     (problem,) = problems(("source", source), ("codec", "pixels"), ("train.batch", 5))
     assert problem.startswith("evaluate.features: the digits classifier takes images (n, 1, 8, 8)")
+
+
+@pytest.mark.medium
+def test_what_an_option_cannot_do_is_told_at_the_start(tmp_path: Path) -> None:
+    console = Console(record=True, quiet=False, file=io.StringIO(), width=300)
+    one_row: list[tuple[str, Any]] = [("train.batch", 1)]
+    for name, overrides in {"a batch of one row": one_row, "": []}.items():
+        small = [
+            ("grid.coupling", ["assignment"]),
+            ("train.seed", 0),
+            ("train.steps", 1),
+            ("evaluate.steps", [1]),
+            *overrides,
+        ]
+        runs = launch(read_experiment("demo"), cells(*small), tmp_path / name, workers=1, device="cpu", console=console)
+        list(runs)
+        said = console.export_text(clear=True)
+        assert name in said
+        assert ("Note:" in said) == bool(name)
 
 
 def test_the_check_leaves_the_global_generator_and_the_memory_of_a_coupling(tmp_path: Path) -> None:

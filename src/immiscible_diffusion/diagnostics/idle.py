@@ -28,13 +28,13 @@ _FEW = 0.5
 """With fewer rows that have a partner, most pairs are those of independent noise."""
 
 
-def idle_reason(coupling: Coupling, batch: int, labels: Sequence[Tensor] = ()) -> str:
+def idle_reason(coupling: Coupling, batch: int, labels: Sequence[Tensor] | None = ()) -> str:
     """Return why a coupling cannot pair most rows, with the remedy; empty if it can, or is meant not to.
 
     Args:
         coupling: any; a wrapper is judged by the coupling in it.
         batch: rows that are paired at once: ``train.batch``, and with ``joint`` those of all processes.
-        labels: the classes of some batches, each (b,), where rows have any.
+        labels: the conditions of some batches, such as classes, each (b,); None where the data have no condition.
 
     >>> from immiscible_diffusion import Assignment
     >>> print(idle_reason(Assignment(), 1))
@@ -46,6 +46,9 @@ nearest, which needs no partners
     name = type(coupling).__name__.lower()
     if isinstance(coupling, Flipped | Mixed | Warmup):
         return idle_reason(coupling.coupling, batch, labels)
+    within = isinstance(coupling, Conditional) or (isinstance(coupling, Assignment) and coupling.per_class)
+    if within and labels is None:
+        return f"{name} pairs by the data's condition, and these data have none: choose assignment"
     if isinstance(coupling, Nearest) and coupling.k == 1:
         return "nearest of k = 1 noise is independent noise: raise coupling.k"
     alone = round(coupling.times * batch) <= 1 if isinstance(coupling, Oversampled) else batch == 1
@@ -59,8 +62,7 @@ nearest, which needs no partners
             f"{name} permutes the noise of a batch, and a batch of one row has one order: raise train.batch, or choose "
             f"nearest, which needs no partners"
         )
-    within = isinstance(coupling, Conditional) or (isinstance(coupling, Assignment) and coupling.per_class)
-    classes = [each for each in labels if each.ndim == 1 and not each.is_floating_point()]
+    classes = [each for each in labels or () if each.ndim == 1 and not each.is_floating_point()]
     if not (within and classes) or (share := share_with_partners(classes)) >= _FEW:
         return ""
     return (

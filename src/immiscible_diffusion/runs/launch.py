@@ -14,10 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from immiscible_diffusion.diagnostics.effect import effect
+from immiscible_diffusion.diagnostics.idle import idle_reason
 from immiscible_diffusion.experiments.config import Config, read_config
 from immiscible_diffusion.experiments.experiment import Cell, Experiment
 from immiscible_diffusion.files import write_json
 from immiscible_diffusion.processes import News, on_stop_signals, run_tasks
+from immiscible_diffusion.registry import describe
 from immiscible_diffusion.runs.check import check_run
 from immiscible_diffusion.runs.checkpoint import newest_step
 from immiscible_diffusion.runs.conditions import EncodedCaptions, conditioned, with_prompts
@@ -66,6 +68,8 @@ def launch(
     _check(cells, folder, torch.device(device), threads)
     write_json(folder / "index.json", _index(experiment, cells))
     write_json(folder / "pairs.json", _pairs(cells))
+    for note in _notes(cells):
+        console.print(f"Note: {note}", highlight=False)
     cells = sorted(cells, key=lambda cell: cell.seed)
     tasks = [(cell.config.plain(), str(folder / cell.folder), device, tracker) for cell in cells]
     steps = [0] * len(cells)
@@ -174,6 +178,19 @@ def _pairs(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
         return {arm: effect(config.coupling, _batches(config)) for arm, config in sorted(first.items())}
     finally:
         torch.set_num_threads(before)
+
+
+def _notes(cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield what an arm's options cannot do for these data, with the remedy."""
+    for arm, config in sorted({cell.arm: cell.config for cell in cells}.items()):
+        batches = config.source.batches(config.train.batch, config.train.seed)
+        cond = [batch.cond for batch in itertools.islice(batches, _TEXT_BATCHES)]
+        if reason := idle_reason(
+            config.coupling, config.train.batch, [each for each in cond if each is not None] or None
+        ):
+            yield f"{arm}: {reason}"
+        if config.evaluate.guidance != 1 and describe("net", config.net).get("drop") == 0:
+            yield f"{arm}: guidance needs a net that was also trained without its condition: set net.drop, as 0.1"
 
 
 def _batches(config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
