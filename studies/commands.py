@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import torch
 import typer
 from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 
 from immiscible_diffusion.cli.options import Sets, choice, err, out
 from immiscible_diffusion.diagnostics.miscibility import flower, miscibility
 from immiscible_diffusion.experiments.values import parse_override
 from immiscible_diffusion.files import read_index, write_bytes, write_json
+from immiscible_diffusion.report.page import text_table
 from immiscible_diffusion.runs.folder import environment, is_finished
 from immiscible_diffusion.runs.run import execute
 from immiscible_diffusion.streams import stream
@@ -56,12 +56,9 @@ def papers(
 
 def _print_papers(root: Path = Path()) -> None:
     """Print the list."""
-    table = Table(title="Tables and figures of the papers", title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for column in ("paper", "what", "", "made by", *SCALES):
-        table.add_column(column, overflow="fold")
-    for row in papers_table(listed(), root):
-        table.add_row(*map(escape, row))
-    out.print(table)
+    columns, rows = ("paper", "what", "", "made by", *SCALES), papers_table(listed(), root)
+    cells = ([escape(cell) for cell in row] for row in rows)
+    out.print(text_table("Tables and figures of the papers", columns, cells, left=len(columns)))
 
 
 def draw(

@@ -9,7 +9,7 @@ from typing import Any
 from immiscible_diffusion.report.measures import metric_label
 from immiscible_diffusion.report.page import data_uri, render
 from immiscible_diffusion.report.record import read_record, speedup_values
-from immiscible_diffusion.report.sentences import final_cells, findings, of_metric, speedup_cells
+from immiscible_diffusion.report.sentences import change_cell, final_cells, findings, of_metric, speedup_cells
 from immiscible_diffusion.report.speedup import Curve, falling
 from studies.exhibits import exhibits
 from studies.papers import papers, states
@@ -141,7 +141,7 @@ def _speedup(row: Mapping[str, Any]) -> list[str]:
 def _cost(arm: str, pair: Mapping[str, float], pace: Mapping[str, float] | None) -> list[str]:
     """Return what a coupling does to its pairs and what it costs, as text."""
     leak = f"{100 * pair['leak_accuracy']:.0f} ({100 * pair['leak_chance']:.0f})" if "leak_accuracy" in pair else "-"
-    cells = [arm, f"{0 - round(pair['distance_reduction_percent'], 2):+.2f} %", f"{pair['noise_square']:.3f}", leak]
+    cells = [arm, change_cell(pair["distance_reduction_percent"]), f"{pair['noise_square']:.3f}", leak]
     cells += [f"{pair['milliseconds']:.2f}"]
     return [*cells, *(["-", "-"] if pace is None else [f"{pace['step_ms']:.1f}", f"{pace['coupling_percent']:.2f}"])]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.diagnostics.miscibility import leading_plane, paths
-from immiscible_diffusion.report.figures import COLOURS, figure_bytes, pyplot
+from immiscible_diffusion.report.drawing import COLOURS, figure_bytes, pyplot
 from studies.denoising import Denoised
 
 __all__ = ["denoising_figure", "miscibility_figure"]

@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-__all__ = ["local_folder", "needs"]
+__all__ = ["local_folder", "needs", "read_model"]
 
 
 @contextmanager
@@ -49,3 +50,27 @@ def local_folder(path: str, revision: str, files: list[str]) -> Path:
         return Path(snapshot_download(path, revision=revision or None, allow_patterns=files))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise ValueError(f"there is no folder {path}, and the hub does not give it: {error}") from error
+
+
+def read_model(loader: Any, folder: Path, what: str, **options: Any) -> Any:
+    """Return a model that diffusers or transformers reads from a local folder, from safetensors alone.
+
+    Args:
+        loader: the model's class.
+        folder: with its configuration and weights.
+        what: the model, as errors call it.
+        options: of the class's ``from_pretrained``.
+
+    Raises:
+        ValueError: a file is missing, damaged or does not fit the others.
+    """
+    options = {"use_safetensors": True, "local_files_only": True, "output_loading_info": True, **options}
+    try:
+        model, about = loader.from_pretrained(str(folder), **options)
+    except ImportError:
+        raise
+    except Exception as error:  # damage meets these packages wherever it happens to be: KeyError, SafetensorError, ...
+        raise ValueError(f"cannot load {what} in {folder}: {error}") from error
+    if missing := sorted(about["missing_keys"]):  # which would stay at random values
+        raise ValueError(f"{what} in {folder} lacks {len(missing)} tensors: {missing[:3]}")
+    return model

@@ -317,7 +317,7 @@ def test_data_that_do_not_fit_are_named(kl: Path, raw: Tensor, message: str) -> 
     ("damage", "message"),
     [
         ("truncate", "cannot load the AutoencoderKL"),
-        ("lack", "lack 1 tensors"),
+        ("lack", "lacks 1 tensors"),
         ("pickle", r"has no diffusion_pytorch_model\.safetensors; other formats are not loaded"),
         ("class", "describes a Popen; a vae is one of"),
         ("json", r"cannot read .*config\.json"),

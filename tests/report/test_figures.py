@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from immiscible_diffusion.report.figures import distance_figure, samples_figure
+from immiscible_diffusion.report.figures import distance_figure
+from immiscible_diffusion.report.pictures import samples_figure
 
 pytestmark = pytest.mark.medium
 

@@ -14,6 +14,7 @@ from immiscible_diffusion.experiments.config import read_config
 from immiscible_diffusion.export.model import load_export
 from immiscible_diffusion.files import read_index, read_json, write_json
 from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.report.page import text_table
 from immiscible_diffusion.runs.folder import CONFIG, is_finished
 from immiscible_diffusion.runs.rollout import rollout as carry_out
 from immiscible_diffusion.sample import Start
@@ -52,16 +53,15 @@ def rollout(
 
 
 def _table(lines: list[dict[str, Any]]) -> Table:
-    table = Table(
-        title="Share of episodes, mean over runs and their standard deviation", title_justify="left", box=None
-    )
-    for column in ("coupling", "start", "sampling", "runs", *_SHARES):
-        table.add_column(column, justify="left" if column in ("coupling", "start") else "right")
-    keys = list(dict.fromkeys((line["arm"], line["start"], line["sampling_steps"]) for line in lines))
-    for key in keys:
-        same = [line for line in lines if (line["arm"], line["start"], line["sampling_steps"]) == key]
-        cells = [_cell([line[share] for line in same]) for share in _SHARES]
-        table.add_row(key[0], key[1], str(key[2]), str(len(same)), *cells)
+    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for line in lines:
+        groups.setdefault((line["arm"], line["start"], line["sampling_steps"]), []).append(line)
+    rows = [
+        [arm, start, str(count), str(len(same)), *(_cell([line[share] for line in same]) for share in _SHARES)]
+        for (arm, start, count), same in groups.items()
+    ]
+    title = "Share of episodes, mean over runs and their standard deviation"
+    table = text_table(title, ["coupling", "start", "sampling", "runs", *_SHARES], rows, left=2)
     table.caption = "minority: of the successes, those on the rarer of the demonstrations' ways"
     return table
 

@@ -12,7 +12,7 @@ from immiscible_diffusion.cli.options import Device, Name, Out, Scale, Sets, Wor
 from immiscible_diffusion.cli.studies import print_report
 from immiscible_diffusion.experiments.experiment import Cell, Experiment, read_experiment
 from immiscible_diffusion.experiments.values import parse_override
-from immiscible_diffusion.report.figures import pyplot
+from immiscible_diffusion.report.drawing import pyplot
 from immiscible_diffusion.runs.launch import launch, run_name, saved_steps
 from immiscible_diffusion.runs.reuse import reuse
 from immiscible_diffusion.runs.trackers import tracker_names

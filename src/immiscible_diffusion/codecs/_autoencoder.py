@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from immiscible_diffusion.extras import local_folder, needs
+from immiscible_diffusion.extras import local_folder, needs, read_model
 from immiscible_diffusion.files import read_json
 
 __all__ = ["config", "copied", "digest", "factors", "folder", "load"]
@@ -107,20 +107,7 @@ def _load(path: Path, dtype: torch.dtype, device: str) -> Any:
         import diffusers
     name = config(path)["_class_name"]
     _weights(path)
-    try:
-        with torch.random.fork_rng(devices=[]):  # diffusers may initialise weights before it loads them
-            model, about = getattr(diffusers, name).from_pretrained(
-                str(path),
-                use_safetensors=True,
-                local_files_only=True,
-                low_cpu_mem_usage=False,
-                output_loading_info=True,
-            )
-    except Exception as error:  # damage meets diffusers wherever it happens to be: KeyError, SafetensorError, ...
-        raise ValueError(f"cannot load the {name} in {path}: {error}") from error
-    if about["missing_keys"]:  # which diffusers leaves at random values
-        raise ValueError(
-            f"the weights in {path} lack {len(about['missing_keys'])} tensors: {about['missing_keys'][:3]}"
-        )
+    with torch.random.fork_rng(devices=[]):  # diffusers may initialise weights before it loads them
+        model = read_model(getattr(diffusers, name), path, f"the {name}", low_cpu_mem_usage=False)
     # nn.Module's own: diffusers' warns of modules kept in fp32, of which these classes have none
     return torch.nn.Module.to(model.eval().requires_grad_(False), device=device, dtype=dtype)

@@ -29,7 +29,7 @@ _Kind = Literal["Dinov2Model", "CLIPVisionModelWithProjection"]
 class Dinov2:
     """The class token of DINOv2 (Oquab et al., arXiv:2304.07193).
 
-    FD-DINOv2 is the Fréchet distance in it (Stein et al., arXiv:2306.04675).     Images are resized to a square as
+    FD-DINOv2 is the Fréchet distance in it (Stein et al., arXiv:2306.04675). Images are resized to a square as
     clean-fid does; published figures are of ViT-L/14 at 224 pixels.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.extras import local_folder, needs
+from immiscible_diffusion.extras import local_folder, needs, read_model
 from immiscible_diffusion.types import Float
 
 __all__ = ["TextEncoder", "pipeline_folder", "text_encoder"]
@@ -104,20 +104,10 @@ def text_encoder(path: str, revision: str = "", device: str = "cpu") -> TextEnco
 def _load(folder: Path, device: str) -> TextEncoder:
     with needs("text", "a text encoder needs transformers"):
         from transformers import CLIPTextModel, CLIPTokenizer
+    with torch.random.fork_rng(devices=[]):  # weights may be initialised before they are loaded
+        model = read_model(CLIPTextModel, folder / "text_encoder", "the text encoder", dtype=torch.float32)
     try:
-        with torch.random.fork_rng(devices=[]):  # weights may be initialised before they are loaded
-            loader: Any = CLIPTextModel
-            model, about = loader.from_pretrained(
-                folder / "text_encoder",
-                use_safetensors=True,
-                local_files_only=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     except Exception as error:  # damage meets transformers wherever it happens to be
-        raise ValueError(f"cannot load the text encoder in {folder}: {error}") from error
-    if about["missing_keys"]:  # which would stay at random values
-        missing = sorted(about["missing_keys"])
-        raise ValueError(f"the text encoder in {folder} lacks {len(missing)} tensors: {missing[:3]}")
+        raise ValueError(f"cannot load the tokenizer in {folder / 'tokenizer'}: {error}") from error
     return TextEncoder(model.eval().requires_grad_(False).to(device), tokenizer)

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from immiscible_diffusion.checks import check_number, check_whole
+from immiscible_diffusion.checks import check_choice, check_number, check_whole
 from immiscible_diffusion.extras import needs
 from immiscible_diffusion.files import read_tensors
 from immiscible_diffusion.nets._dense_condition import joined
+from immiscible_diffusion.nets._levels import check_attention, check_sides, sample_size
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.schedules import log_sigma
 from immiscible_diffusion.types import Condition, TimeScale
@@ -52,12 +53,10 @@ class UNet:
             raise ValueError(f"channels are {self.channels}; they must be positive multiples of 8")
         check_whole(layers=self.layers)
         check_number(dropout=self.dropout, at_least=0, below=1)
-        if not set(self.attention) <= set(range(len(self.channels))):
-            raise ValueError(f"attention at {self.attention}; there are {len(self.channels)} levels, from 0")
+        check_attention(self.attention, self.channels)
         if self.beside < 0 or (self.beside and self.conditional):
             raise ValueError(f"beside is {self.beside}; it must be at least 0, and 0 where labels are the condition")
-        if self.time not in ("levels", "log_sigma"):
-            raise ValueError(f"no time named {self.time!r}; there are ['levels', 'log_sigma']")
+        check_choice("time", self.time, TimeScale)
 
     def condition(self, classes: int | None) -> Condition:
         """Return what the net is conditioned on: nothing, labels or a dense condition."""
@@ -75,11 +74,7 @@ class UNet:
         """
         if self.conditional and classes is None:
             raise ValueError("a conditional U-Net needs labels; this source has none")
-        halvings = 2 ** (len(self.channels) - 1)
-        if len(shape) != 3 or shape[1] % halvings or shape[2] % halvings:
-            raise ValueError(
-                f"{len(self.channels)} levels need (c, h, w) with sides of multiples of {halvings}: {shape}"
-            )
+        check_sides(shape, self.channels)
         return _UNet(self, shape, classes if self.conditional else None)
 
     def save(self, net: nn.Module, folder: Path) -> None:
@@ -114,7 +109,7 @@ class _UNet(nn.Module):
         self.conditional = classes is not None
         self.beside = config.beside
         self.model: Any = UNet2DModel(
-            sample_size=shape[1] if shape[1] == shape[2] else shape[1:],  # some pipelines take a number alone
+            sample_size=sample_size(shape),
             in_channels=shape[0] + config.beside,
             out_channels=shape[0],
             block_out_channels=config.channels,

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from immiscible_diffusion.checks import check_number, check_whole
-from immiscible_diffusion.extras import needs
+from immiscible_diffusion.extras import needs, read_model
 from immiscible_diffusion.files import read_json, read_tensors, write_tensors
+from immiscible_diffusion.nets._levels import check_attention, check_sides, sample_size
 from immiscible_diffusion.nets.text_encoder import pipeline_folder, text_encoder
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Condition, TimeScale
@@ -83,8 +84,7 @@ class UNetCondition:
                 f"channels are {self.channels}; they must be positive multiples of heads {self.heads} "
                 f"and groups {self.groups}"
             )
-        if not set(self.attention) <= set(range(len(self.channels))):
-            raise ValueError(f"attention at {self.attention}; there are {len(self.channels)} levels, from 0")
+        check_attention(self.attention, self.channels)
         check_number(drop=self.drop, at_least=0, below=1)
         if self.prompts and not self.text:
             raise ValueError("prompts need text = a folder with a text encoder")
@@ -160,14 +160,10 @@ class UNetCondition:
         return {"unet": ("diffusers", "UNet2DConditionModel"), **(text if self.text else {})}
 
     def _fresh(self, shape: tuple[int, ...], states: Tensor | None) -> Any:
-        halvings = 2 ** (len(self.channels) - 1)
-        if len(shape) != 3 or shape[1] % halvings or shape[2] % halvings:
-            raise ValueError(
-                f"{len(self.channels)} levels need (c, h, w) with sides of multiples of {halvings}: {shape}"
-            )
+        check_sides(shape, self.channels)
         levels = range(len(self.channels))
         return _diffusers().UNet2DConditionModel(
-            sample_size=_size(shape),
+            sample_size=sample_size(shape),
             in_channels=shape[0],
             out_channels=shape[0],
             block_out_channels=self.channels,
@@ -187,24 +183,10 @@ class UNetCondition:
         if name != "UNet2DConditionModel":
             raise ValueError(f"{folder} holds a {name}; it must be a UNet2DConditionModel")
         loader = _diffusers().UNet2DConditionModel
-        try:
-            model, about = loader.from_pretrained(
-                folder,
-                use_safetensors=True,
-                local_files_only=True,
-                low_cpu_mem_usage=False,
-                torch_dtype=torch.float32,
-                output_loading_info=True,
-            )
-        except ImportError:
-            raise
-        except Exception as error:  # damage meets diffusers wherever it happens to be
-            raise ValueError(f"cannot load the U-Net in {folder}: {error}") from error
-        if about["missing_keys"]:  # which diffusers leaves at random values
-            raise ValueError(f"{folder} lacks {len(about['missing_keys'])} tensors: {about['missing_keys'][:3]}")
+        model = read_model(loader, folder, "the U-Net", low_cpu_mem_usage=False, torch_dtype=torch.float32)
         if len(shape) != 3 or model.config.in_channels != shape[0] or model.config.out_channels != shape[0]:
             raise ValueError(f"the U-Net in {folder} takes {model.config.in_channels} channels; the data are {shape}")
-        model.register_to_config(sample_size=_size(shape))  # a pipeline takes its image size from here
+        model.register_to_config(sample_size=sample_size(shape))  # a pipeline takes its image size from here
         return model
 
 
@@ -268,10 +250,6 @@ def _save_lora(model: Any, folder: Path) -> None:
 
     updates = convert_state_dict_to_diffusers(get_peft_model_state_dict(model))
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=updates)
-
-
-def _size(shape: tuple[int, ...]) -> int | tuple[int, ...]:
-    return shape[1] if shape[1] == shape[2] else shape[1:]  # some pipelines take a number alone
 
 
 def _diffusers() -> Any:

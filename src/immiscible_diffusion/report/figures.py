@@ -1,38 +1,20 @@
 """Figures of a record, of a comparison and of couplings, as the bytes of a file."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from io import BytesIO
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from immiscible_diffusion.extras import needs
 from immiscible_diffusion.report.compare import Comparison
+from immiscible_diffusion.report.drawing import COLOURS, figure_bytes, pyplot
 from immiscible_diffusion.report.measures import metric_label, metric_name
 from immiscible_diffusion.report.read_runs import Arm
-from immiscible_diffusion.report.sentences import counted
+from immiscible_diffusion.report.sentences import counted, measured_once
 from immiscible_diffusion.report.speedup import mean_bounds
 from immiscible_diffusion.report.uncertainty import spread
 
-__all__ = [
-    "COLOURS",
-    "bounds_text",
-    "compare_figure",
-    "distance_figure",
-    "figure_bytes",
-    "inspect_figure",
-    "pyplot",
-    "samples_figure",
-]
-
-COLOURS = ["#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
-"""Grey for the reference, then the colour-blind safe palette of Okabe and Ito."""
-_MOST_BYTES = 60_000
-"""Size of the largest WebP: pictures are kept in a repository's history for ever."""
-_WIDTH = 1040
-"""Pixels of the widest picture of samples, about a page's width."""
+__all__ = ["bounds_text", "compare_figure", "distance_figure", "inspect_figure"]
 
 Line = tuple[str, Mapping[Any, Sequence[Sequence[float]]], str, str]
 """One line of a panel: label, seed -> [(training step, value), ...], colour, line style."""
@@ -57,7 +39,7 @@ def distance_figure(numbers: Mapping[str, Any]) -> bytes:
         for count in sorted(counts)
         if (same := [row for row in rows if (row["group"], row["sampling_steps"]) == (group, count)])
     }
-    once = all(len(curve) < 2 for row in rows for curve in row["by_seed"].values())
+    once = measured_once(rows)
     columns = len(counts) if len(groups) > 1 or once else min(2 if len(counts) == 4 else 3, len(counts))
     references = {row["reference"] for row in numbers["finals"] if "reference" in row}
     label = metric_label(next(iter(numbers["configurations"].values())), metric)
@@ -101,66 +83,6 @@ def _ends(
     for axis in axes[-1]:
         axis.set_xlabel(label, fontsize=9)
     return figure_bytes(figure, "svg")
-
-
-def samples_figure(numbers: Mapping[str, Any], folder: Path) -> bytes:
-    """Return the sample grids of a record's first seed as WebP, each arm's side by side, under the same initial noise.
-
-    Small images are enlarged pixel for pixel. Where 64 images an arm do not fit into 60 kB, fewer are shown.
-
-    Args:
-        numbers: the record of the runs.
-        folder: the experiment's folder, which holds the runs' folders.
-    """
-    from PIL import Image
-
-    seed = min(run["seed"] for run in numbers["runs"])
-    folders = {run["arm"]: folder / run["folder"] / "samples" for run in numbers["runs"] if run["seed"] == seed}
-    counts = sorted({row["sampling_steps"] for row in numbers["curves"]})
-    grids = dict[tuple[str, str], Any]()
-    for label, arm, start in dict.fromkeys((row["label"], row["arm"], row["start"]) for row in numbers["curves"]):
-        for count in counts:
-            path = folders.get(arm, folder) / f"steps-{count}-{start}.png"
-            if path.is_file():
-                with Image.open(path) as opened:
-                    grids[label, counted(count)] = np.asarray(opened.convert("RGB"))
-    return _grids(grids, len(counts))
-
-
-def _grids(grids: Mapping[tuple[str, str], Any], counts: int) -> bytes:
-    columns = next((n for n in (4, 3) if counts % n == 0 or n % counts == 0), 4)
-    return _webp(
-        _side_by_side({head: _cut(grid, rows) for head, grid in grids.items()}, columns) for rows in (8, 4, 2, 1)
-    )
-
-
-def _cut(grid: Any, rows: int) -> Any:
-    """Return the first rows of a grid of eight rows of images with a line between them, else all that is given."""
-    height = len(grid) + 1
-    return grid[: height * rows // 8 - 1] if height % 8 == 0 else grid
-
-
-def _side_by_side(pictures: Mapping[tuple[str, str], Any], columns: int) -> Any:
-    """Return pictures (h, w, 3) of values 0..255 as one, each below its two lines of text."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    width, gap, head = _WIDTH // columns - 8, 8, 34
-    shown = dict[tuple[str, str], Any]()
-    for key, pixels in pictures.items():
-        image, times = Image.fromarray(pixels), width / pixels.shape[1]
-        size = (max(1, int(times)) * image.width, max(1, int(times)) * image.height)
-        small = times < 1
-        size = (width, round(image.height * times)) if small else size
-        shown[key] = image.resize(size, Image.Resampling.LANCZOS if small else Image.Resampling.NEAREST)
-    wide, high = (max((each.size[side] for each in shown.values()), default=1) for side in (0, 1))
-    rows = -(-len(shown) // columns)
-    canvas = Image.new("RGB", (columns * (wide + gap), max(1, rows * (high + head + gap))), "white")
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
-    for i, ((label, count), image) in enumerate(shown.items()):
-        left, top = i % columns * (wide + gap) + gap // 2, i // columns * (high + head + gap)
-        pen.multiline_text((left, top + 2), f"{label}\n{count}", fill="black", font=font, spacing=1)
-        canvas.paste(image, (left, top + head))
-    return canvas
 
 
 def inspect_figure(rows: Sequence[dict[str, Any]]) -> bytes:
@@ -318,59 +240,3 @@ def _colours(numbers: Mapping[str, Any]) -> dict[str, str]:
     couplings = {run["arm"]: str(run.get("point", {}).get("coupling", run["arm"])) for run in numbers["runs"]}
     ordered = sorted(dict.fromkeys(couplings.values()), key=lambda name: name != "independent")
     return {arm: COLOURS[ordered.index(name) % len(COLOURS)] for arm, name in couplings.items()}
-
-
-def pyplot() -> Any:
-    """Return matplotlib's ``pyplot`` without a window, in the style of every figure here.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    with needs("report", "figures need matplotlib"):
-        import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    import matplotlib.ticker
-
-    plt.rcParams.update({"figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False})
-    plt.rcParams.update({"svg.hashsalt": "immiscible", "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"]})
-    return plt
-
-
-def figure_bytes(figure: Any, form: Literal["png", "svg", "webp"]) -> bytes:
-    """Return a figure's file and close it; the same figure gives the same bytes, so nothing in it names a date.
-
-    A WebP has at most 60 kB, if need be with fewer pixels.
-    """
-    if form == "webp":
-        from PIL import Image
-
-        data = _webp(Image.open(BytesIO(_saved(figure, "png", dpi))) for dpi in (130, 105, 85))
-    else:
-        data = _saved(figure, form, 130)
-    pyplot().close(figure)
-    return data
-
-
-def _saved(figure: Any, form: Literal["png", "svg"], dpi: int) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format=form, dpi=dpi, metadata={"Software": None} if form == "png" else {"Date": None})
-    return buffer.getvalue()
-
-
-def _webp(pictures: Iterable[Any]) -> bytes:
-    """Return the first of ever smaller pictures that fits into 60 kB as WebP, without loss or nearly so, else the last.
-
-    >>> from PIL import Image
-    >>> _webp([Image.new("RGB", (20, 20))])[8:16]
-    b'WEBPVP8L'
-    """
-    data = b""
-    for picture in pictures:
-        for options in ({"lossless": True}, {"quality": 90}, {"quality": 80}):
-            buffer = BytesIO()
-            picture.convert("RGB").save(buffer, "WEBP", **options)
-            data = buffer.getvalue()
-            if len(data) <= _MOST_BYTES:
-                return data
-    return data

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,20 @@ from rich.table import Table
 
 from immiscible_diffusion.extras import needs
 from immiscible_diffusion.files import write_bytes, write_json
-from immiscible_diffusion.report.figures import distance_figure, samples_figure
+from immiscible_diffusion.report.figures import distance_figure
 from immiscible_diffusion.report.measures import metric_label, metric_name
+from immiscible_diffusion.report.pictures import samples_figure
 from immiscible_diffusion.report.record import record
-from immiscible_diffusion.report.sentences import final_cells, findings, of_metric, speedup_cells
+from immiscible_diffusion.report.sentences import (
+    change_cell,
+    final_cells,
+    findings,
+    measured_once,
+    of_metric,
+    speedup_cells,
+)
 
-__all__ = ["FIGURES", "data_uri", "inspect_table", "render", "report", "terminal_tables"]
+__all__ = ["FIGURES", "data_uri", "inspect_table", "render", "report", "terminal_tables", "text_table"]
 
 FIGURES = ("figures/distance.svg", "figures/samples.webp")
 """The pictures that a report writes into an experiment's folder."""
@@ -45,45 +53,45 @@ def report(folder: Path, to: Path | None = None) -> Path:
 def terminal_tables(numbers: Mapping[str, Any], metric: str) -> list[Table]:
     """Return the speed-ups, or the ends where there are no curves, and the couplings' own figures for a terminal."""
     name = metric_name(metric)
-    if not numbers["speedups"]:
-        columns: Sequence[str] = ("coupling", "sampling", "mean ± s.d.", "difference", "p")
-        cells = [final_cells(row) for row in of_metric(numbers["finals"], metric)]
-        first = _table(f"Final {name}", columns, cells)
+    if numbers["speedups"]:
+        title = f"Training steps to the independent arm's final {name}"
+        columns: Sequence[str] = ("coupling", "sampling", "target", "indep.", "steps", "speed-up", "95 % interval")
+        first = text_table(title, columns, map(speedup_cells, of_metric(numbers["speedups"], metric)))
     else:
-        columns = ("coupling", "sampling", "target", "indep.", "steps", "speed-up", "95 % interval")
-        cells = [speedup_cells(row) for row in of_metric(numbers["speedups"], metric)]
-        first = _table(f"Training steps to the independent arm's final {name}", columns, cells)
+        columns = ("coupling", "sampling", "mean ± s.d.", "difference", "p")
+        first = text_table(f"Final {name}", columns, map(final_cells, of_metric(numbers["finals"], metric)))
     columns = ("coupling", "distance", "mean noise²", "ms a batch", "share of a step")
-    return [first, _table("What each coupling does to its pairs", columns, _pair_cells(numbers))]
+    return [first, text_table("What each coupling does to its pairs", columns, _pair_cells(numbers))]
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def text_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> Table:
+    """Return a table for a terminal: the first columns are text, the others numbers."""
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for column in columns:
-        table.add_column(column, justify="left" if column == "coupling" else "right")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
 
 
 def inspect_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Return what ``analysis.inspect`` measured as a table for a terminal."""
-    table = Table(title="Couplings on these data", title_justify="left", box=None, padding=(0, 1, 0, 0))
-    for column in ("coupling", "distance", "cosine", "noise²", "shift", "KL, nat", "class leak", "ms", "of it cost"):
-        table.add_column(column, justify="left" if column == "coupling" else "right", overflow="fold")
-    for row in rows:
-        leak = row["leak"]
-        table.add_row(
+    """Return what ``diagnostics.inspect`` measured as a table for a terminal."""
+    cells = [
+        [
             row["coupling"],
-            f"{0 - round(row['distance_reduction_percent'], 2):+.2f} %",
+            change_cell(row["distance_reduction_percent"]),
             f"{row['cosine']:.3f}",
             f"{row['noise_square']:.3f}",
             f"{row['shift']:.2f}",
             f"{row['kl']:.2f}",
-            "-" if leak is None else f"{100 * leak['accuracy']:.0f} ({100 * leak['chance']:.0f}) %",
+            f"{100 * leak['accuracy']:.0f} ({100 * leak['chance']:.0f}) %" if (leak := row["leak"]) else "-",
             f"{row['milliseconds']:.2f}",
             "-" if row["cost_ms"] is None else f"{row['cost_ms']:.2f}",
-        )
+        ]
+        for row in rows
+    ]
+    columns = ("coupling", "distance", "cosine", "noise²", "shift", "KL, nat", "class leak", "ms", "of it cost")
+    table = text_table("Couplings on these data", columns, cells)
     table.caption = (
         "shift: mean along x/|x|; KL from N(0, I) in the data's leading directions; leak: a probe's accuracy (chance)"
     )
@@ -92,15 +100,16 @@ def inspect_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 def _pair_cells(numbers: Mapping[str, Any]) -> list[list[str]]:
     """Return what each coupling does to its pairs and what it costs, a row an arm; finished arms come first."""
+    pairs, pace = numbers["pairs"], numbers["pace"]
     return [
         [
             arm,
-            f"{0 - round(numbers['pairs'][arm]['distance_reduction_percent'], 2):+.2f} %",
-            f"{numbers['pairs'][arm]['noise_square']:.3f}",
-            f"{numbers['pairs'][arm]['milliseconds']:.2f}",
-            f"{pace['coupling_percent']:.1f} %" if (pace := numbers["pace"].get(arm)) else "-",
+            change_cell(pairs[arm]["distance_reduction_percent"]),
+            f"{pairs[arm]['noise_square']:.3f}",
+            f"{pairs[arm]['milliseconds']:.2f}",
+            f"{pace[arm]['coupling_percent']:.1f} %" if pace.get(arm) else "-",
         ]
-        for arm in dict.fromkeys([*numbers["pace"], *numbers["pairs"]])
+        for arm in dict.fromkeys([*pace, *pairs])
     ]
 
 
@@ -111,7 +120,7 @@ def _page(numbers: Mapping[str, Any], figures: Mapping[str, bytes]) -> bytes:
     return render(
         Path(__file__).parent / "templates" / "report.html",
         **numbers,
-        once=all(len(curve) < 2 for row in numbers["curves"] for curve in row["by_seed"].values()),
+        once=measured_once(numbers["curves"]),
         label={name: metric_label(configuration, name) for name in metrics},
         plain_start=any(row["start"] != "matched" for row in numbers["curves"]),
         speedup_rows={name: [speedup_cells(row) for row in of_metric(numbers["speedups"], name)] for name in metrics},

@@ -10,6 +10,7 @@ from immiscible_diffusion.files import read_index, read_json
 from immiscible_diffusion.report.compare import Comparison
 from immiscible_diffusion.report.measures import rises
 from immiscible_diffusion.report.read_runs import Arm, Measured, read_arms
+from immiscible_diffusion.report.sentences import measured_once
 from immiscible_diffusion.report.speedup import Speedup, mean_bounds
 from immiscible_diffusion.report.uncertainty import spread
 from immiscible_diffusion.runs.folder import is_finished
@@ -56,7 +57,7 @@ def record(folder: Path) -> dict[str, Any]:
         for each in measured
         for metric, by_seed in each.curves.items()
     ]
-    once = all(len(curve) < 2 for row in curves for curve in row["by_seed"].values())
+    once = measured_once(curves)
     labels = list(dict.fromkeys(each.label for each in measured))
     ordered = sorted(measured, key=lambda each: (labels.index(each.label), each.sampling_steps))
     references = {arm.name: _reference(arm, arms) for arm in arms}

@@ -5,7 +5,7 @@ from typing import Any
 
 from immiscible_diffusion.report.measures import metric_name
 
-__all__ = ["counted", "final_cells", "findings", "number", "of_metric", "speedup_cells"]
+__all__ = ["change_cell", "counted", "final_cells", "findings", "measured_once", "number", "of_metric", "speedup_cells"]
 
 _SURE = 0.05
 
@@ -15,6 +15,11 @@ Row = Mapping[str, Any]
 def of_metric(rows: Sequence[Row], metric: str) -> list[Row]:
     """Return the rows of one metric."""
     return [row for row in rows if row["metric"] == metric]
+
+
+def measured_once(curves: Sequence[Row]) -> bool:
+    """Return whether every run was measured once, at the end of training: then there are no curves to compare."""
+    return all(len(curve) < 2 for row in curves for curve in row["by_seed"].values())
 
 
 def findings(numbers: Row, metric: str) -> list[str]:
@@ -107,6 +112,15 @@ def number(value: float) -> str:
     ['1234', '63.2', '0.281', '0.00021']
     """
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def change_cell(reduction: float) -> str:
+    """Return a reduction in percent as the change that it is.
+
+    >>> change_cell(9.139), change_cell(0.001)
+    ('-9.14 %', '+0.00 %')
+    """
+    return f"{0 - round(reduction, 2):+.2f} %"
 
 
 def speedup_cells(row: Row) -> list[str]:

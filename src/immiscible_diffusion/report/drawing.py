@@ -1,0 +1,70 @@
+"""The style of every figure, and figures and pictures as the bytes of a file."""
+
+from collections.abc import Iterable
+from io import BytesIO
+from typing import Any, Literal
+
+from immiscible_diffusion.extras import needs
+
+__all__ = ["COLOURS", "figure_bytes", "pyplot", "webp"]
+
+COLOURS = ["#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+"""Grey for the reference, then the colour-blind safe palette of Okabe and Ito."""
+_MOST_BYTES = 60_000
+"""Size of the largest WebP: pictures are kept in a repository's history for ever."""
+
+
+def pyplot() -> Any:
+    """Return matplotlib's ``pyplot`` without a window, in the style of every figure here.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    with needs("report", "figures need matplotlib"):
+        import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    import matplotlib.ticker
+
+    plt.rcParams.update({"figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False})
+    plt.rcParams.update({"svg.hashsalt": "immiscible", "svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans"]})
+    return plt
+
+
+def figure_bytes(figure: Any, form: Literal["png", "svg", "webp"]) -> bytes:
+    """Return a figure's file and close it; the same figure gives the same bytes, so nothing in it names a date.
+
+    A WebP has at most 60 kB, if need be with fewer pixels.
+    """
+    if form == "webp":
+        from PIL import Image
+
+        data = webp(Image.open(BytesIO(_saved(figure, "png", dpi))) for dpi in (130, 105, 85))
+    else:
+        data = _saved(figure, form, 130)
+    pyplot().close(figure)
+    return data
+
+
+def _saved(figure: Any, form: Literal["png", "svg"], dpi: int) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format=form, dpi=dpi, metadata={"Software": None} if form == "png" else {"Date": None})
+    return buffer.getvalue()
+
+
+def webp(pictures: Iterable[Any]) -> bytes:
+    """Return the first of ever smaller pictures that fits into 60 kB as WebP, without loss or nearly so, else the last.
+
+    >>> from PIL import Image
+    >>> webp([Image.new("RGB", (20, 20))])[8:16]
+    b'WEBPVP8L'
+    """
+    data = b""
+    for picture in pictures:
+        for options in ({"lossless": True}, {"quality": 90}, {"quality": 80}):
+            buffer = BytesIO()
+            picture.convert("RGB").save(buffer, "WEBP", **options)
+            data = buffer.getvalue()
+            if len(data) <= _MOST_BYTES:
+                return data
+    return data
