@@ -62,12 +62,12 @@ CALLS: dict[str, Callable[[], Tensor]] = {
     "semidiscrete": semidiscrete,
     "the start of nearest": lambda: prior(Nearest()),
     "the start of oversampled": lambda: prior(Oversampled(times=4)),
-    "a measured start": lambda: measured_prior(Nearest(), iter([X, X])).mean,  # type: ignore[arg-type]
+    "a measured start": lambda: measured_prior(Nearest(), iter([X, X])).mean,
     "standard normal": lambda: StandardNormal().sample((3, 2), stream(0, 0, "sample")),
     "uniform times": lambda: uniform(9, stream(0, 0, "time"), torch.device("cpu")),
     "normal": lambda: normal((9, 4), stream(0, 0, "noise"), torch.device("cpu")),
     "large assignments": lambda: torch.from_numpy(
-        solve_sparse(torch.randn(300, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float32))  # type: ignore[arg-type]
+        solve_sparse(torch.randn(300, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float32))
     ),
 }
 

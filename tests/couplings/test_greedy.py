@@ -99,9 +99,14 @@ def test_ties_go_to_the_lower_row_and_then_to_the_lower_column(table: str) -> No
 
 @pytest.mark.parametrize("table", TIES)
 def test_matching_in_order_is_matching_round_by_round(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    cost, orders = TIES[table]().contiguous(), []
+    cost, orders = TIES[table]().contiguous(), list[int]()
     in_order = greedy._match_in_order
-    monkeypatch.setattr(greedy, "_match_in_order", lambda part: orders.append(len(part)) or in_order(part))
+
+    def counted(part: Tensor) -> Tensor:
+        orders.append(len(part))
+        return in_order(part)
+
+    monkeypatch.setattr(greedy, "_match_in_order", counted)
     expected = match(cost.clone())
     assert orders == []
     for rounds in (1, 2):
@@ -116,7 +121,12 @@ def test_equal_rows_take_seconds_and_not_a_minute(monkeypatch: pytest.MonkeyPatc
     """Rounds of a single pair go on for a while only; ordinary data never get there."""
     looks: list[int] = []
     first_least = greedy._first_least
-    monkeypatch.setattr(greedy, "_first_least", lambda table, dim: looks.append(len(table)) or first_least(table, dim))
+
+    def counted(table: Tensor, dim: int) -> Any:
+        looks.append(len(table))
+        return first_least(table, dim)
+
+    monkeypatch.setattr(greedy, "_first_least", counted)
     rows = randn(1, 600).expand(600, 600).clone()
     assert match(rows.clone()).tolist() == rows[0].argsort(stable=True).tolist()
     assert len(looks) == 2 * 16

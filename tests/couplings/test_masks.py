@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import permutations
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -150,9 +150,15 @@ def real_square(x: Tensor, noise: Tensor, mask: Tensor) -> float:
 def test_the_mask_brings_noise_nearer_where_data_are_real() -> None:
     """Rows of 16 places that end early, as padded sets do: nearest with a mask, farthest with fives for zeros."""
     x, noise, mask = randn(128, 16, 4).cumsum(1) / 2, randn(128, 16, 4, seed=1), ending(128, 16)
+    cases: list[tuple[Literal["l2", "dot"], float, Tensor | None]] = [
+        ("l2", 0.0, mask),
+        ("l2", 0.0, None),
+        ("dot", 0.0, None),
+        ("l2", 5.0, None),
+    ]
     distances = [
         real_square(x, assign(padded(x, mask, value), noise, cost=cost, mask=given), mask)
-        for cost, value, given in [("l2", 0.0, mask), ("l2", 0.0, None), ("dot", 0.0, None), ("l2", 5.0, None)]
+        for cost, value, given in cases
     ]
     masked, zeros, zeros_dot, fives = distances
     independent = real_square(x, noise, mask)

@@ -28,6 +28,10 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def noise_stream(seed: int) -> torch.Generator:
+    return stream(seed, 0, "noise")
+
+
 def told(call: Callable[[], object]) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -47,7 +51,7 @@ def process(rank: int, folder: Path, meeting: str) -> None:
                 said[name] = told(call)
             dist.barrier()
 
-    x, generator = randn(16, 8), lambda seed: stream(seed, 0, "noise")
+    x, generator = randn(16, 8), noise_stream
     couple, nearest = Assignment(), Nearest()
     in_turn("same seed", lambda: couple(x, None, generator(0)))
     in_turn("the same object again", lambda: couple(x, None, generator(0)))

@@ -44,9 +44,12 @@ def inspect(
     data_source = with_states(data_source, text) if text else data_source
     drawn = itertools.islice(data_source.batches(batch, seed), batches)
     captioned = data_source.classes is None and not text  # numbers of captions are no labels
-    pairs = [(data_codec.encode(each.raw), None if captioned else each.cond) for each in drawn]
+    pairs = [(data_codec.encode(each.raw), None if captioned else each.cond, each.mask) for each in drawn]
     rows = compare_pairs(chosen, pairs, seed=seed)
     out.print(inspect_table(rows))
+    for row in rows:
+        if row["idle"]:
+            out.print(f"Note: {escape(row['idle'])}", highlight=False)
     write_json(out_folder / "inspect.json", {"source": source, "codec": codec, "batch": batch, "couplings": rows})
     write_bytes(out_folder / "inspect.png", inspect_figure(rows))
     out.print(f"Figures: {escape(str(out_folder / 'inspect.json'))} and inspect.png", soft_wrap=True)

@@ -48,7 +48,8 @@ def ordinary(rows: Float[Tensor, "b d"]) -> Tensor:
     """Return which rows are not much longer than most, (b,)."""
     norm = torch.linalg.vector_norm(rows, dim=1)
     some = norm[norm > 0]
-    return norm <= _FAR * some.median() if len(some) else norm == 0
+    far: Tensor = norm <= _FAR * some.median() if len(some) else norm == 0
+    return far
 
 
 def real_part(x: Float[Tensor, "b *dims"], mask: Tensor | None) -> Float[Tensor, "b *dims"]:
@@ -127,7 +128,8 @@ def _rounded(rows: Tensor, precision: Precision) -> Tensor:
     if precision == "bf16":
         return rows.bfloat16().float()
     mantissa, exponent = torch.frexp(rows)
-    return (mantissa * 2**_HALF_DIGITS).round_() * torch.exp2((exponent - _HALF_DIGITS).to(rows))
+    rounded: Tensor = (mantissa * 2**_HALF_DIGITS).round_() * torch.exp2((exponent - _HALF_DIGITS).to(rows))
+    return rounded
 
 
 def _distance(product: Tensor, norm: Tensor, other: Tensor, *, per_noise: bool) -> None:

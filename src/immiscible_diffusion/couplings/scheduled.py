@@ -130,8 +130,8 @@ class Mixed(DropIn):
         """
         share = linear(rows.step or 0, start=self.start, end=self.end, steps=self.steps)
         source = x.device if rows.generator is None else rows.generator.device
-        options = {"generator": rows.generator, "device": source, "dtype": torch.float32}
-        if share < 1 and (share == 0 or bool(torch.rand((), **options) >= share)):
+        drawn = torch.rand((), generator=rows.generator, device=source, dtype=torch.float32) if 0 < share < 1 else None
+        if share == 0 or (drawn is not None and bool(drawn >= share)):
             return _independent(x, rows.generator)
         return noise_from(self.coupling, x, rows)
 

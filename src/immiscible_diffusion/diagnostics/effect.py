@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +74,7 @@ def effect(coupling: Coupling, data: Iterable[Pairable], *, seed: int = 0) -> di
     }
 
 
-def parts(batch: Pairable) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+def parts(batch: Pairable) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
     """Return data, condition, and the mask as a keyword for a coupling, none where there is no mask."""
     mask = batch[2] if len(batch) > 2 else None
     return batch[0], batch[1], {} if mask is None else {"mask": mask}

@@ -17,7 +17,9 @@ class Evaluation:
     """When and how samples are measured against held-out data.
 
     Args:
-        every: training steps between evaluations; the last step is always evaluated.
+        every: training steps to the first evaluation, and between evaluations; the last step is always evaluated.
+        growth: at 1 evaluations are equally far apart; above it, each comes at this many times the step of the one
+            before, rounded up to a multiple of ``every``.
         steps: sampling steps to evaluate at.
         samples: generated images a measurement.
         seed: names the noise that samples start from; equal for all arms.
@@ -37,6 +39,7 @@ class Evaluation:
     features: Features
     metrics: dict[str, Metric]
     guidance: float = 1.0
+    growth: float = 1.0
     also: tuple[Features, ...] = ()
 
     def __post_init__(self) -> None:
@@ -45,8 +48,24 @@ class Evaluation:
         kinds = [type(features) for features in (self.features, *self.also)]
         if len(set(kinds)) < len(kinds):
             raise ValueError(f"evaluate.also names a network twice: {[kind.__name__ for kind in kinds]}")
+        if not 1 <= self.growth < math.inf:
+            raise ValueError(f"growth is {self.growth}; it must be finite and at least 1")
         if not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance is {self.guidance}; it must be finite and at least 0")
+
+    def due(self, last: int) -> list[int]:
+        """Return the training steps that are evaluated in a run of ``last`` steps, rising.
+
+        >>> from immiscible_diffusion.features import PooledPixels
+        >>> Evaluation(100, (5,), 10, 0, PooledPixels(), {}, growth=1.5).due(1000)
+        [100, 200, 300, 500, 800, 1000]
+        """
+        steps = list[int]()
+        step = self.every
+        while step < last:
+            steps.append(step)
+            step = self.every * max(step // self.every + 1, math.ceil(step * self.growth / self.every))
+        return [*steps, last]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from immiscible_diffusion.registry import describe
 from immiscible_diffusion.runs.conditions import conditions_for, once
 from immiscible_diffusion.runs.pictures import save_grid, save_paths
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance
-from immiscible_diffusion.types import Features, HasPictures
+from immiscible_diffusion.types import Batch, Features, HasPictures
 
 __all__ = ["evaluate", "held_out_features", "networks"]
 
@@ -67,12 +67,24 @@ def evaluate(
 
 
 def _images(trained: Trained, config: Config, steps: int, start: Start) -> Iterator[Tensor]:
-    """Yield the images of one measurement; conditions are made for a part at a time, as texts' states are large."""
+    """Yield the images of one measurement; conditions are made for a part at a time, as texts' states are large.
+
+    Where held-out data are padded, what is generated there was never trained: it gets the held-out rows' own padding.
+    """
     asked = config.evaluate
+    padded = config.source.held_out() if next(config.source.batches(1, 0)).mask is not None else None
     for first in range(0, asked.samples, _PART):
         count = min(_PART, asked.samples - first)
         cond = conditions_for(config, count, first)
-        yield from generate(trained, count, steps=steps, seed=asked.seed, start=start, cond=cond, first=first)
+        for made in generate(trained, count, steps=steps, seed=asked.seed, start=start, cond=cond, first=first):
+            yield made if padded is None else _with_padding(made, padded, first)
+            first += len(made)
+
+
+def _with_padding(made: Tensor, held_out: Batch, first: int) -> Tensor:
+    """Return what was generated, from number ``first`` on, with the padding of the held-out rows beside it."""
+    rows = torch.arange(first, first + len(made)) % len(held_out.raw)
+    return made if held_out.mask is None else torch.where(held_out.mask[rows], made, held_out.raw[rows])
 
 
 def networks(config: Config) -> dict[str, Features]:

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from immiscible_diffusion.diagnostics.effect import effect
+from immiscible_diffusion.diagnostics.effect import Pairable, effect
 from immiscible_diffusion.diagnostics.idle import idle_reason
 from immiscible_diffusion.experiments.config import Config, read_config
 from immiscible_diffusion.experiments.experiment import Cell, Experiment
@@ -193,11 +193,11 @@ def _notes(cells: Sequence[Cell]) -> Iterator[str]:
             yield f"{arm}: guidance needs a net that was also trained without its condition: set net.drop, as 0.1"
 
 
-def _batches(config: Config) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+def _batches(config: Config) -> Iterator[Pairable]:
     source = conditioned(config.source, with_prompts(config.net, config.source))
     count = _TEXT_BATCHES if isinstance(source, EncodedCaptions) else _EFFECT_BATCHES
     for batch in itertools.islice(source.batches(config.train.batch, config.train.seed), count):
-        yield config.codec.encode(batch.raw), batch.cond
+        yield config.codec.encode(batch.raw), batch.cond, batch.mask
 
 
 def _progress(console: Console) -> Progress:

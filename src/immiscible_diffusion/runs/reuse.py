@@ -50,8 +50,8 @@ def reuse(cells: Sequence[Cell], folder: Path, others: Sequence[Path]) -> list[s
 
 def _asked(lines: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
     """Return the measurements that a run of this configuration makes, in its order; none if one is missing."""
-    last, asked = config.train.steps, config.evaluate
-    due = {(step, count) for step in [*range(asked.every, last, asked.every), last] for count in asked.steps}
+    asked = config.evaluate
+    due = {(step, count) for step in asked.due(config.train.steps) for count in asked.steps}
     kept = [line for line in lines if (line["step"], line["sampling_steps"]) in due]
     if {(line["step"], line["sampling_steps"]) for line in kept} != due:
         return []

@@ -50,6 +50,7 @@ def execute(config: Config, folder: Path, device: torch.device) -> Generator[int
     with locked(folder):
         remove_parts(folder)
         records, last = read_records(config, folder), config.train.steps
+        due = set(config.evaluate.due(last))
         if is_finished(folder) and {steps for steps, _ in records.measured(last)} >= set(config.evaluate.steps):
             yield last
             return
@@ -75,7 +76,7 @@ def execute(config: Config, folder: Path, device: torch.device) -> Generator[int
                     if time.monotonic() - written > _WRITE_EVERY:
                         records.write()
                         written = time.monotonic()
-                measures = step == last or (step > 0 and step % config.evaluate.every == 0)
+                measures = step in due
                 if step > saved and (measures or (config.train.checkpoint and step % config.train.checkpoint == 0)):
                     saved = _keep(state, records)
                 if measures:
