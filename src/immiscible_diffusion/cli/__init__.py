@@ -1,7 +1,9 @@
 """The command line: every command is a few calls of the library, and every mistake gets one line."""
 
+import ast
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 import typer
 
@@ -10,49 +12,19 @@ from immiscible_diffusion.cli.options import new_app, refused, run_app
 __all__ = ["COMMANDS", "command_line", "run"]
 
 COMMANDS = {
-    "list": ("listing:list_experiments", "List the experiments, and the names that an experiment file may use."),
-    "demo": (
-        "training:demo",
-        "Train three couplings on real digits from the same seeds, and show what they change (a few minutes).",
-    ),
-    "show": (
-        "training:show",
-        "Show an experiment: what it asks, its runs, and the resolved configuration of the first.",
-    ),
-    "train": (
-        "training:train",
-        "Carry out every run of an experiment; the same command again goes on with what was cut.",
-    ),
-    "sample": (
-        "models:sample",
-        "Generate images from a finished run: PNG files, one grid and an .npz; the same command again goes on.",
-    ),
-    "evaluate": (
-        "models:evaluate",
-        "Measure a finished run against held-out data, and keep the numbers in RUN/evaluated.json.",
-    ),
-    "compare": (
-        "comparing:compare",
-        "Compare runs: the training that each arm needs to reach what another reached, in steps and in seconds.",
-    ),
-    "report": (
-        "studies:report",
-        "Write report.html, summary.json and figures from the runs in a folder, and print the main table.",
-    ),
-    "inspect": (
-        "studies:inspect",
-        "Measure couplings on your own data: what they gain, what they cost, what they do to the noise.",
-    ),
-    "encode": (
-        "encoding:encode",
-        "Encode a data set once, so that training reads latents; an interrupted run goes on where it was.",
-    ),
-    "rollout": (
-        "policies:rollout",
-        "Carry out the finished policies of an experiment, and keep the shares of success in FOLDER/rollout.json.",
-    ),
+    "list": "listing:list_experiments",
+    "demo": "training:demo",
+    "show": "training:show",
+    "train": "training:train",
+    "sample": "models:sample",
+    "evaluate": "models:evaluate",
+    "compare": "comparing:compare",
+    "report": "studies:report",
+    "inspect": "studies:inspect",
+    "encode": "encoding:encode",
+    "rollout": "policies:rollout",
 }
-"""Name -> the function, as module:function of this folder, and its first line, so that ``--help`` imports neither."""
+"""Name -> module:function of this folder. The function's docstring is the command's help."""
 
 _MOVED = {
     "bench": "benchmarks are commands of the repository: python -m benchmarks --help",
@@ -71,13 +43,22 @@ _ABOUT = "Train diffusion and flow-matching models with noise that is paired wit
 def command_line(name: str) -> typer.Typer:
     """Return the command line in which the command of this name works and the others only have their help."""
     app = new_app("immiscible", _ABOUT)
-    for command, (place, summary) in COMMANDS.items():
+    for command, place in COMMANDS.items():
+        module, _, function = place.partition(":")
         if command == name:
-            module, _, function = place.partition(":")
             app.command(command)(getattr(import_module(f"immiscible_diffusion.cli.{module}"), function))
         else:
-            app.command(command, help=summary)(lambda: None)
+            app.command(command, help=_summary(module, function))(lambda: None)
     return app
+
+
+def _summary(module: str, function: str) -> str:
+    """Return the first line of a command's docstring, read from its file: to import it is slow."""
+    source = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
+    (command,) = (
+        node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == function
+    )
+    return (ast.get_docstring(command) or "").partition("\n")[0]
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -6,9 +6,8 @@ from typing import Annotated, Literal, get_args
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from immiscible_diffusion.cli.options import Device, checked_device, choice, err, out
+from immiscible_diffusion.cli.options import Device, checked_device, choice, out, progress
 from immiscible_diffusion.data import Images, Latents
 from immiscible_diffusion.data.latent_files import encode as encode_source
 
@@ -36,9 +35,7 @@ def encode(
     images = choice("source", source)
     if isinstance(images, Images):  # every worker opens the source: none should decode all of it first
         images = dataclasses.replace(images, memory=False, flip=False)
-    columns = TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("", total=None)
+    with progress("encoding") as move:
         for done in encode_source(
             images,
             choice("codec", codec),
@@ -50,7 +47,7 @@ def encode(
             device=checked_device(device),
             dtype=dtypes[precision],
         ):
-            bar.update(task, completed=done.rows, total=done.of)
+            move(completed=done.rows, total=done.of)
     out.print(f"Latents are in {escape(str(folder))}; train on them with source = {{use = 'latents', path = ...}}")
     if verify:
         out.print(f"{Latents(str(folder)).verify()} files hold what their checksums say")

@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from immiscible_diffusion.cli.options import Device, Folder, checked_device, err, out
+from immiscible_diffusion.cli.options import Device, Folder, checked_device, out, progress
 from immiscible_diffusion.experiments.config import Config, read_config
 from immiscible_diffusion.export.model import load_export
 from immiscible_diffusion.files import read_json, write_json
@@ -52,12 +51,10 @@ def sample(
         guidance=guidance,
     )
     sampling.applied(trained)  # a sampler that is not there is refused before the folder is claimed
-    columns = TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("", total=n)
+    with progress("generating", n) as move:
         made = write_samples(run_folder / "export", target, n, sampling, workers=workers, device=checked_device(device))
         for done in made:
-            bar.update(task, completed=done)
+            move(completed=done)
     out.print(f"{n} images, grid.png and samples.npz are in {escape(str(target))}", soft_wrap=True)
 
 

@@ -1,12 +1,15 @@
 """What commands share: where they print, and the options that mean the same in each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from immiscible_diffusion.experiments.values import parse_override
 from immiscible_diffusion.registry import make
@@ -24,6 +27,7 @@ __all__ = [
     "err",
     "new_app",
     "out",
+    "progress",
     "refused",
     "run_app",
 ]
@@ -65,6 +69,15 @@ def choice(kind: str, text: str) -> Any:
         ValueError: an unknown name or option, or a value that the object refuses.
     """
     return make(kind, parse_override(f"{kind}={text}")[1])
+
+
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """Show a bar while a block runs; yield the function that moves it, to ``completed`` of ``total``."""
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield partial(bar.update, task)
 
 
 def new_app(name: str, about: str) -> typer.Typer:

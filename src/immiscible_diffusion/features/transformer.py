@@ -57,14 +57,10 @@ class Dinov2:
             ImportError: transformers is not installed.
             ValueError: images of other than one or three channels, or a model that cannot be read.
         """
-        images = rgb(raw, "DINOv2")
         net = _network("Dinov2Model", self.model, self.revision, raw.device)
-
-        def forward(part: Tensor) -> Tensor:
-            tokens: Tensor = net(pixel_values=_scaled(part, self.size, _IMAGENET)).pooler_output
-            return tokens
-
-        return in_batches(images, forward)
+        return in_batches(
+            rgb(raw, "DINOv2"), lambda part: net(pixel_values=_scaled(part, self.size, _IMAGENET)).pooler_output
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -97,14 +93,11 @@ class Clip:
             ImportError: transformers is not installed.
             ValueError: images of other than one or three channels, or a model that cannot be read.
         """
-        images = rgb(raw, "CLIP")
         net = _network("CLIPVisionModelWithProjection", self.model, self.revision, raw.device)
-
-        def forward(part: Tensor) -> Tensor:
-            embeddings: Tensor = net(pixel_values=_scaled(part, net.config.image_size, _CLIP)).image_embeds
-            return torch.nn.functional.normalize(embeddings, dim=1)
-
-        return in_batches(images, forward)
+        embeddings = in_batches(
+            rgb(raw, "CLIP"), lambda part: net(pixel_values=_scaled(part, net.config.image_size, _CLIP)).image_embeds
+        )
+        return torch.nn.functional.normalize(embeddings, dim=1)
 
     @property
     def fingerprint(self) -> str:
