@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.runs import checkpoint
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.train import NotFiniteError, State
-from immiscible_diffusion.types import Batch
+from immiscible_diffusion.types import Batch, Net
 from sweeps import sweep
 
 CONFIG = Train(steps=12, warmup=4, lr=1e-2)
@@ -173,6 +173,69 @@ def test_bfloat16_trains() -> None:
     exact = train(fresh(Train(steps=3), 0.0), Train(steps=3))
     assert losses != exact
     assert losses == pytest.approx(exact, rel=0.02)
+
+
+class Product(Denoising):
+    """A method whose loss is a matrix product, which autocast would round."""
+
+    seen: ClassVar[list[bool]] = []
+
+    def loss(self, net: Net, x: Tensor, noise: Tensor, cond: Tensor | None = None, **options: Any) -> Tensor:
+        self.seen.append(torch.is_autocast_enabled("cpu"))
+        error = (net(x, x.new_full((len(x),), 0.5), cond) - noise).flatten(1)
+        return (error @ error.T).diagonal() / error.shape[1]
+
+
+def test_only_the_net_is_under_autocast() -> None:
+    config = Train(steps=1, precision="bf16")
+    inside: list[bool] = []
+    state = fresh(config, 0.0)
+    state.net.register_forward_hook(lambda *_: inside.append(torch.is_autocast_enabled("cpu")))
+    list(fit(state, Digits(), Pixels(), Independent(), Product(), config))
+    assert inside == [True]
+    assert Product.seen == [False]
+
+
+HALF = [torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+def test_a_net_of_16_bits_is_refused(dtype: torch.dtype) -> None:
+    net = MLP(width=8).build((1, 8, 8), None)
+    whole = len(list(net.parameters()))
+    with pytest.raises(ValueError, match=rf"{whole} trained parameters of the net have 16 bits or less, first"):
+        new_state(copy.deepcopy(net).to(dtype), CONFIG)
+    first, *_, last = net.parameters()
+    last.data = last.data.to(dtype)
+    with pytest.raises(
+        ValueError, match=rf"^1 trained .*\({dtype}\).*net\.float\(\), and set train\.precision = 'bf16'"
+    ):
+        new_state(net, CONFIG)
+    last.data, first.data = last.data.float(), first.data.to(dtype)
+    new_state(first_frozen := copy.deepcopy(net).requires_grad_(False), CONFIG)  # frozen ones are never averaged
+    assert next(first_frozen.parameters()).dtype == dtype
+
+
+@pytest.mark.parametrize("part", ["net", "ema", "teacher"])
+def test_a_state_that_was_rounded_is_refused(part: str) -> None:
+    config = Train(steps=2)
+    state = fresh(config)
+    for _ in fit(state, Digits(), Pixels(), Independent(), Consistency(), config):
+        break
+    getattr(state, part).bfloat16()
+    what = {"net": "the net", "ema": "the average", "teacher": "the teacher"}[part]
+    with pytest.raises(ValueError, match=f"trained parameters of {what} have 16 bits"):
+        next(fit(state, Digits(), Pixels(), Independent(), Consistency(), config))
+
+
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=str)
+def test_why_16_bits_are_refused(dtype: torch.dtype) -> None:
+    """Control: an average from 1 towards 1.1, of decay .9999, stays where it is in 16 bits."""
+    average, weight = torch.ones(1, dtype=dtype), torch.full((1,), 1.1, dtype=dtype)
+    for _ in range(1000):
+        average.lerp_(weight, 1e-4)
+    expected = 1.1 - 0.1 * 0.9999**1000
+    assert float(average) == (pytest.approx(expected, abs=1e-4) if dtype == torch.float32 else 1.0)
 
 
 @pytest.mark.parametrize(

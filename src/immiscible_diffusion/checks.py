@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "NotFiniteError",
     "check_alike",
     "check_batch",
     "check_choice",
@@ -18,6 +19,10 @@ __all__ = [
     "check_number",
     "check_whole",
 ]
+
+
+class NotFiniteError(ArithmeticError):
+    """Training or sampling came to NaN or infinity; the training state is that of the last good step."""
 
 
 def check_choice(what: str, value: object, allowed: object) -> None:

@@ -8,13 +8,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.checks import NotFiniteError
 from immiscible_diffusion.nets.guided import guided
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import describe, make
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Codec, Float, HasFreshNoise, Method, Prior
+from immiscible_diffusion.tensors import not_finite
+from immiscible_diffusion.types import Codec, Float, HasClip, HasFreshNoise, HasRange, Method, Prior
 
-__all__ = ["Start", "Trained", "draw", "generate", "warn_if_fresh", "with_guidance", "with_sampler"]
+__all__ = ["Start", "Trained", "clip_problem", "draw", "generate", "warn_if_fresh", "with_guidance", "with_sampler"]
 
 Start = Literal["matched", "normal"]
 
@@ -42,7 +44,7 @@ def with_sampler(trained: Trained, sampler: str, **options: Any) -> Trained:
     what is dropped.
 
     Raises:
-        ValueError: the method has no such sampler or option.
+        ValueError: the method has no such sampler or option, or the clip given is below the range of the codec's data.
 
     >>> from immiscible_diffusion import Denoising, Pixels
     >>> model = Trained(nn.Identity(), Denoising(), Pixels(), StandardNormal(), (1, 8, 8))
@@ -60,7 +62,33 @@ def with_sampler(trained: Trained, sampler: str, **options: Any) -> Trained:
                 f"sampling by {sampler!r} drops what the model has for {described['sampler']!r}: {dropped}",
                 stacklevel=2,
             )
-    return replace(trained, method=make("method", {**described, "sampler": sampler, **options}))
+    method = make("method", {**described, "sampler": sampler, **options})
+    if "clip" in options and (problem := clip_problem(trained.codec, method)):
+        raise ValueError(problem)
+    return replace(trained, method=method)
+
+
+def clip_problem(codec: Codec, method: Method) -> str:
+    """Return why the method would clip away a part of the codec's data, or the empty text.
+
+    Less than half a grey level is none. Of an autoencoder's latents no range is known.
+
+    >>> from immiscible_diffusion import Betas, Denoising, Pixels
+    >>> clip_problem(Pixels(), Denoising(Betas(), "v", clip=1.0))
+    ''
+    >>> clip_problem(Pixels(120.7, 64.2), Denoising(Betas(), "v", clip=1.0))[:62]
+    'method.clip is 1; data in model space reach from -1.88 to 2.09'
+    """
+    if not (isinstance(codec, HasRange) and isinstance(method, HasClip) and method.clip):
+        return ""
+    low, high = codec.limits
+    largest = max(abs(low), abs(high))
+    if largest - method.clip <= (high - low) / 510:
+        return ""
+    return (
+        f"method.clip is {method.clip:g}; data in model space reach from {low:.3g} to {high:.3g}, and each sampling "
+        f"step would cut what lies beyond the clip: set method.clip to {largest:.4g}, or to 0 for none"
+    )
 
 
 def with_guidance(trained: Trained, scale: float) -> Trained:
@@ -101,6 +129,7 @@ def generate(
 
     Raises:
         ValueError: an unknown start, or labels that are not (n,).
+        NotFiniteError: an image holds NaN or infinity.
     """
     if start not in ("matched", "normal"):
         raise ValueError(f"no start named {start!r}; there are ['matched', 'normal']")
@@ -124,11 +153,22 @@ def draw(
     steps: int,
     streams: Sequence[torch.Generator],
 ) -> Float[Tensor, "n *dims"]:
-    """Return data in model space, (n, *dims), generated from the noise; fresh noise is drawn from one stream each."""
+    """Return data in model space, (n, *dims), generated from the noise; fresh noise is drawn from one stream each.
+
+    Raises:
+        NotFiniteError: some of them hold NaN or infinity: the net diverged, or its precision is too low.
+    """
     method = trained.method
-    if isinstance(method, HasFreshNoise) and method.stochastic(steps):
-        return method.sample(trained.net, noise, cond, steps=steps, generator=streams)
-    return method.sample(trained.net, noise, cond, steps=steps)
+    own: dict[str, Any] = (
+        {"generator": streams} if isinstance(method, HasFreshNoise) and method.stochastic(steps) else {}
+    )
+    x: Tensor = method.sample(trained.net, noise, cond, steps=steps, **own)
+    if bad := not_finite(x):
+        raise NotFiniteError(
+            f"{bad} of {len(x)} samples in {steps} sampling steps hold NaN or infinity, and can be neither shown nor "
+            "measured. The net diverged, or its precision is too low; go back to an earlier state"
+        )
+    return x
 
 
 def warn_if_fresh(trained: Trained, steps: int) -> None:

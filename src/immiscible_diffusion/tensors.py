@@ -7,13 +7,32 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.checks import check_batch
-from immiscible_diffusion.types import Float
+from immiscible_diffusion.checks import NotFiniteError, check_batch
+from immiscible_diffusion.types import Float, UInt8
 
-__all__ = ["batch_rows", "expand", "full_precision", "normal", "normal_like"]
+__all__ = ["as_bytes", "batch_rows", "expand", "full_precision", "normal", "normal_like", "not_finite"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def as_bytes(values: Float[Tensor, "n *dims"]) -> UInt8[Tensor, "n *dims"]:
+    """Return pixel values rounded and clipped to 0..255, (n, *dims).
+
+    Raises:
+        NotFiniteError: NaN or infinity, which would become black or white.
+
+    >>> as_bytes(torch.tensor([-3.0, 0.6, 300.0])).tolist()
+    [0, 1, 255]
+    """
+    if bad := not_finite(values):
+        raise NotFiniteError(f"{bad} of {len(values)} images hold NaN or infinity; there is no picture of them")
+    return values.round().clamp(0, 255).to(torch.uint8)
+
+
+def not_finite(x: Float[Tensor, "n *dims"]) -> int:
+    """Return how many rows hold NaN or infinity."""
+    return int((~x.isfinite()).reshape(len(x), -1).any(1).sum()) if len(x) else 0
 
 
 def batch_rows(x: Tensor, name: str = "x") -> Tensor:

@@ -41,6 +41,7 @@ __all__ = [
     "HasCaptionNumbers",
     "HasCaptions",
     "HasClassNames",
+    "HasClip",
     "HasDenseCondition",
     "HasFingerprint",
     "HasFreshNoise",
@@ -52,6 +53,7 @@ __all__ = [
     "HasPictures",
     "HasPrompts",
     "HasRandomAccess",
+    "HasRange",
     "HasRowNames",
     "HasStockParts",
     "HasStockSampling",
@@ -391,6 +393,26 @@ class HasMoments(Protocol):
 
     def fingerprint(self) -> dict[str, Any]:
         """Return the values that determine the moments, as JSON values."""
+        ...
+
+
+@runtime_checkable
+class HasRange(Protocol):
+    """A codec that knows how far its data reach."""
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The lowest and the highest value that ``encode`` can give."""
+        ...
+
+
+@runtime_checkable
+class HasClip(Protocol):
+    """A method whose sampling clips its estimates of the data."""
+
+    @property
+    def clip(self) -> float:
+        """The largest absolute value that an estimate keeps; 0 clips none."""
         ...
 
 

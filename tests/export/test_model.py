@@ -477,6 +477,15 @@ def test_a_method_of_ones_own_says_how_diffusers_samples_from_it(
     assert isinstance(load_export(tmp_path / "unknown").method, Silent)
 
 
+def test_a_model_that_clips_its_data_is_warned_of(tmp_path: Path) -> None:
+    clipped = Denoising(Betas(), "eps", clip=1.0)
+    rgb(tmp_path / "usual", clipped)
+    load_export(tmp_path / "usual")  # control: warnings are errors
+    rgb(tmp_path / "wide", clipped, codec=Pixels(120.7, 64.2))
+    with pytest.warns(UserWarning, match=r"wide: method\.clip is 1; data in model space reach from -1\.88 to 2\.09"):
+        load_export(tmp_path / "wide")
+
+
 def test_an_export_of_a_net_that_cannot_load_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rgb(tmp_path / "model", Denoising())
     load_export(tmp_path / "model")  # control

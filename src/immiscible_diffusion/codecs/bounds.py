@@ -59,6 +59,11 @@ class Bounds:
                 "most its high"
             )
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The bounds in model space."""
+        return -1.0, 1.0
+
     def encode(self, raw: Float[Tensor, "b *dims"]) -> Float[Tensor, "b *dims"]:
         """Return vectors in model space, (b, ..., c), float32.
 

@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from immiscible_diffusion.registry import register
+from immiscible_diffusion.tensors import as_bytes
 from immiscible_diffusion.types import Float, UInt8
 
 __all__ = ["Pixels"]
@@ -27,6 +27,7 @@ class Pixels:
     Raises:
         ValueError: std is not positive.
 
+    >>> import torch
     >>> Pixels().encode(torch.tensor([[0, 255]], dtype=torch.uint8)).tolist()
     [[-1.0, 1.0]]
     """
@@ -38,10 +39,19 @@ class Pixels:
         if not 0 < self.std < math.inf or not math.isfinite(self.mean):
             raise ValueError(f"mean is {self.mean} and std {self.std}; both must be finite, and std positive")
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Where black and white lie in model space."""
+        return -self.mean / self.std, (255 - self.mean) / self.std
+
     def encode(self, raw: UInt8[Tensor, "b *dims"]) -> Float[Tensor, "b *dims"]:
         """Return images in model space, (b, c, h, w), float32."""
         return (raw.float() - self.mean) / self.std
 
     def decode(self, x: Float[Tensor, "b *dims"]) -> UInt8[Tensor, "b *dims"]:
-        """Return images as stored, (b, c, h, w), rounded and clipped to 0..255."""
-        return (x.float() * self.std + self.mean).round().clamp(0, 255).to(torch.uint8)
+        """Return images as stored, (b, c, h, w), rounded and clipped to 0..255.
+
+        Raises:
+            NotFiniteError: an image holds NaN or infinity.
+        """
+        return as_bytes(x.float() * self.std + self.mean)

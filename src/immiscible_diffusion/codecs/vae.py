@@ -13,6 +13,7 @@ from immiscible_diffusion.checks import check_whole
 from immiscible_diffusion.codecs import _autoencoder
 from immiscible_diffusion.files import write_json
 from immiscible_diffusion.registry import register
+from immiscible_diffusion.tensors import as_bytes
 from immiscible_diffusion.types import Float, UInt8
 
 __all__ = ["VAE"]
@@ -91,7 +92,7 @@ class VAE:
         model, images = self._model(x), []
         for i, z in enumerate(torch.split(x.float() / scale + shift, self.batch)):
             y = self._finite(model.decode(z.to(model.dtype)).sample.float(), "decoder", self.batch * i)
-            images.append(((y + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+            images.append(as_bytes((y + 1) * 127.5))
         return torch.cat(images)
 
     @torch.no_grad()

@@ -1,5 +1,6 @@
 """A trained model on disk, and the way back. Safetensors and JSON alone, never a pickle."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from immiscible_diffusion.export.stock import save_stock
 from immiscible_diffusion.files import new_folder, read_json, read_tensors, write_bytes, write_json, write_tensors
 from immiscible_diffusion.priors import Gaussian, StandardNormal
 from immiscible_diffusion.registry import describe, make
-from immiscible_diffusion.sample import Trained
+from immiscible_diffusion.sample import Trained, clip_problem
 from immiscible_diffusion.types import HasAutoencoder, NetDescription, Prior
 
 __all__ = ["load_export", "save_export"]
@@ -54,7 +55,7 @@ INDEX: dict[str, Any] = {"net": dict, "method": dict, "codec": dict, "shape": [i
 
 
 def load_export(folder: Path) -> Trained:
-    """Return the model that ``save_export`` wrote.
+    """Return the model that ``save_export`` wrote, with a warning if its sampling clips below the range of its data.
 
     Raises:
         ValueError: a file is missing, damaged or does not fit the others.
@@ -69,5 +70,7 @@ def load_export(folder: Path) -> Trained:
             prior = Gaussian(**read_tensors(folder / "prior.safetensors"))
     except (AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{folder} holds no model that can be loaded: {error}") from error
+    if problem := clip_problem(codec, method):
+        warnings.warn(f"{folder}: {problem}", stacklevel=2)
     coupling = str(index.get("coupling", "independent"))
     return Trained(built.eval().requires_grad_(False), method, codec, prior, shape, coupling)
