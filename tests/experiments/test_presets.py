@@ -117,7 +117,7 @@ def test_a_preset_trains_samples_and_is_measured(tmp_path: Path, shared_data: Ca
     folder, changes, _ = LOCAL[name]
     options = {"path": str(shared_data(folder)), "memory": False, **changes, "limit": 400}
     config = configured(tmp_path, name, *[(f"source.{key}", value) for key, value in options.items()])
-    assert list(execute(config, tmp_path / "run", torch.device("cpu"))) == [0, 1, 2]
+    assert list(execute(config, tmp_path / "run", torch.device("cpu"))) == [0, 1, 2, 2]
     (line,) = read_lines(tmp_path / "run" / "evaluations.jsonl")
     assert line["samples"] == 4
     assert line["frechet"] > 0
@@ -137,7 +137,7 @@ def test_imagenet_at_256_pixels_runs_through_latents(tmp_path: Path, shared_data
     latents = ("source", {"use": "latents", "path": str(tmp_path / "latents")})
     codec = ("codec", {"use": "vae", "path": str(shared_data("taesd"))})
     config = configured(tmp_path, "imagenet256", latents, codec, ("train.batch", 8))
-    assert list(execute(config, tmp_path / "run", torch.device("cpu"))) == [0, 1, 2]
+    assert list(execute(config, tmp_path / "run", torch.device("cpu"))) == [0, 1, 2, 2]
     with PIL.Image.open(tmp_path / "run" / "samples" / "steps-1-matched.png") as grid:
         assert grid.height == 256
     random = tmp_path / "random"
