@@ -247,7 +247,7 @@ def test_mistakes_are_named(tmp_path: Path, options: dict[str, Any], message: st
 
 
 def test_a_set_that_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_loading, "_physical_bytes", lambda: 10 * 3 * 8 * 8)
+    monkeypatch.setattr(_loading, "free_bytes", lambda: 10 * 3 * 8 * 8)
     path = pets("folder", tmp_path)
     with pytest.raises(ValueError, match=r"10 decoded images need .* set source.memory = false"):
         Images(path, size=8, held_out_rows=2).held_out()

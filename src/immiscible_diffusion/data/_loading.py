@@ -1,6 +1,5 @@
 """Decode rows ahead through torch's ``DataLoader``, in an order that does not depend on the number of workers."""
 
-import os
 import signal
 import sys
 from collections import deque
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from immiscible_diffusion.data._decode import Decoder, Pixels, UnreadableError
+from immiscible_diffusion.data._memory import free_bytes
 
 __all__ = ["AHEAD", "CHUNK", "Decoded", "chunks", "decoded", "loaded"]
 
@@ -111,12 +111,12 @@ def loaded(decoder: Decoder, count: int, workers: int, *, strict: bool) -> tuple
     """Return the pixels of rows 0 .. count, and row -> reason of the bad ones; a strict call ends with the first.
 
     Raises:
-        ValueError: the pixels do not fit into this machine's memory.
+        ValueError: the pixels do not fit into the memory that is free.
     """
-    needed, there = count * 3 * decoder.size**2, _physical_bytes()
-    if needed > 0.9 * there:
+    needed, free = count * 3 * decoder.size**2, free_bytes()
+    if free is not None and needed > 0.9 * free:
         raise ValueError(
-            f"{count} decoded images need {needed / 2**30:.1f} GiB and this machine has {there / 2**30:.1f} GiB: "
+            f"{count} decoded images need {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free: "
             "set source.memory = false"
         )
     pixels = torch.empty((count, 3, decoder.size, decoder.size), dtype=torch.uint8)
@@ -134,10 +134,6 @@ def loaded(decoder: Decoder, count: int, workers: int, *, strict: bool) -> tuple
 def chunks(rows: Tensor) -> list[Tensor]:
     """Return the rows in pieces of a size that is worth sharing out."""
     return [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
-
-
-def _physical_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager
