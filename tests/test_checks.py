@@ -81,3 +81,12 @@ def test_rows() -> None:
         check_integers(x, labels=torch.zeros(3))
     with pytest.raises(ValueError, match="y holds NaN or infinity, first in row 1"):
         check_finite(x=x, y=torch.tensor([[0.0, 1.0], [2.0, math.inf]]))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("bad", [(torch.arange(4),), {"labels": torch.arange(4)}, [0, 1, 2, 3], "a", 5])
+def test_conditions_that_are_no_tensor(bad: Any) -> None:
+    for check in (check_lengths, check_integers):
+        with pytest.raises(ValueError, match=rf"^cond is a {type(bad).__name__}; it must be one tensor"):
+            check(torch.ones(4, 2), cond=bad)
+        check(torch.ones(4, 2), cond=torch.arange(4))

@@ -608,3 +608,14 @@ def test_consistency_training_learns(method: Consistency) -> None:
     taught(state, config, method)
     after = (method.sample(state.ema, noise, steps=1).mean(0) - real).square().mean()
     assert float(after) < 0.4 * float(before)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_source_of_conditions_that_are_no_tensor_is_named() -> None:
+    class Paired(Digits):
+        def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Any]:
+            for batch in super().batches(size, seed, start):
+                yield batch._replace(cond=(batch.cond, batch.cond))  # type: ignore[arg-type]
+
+    with pytest.raises(ValueError, match="the source yields a tuple as cond; it must be a tensor"):
+        next(fit(fresh(), Paired(), Pixels(), Independent(), Denoising(), CONFIG))

@@ -93,15 +93,25 @@ def check_batch(x: object, name: str = "x") -> None:
 
 
 def check_lengths(x: Tensor, **tensors: Tensor | None) -> None:
-    """Raise ValueError unless every named tensor that is not None has one entry for each row of x, (b, ...)."""
+    """Raise ValueError unless every named value is None, or a tensor with an entry for each row of x, (b, ...)."""
     for name, tensor in tensors.items():
+        _check_tensor(name, tensor)
         if tensor is not None and (tensor.ndim == 0 or len(tensor) != len(x)):
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it must have an entry a row, ({len(x)}, ...)")
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, Tensor):
+        raise ValueError(
+            f"{name} is a {type(value).__name__}; it must be one tensor with an entry a row, or None: of several "
+            "conditions pass the one that pairs shall respect"
+        )
 
 
 def check_integers(x: Tensor, **tensors: Tensor | None) -> None:
     """Raise ValueError unless every named tensor that is not None holds one integer for each row of x, (b,)."""
     for name, tensor in tensors.items():
+        _check_tensor(name, tensor)
         if tensor is not None and (tensor.shape != (len(x),) or tensor.is_floating_point() or tensor.is_complex()):
             came = f"dtype {tensor.dtype} and shape {tuple(tensor.shape)}"
             raise ValueError(f"{name} has {came}; it must hold an integer a row, ({len(x)},)")

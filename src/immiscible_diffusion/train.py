@@ -221,8 +221,7 @@ def _pairs(
     batches = source.batches(config.batch, config.seed, start=start)
     for i in range(start, config.steps):
         begun = time.perf_counter()
-        batch = next(batches)
-        batch = Batch(*(None if each is None else each.to(device) for each in batch))  # type: ignore[arg-type]
+        batch = _moved(next(batches), device)
         x = codec.encode(batch.raw)
         check_mask(x, batch.mask)
         encoded = time.perf_counter()
@@ -232,6 +231,18 @@ def _pairs(
         # The coupling may pair the next batch, or training on this one may fail, before it becomes the state's.
         memory = _copied(coupling.memory()) if isinstance(coupling, HasMemory) else None
         yield _Pair(x, noise, batch.cond, batch.mask, memory, seconds)
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on the device.
+
+    Raises:
+        ValueError: the source yields something else than tensors.
+    """
+    for name, value in zip(Batch._fields, batch, strict=False):
+        if value is not None and not isinstance(value, Tensor):
+            raise ValueError(f"the source yields a {type(value).__name__} as {name}; it must be a tensor, or None")
+    return Batch(*(None if value is None else value.to(device) for value in batch))  # type: ignore[arg-type]
 
 
 def _masked(mask: Tensor | None) -> dict[str, Tensor]:

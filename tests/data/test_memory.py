@@ -1,5 +1,6 @@
 """Memory that is left: the least of what the machine and the container have."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_the_least_of_machine_and_container(
 
 def test_a_system_that_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place(tmp_path, monkeypatch, "nothing of the kind", "max", "")
-    monkeypatch.delattr(_memory.os, "sysconf")
+    monkeypatch.delattr(os, "sysconf")
     assert _memory.free_bytes() is None
 
 
