@@ -77,6 +77,7 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "seeds": len({run["seed"] for run in numbers["runs"]}),
         "arms": list(dict.fromkeys(run["arm"] for run in numbers["runs"])),
         "ends": _ends(curves),
+        "reaches": numbers["reaches"],
         "findings": findings(numbers, metrics[0]),
         "speedups": {metric: [_speedup(row) for row in of_metric(numbers["speedups"], metric)] for metric in metrics},
         "qualities": {metric: _qualities(numbers, metric) for metric in metrics},

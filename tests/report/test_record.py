@@ -75,6 +75,21 @@ def test_an_arm_is_compared_with_independent_noise_at_its_own_scale(runs: Path) 
     assert all(len(row["by_seed"]) == 3 for row in faster)
 
 
+def test_the_target_is_the_best_that_the_reference_was_on_the_way(runs: Path, tmp_path: Path) -> None:
+    """Curves at few sampling steps turn: independent noise ends worse than it was, and its end is an easy target."""
+    shutil.copytree(runs, tmp_path / "runs")
+    for path in (tmp_path / "runs").glob("1-*/evaluations.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        values = [9.0, 4.0, 5.0, 6.0] if "independent" in path.parent.name else [8.0, 5.5, 4.0, 3.0]
+        changed = [{**line, "frechet": values[line["step"] - 1]} for line in lines]
+        path.write_text("".join(json.dumps(line) + "\n" for line in changed))
+    numbers = record(tmp_path / "runs")
+    (row,) = (row for row in numbers["speedups"] if row["arm"] == "1-assignment" and row["metric"] == "frechet")
+    assert (numbers["reaches"], row["target"], row["reference_steps"], row["steps"]) == ("best", 4.0, 2.0, 3.0)
+    (sentence,) = (text for text in findings(numbers, "frechet") if "(std 1)" in text)
+    assert "independent noise reaches its best Fréchet distance, 4, after 2 training steps" in sentence
+
+
 def test_a_record_holds_every_evaluation(runs: Path) -> None:
     numbers = record(runs)
     assert {len(curve) for row in numbers["curves"] for curve in row["by_seed"].values()} == {4}

@@ -54,7 +54,7 @@ def terminal_tables(numbers: Mapping[str, Any], metric: str) -> list[Table]:
     """Return the speed-ups, or the ends where there are no curves, and the couplings' own figures for a terminal."""
     name = metric_name(metric)
     if numbers["speedups"]:
-        title = f"Training steps to the independent arm's final {name}"
+        title = f"Training steps to the independent arm's {numbers['reaches']} {name}"
         columns: Sequence[str] = ("coupling", "sampling", "target", "indep.", "steps", "speed-up", "95 % interval")
         first = text_table(title, columns, map(speedup_cells, of_metric(numbers["speedups"], metric)))
     else:

@@ -66,6 +66,7 @@ def record(folder: Path) -> dict[str, Any]:
     ]
     return {
         "format": FORMAT,
+        "reaches": "best",
         "experiment": index["experiment"],
         **{key: str(index.get(key, "")) for key in ("title", "source", "question")},
         "runs": [run for run in index["runs"] if run["folder"] not in unfinished],
@@ -97,6 +98,7 @@ def read_record(path: Path) -> dict[str, Any]:
         ValueError: it cannot be read.
     """
     numbers: dict[str, Any] = read_json(path, {"speedups": [dict], "finals": [dict]})
+    numbers.setdefault("reaches", "final")
     if "rising" not in numbers:
         configuration = numbers.get("configuration") or next(iter(numbers["configurations"].values()))
         metrics = dict.fromkeys(row["metric"] for row in numbers["finals"])
@@ -131,15 +133,15 @@ def speedup_values(gain: Speedup) -> dict[str, Any]:
 
 
 def _speedup(comparison: Comparison, group: str) -> dict[str, Any]:
-    """Return steps to the reference's final distance, and their ratio; of seconds, at each arm's own pace, too."""
-    steps, seconds = comparison.speedup(), comparison.seconds()
+    """Return steps to the best distance that the reference had, and their ratio; in seconds at each arm's own pace."""
+    steps, seconds = comparison.speedup("best"), comparison.seconds("best")
     return {
         "arm": comparison.arm.label,
         "reference": comparison.reference.label,
         "group": group,
         "sampling_steps": comparison.arm.sampling_steps,
         "metric": comparison.metric,
-        "target": comparison.target(),
+        "target": comparison.target("best"),
         **speedup_values(steps),
         "seconds_ratio": None if seconds is None else seconds.ratio,
         "by_seed": {str(seed): _finite(high) for (_, seed), (_, high) in steps.arm.items()},

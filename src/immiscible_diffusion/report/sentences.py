@@ -30,7 +30,7 @@ def findings(numbers: Row, metric: str) -> list[str]:
         metric: the one to tell of.
     """
     rows, ends = (of_metric(numbers[key], metric) for key in ("speedups", "finals"))
-    rises = metric in numbers["rising"]
+    rises, quality = metric in numbers["rising"], numbers.get("reaches", "final")
     if not rows:
         return _end_findings(ends, metric, rises)
     ended = {(row["arm"], row["sampling_steps"]): words for row in ends if (words := _ended(row, rises))}
@@ -43,7 +43,7 @@ def findings(numbers: Row, metric: str) -> list[str]:
         steps = f"after {same[0]['reference_steps']:.0f} training steps"
         reached = "by its first evaluation" if same[0]["reference_at_first"] else steps
         target = f"{metric_name(metric)}, {number(same[0]['target'])}"
-        sentences.append(f"At {where} independent noise reaches its final {target}, {reached}: {clauses}.")
+        sentences.append(f"At {where} independent noise reaches its {quality} {target}, {reached}: {clauses}.")
     return sentences
 
 
