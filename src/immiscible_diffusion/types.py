@@ -44,6 +44,8 @@ __all__ = [
     "HasClip",
     "HasDenseCondition",
     "HasFingerprint",
+    "HasFitting",
+    "HasFlip",
     "HasFreshNoise",
     "HasLeastRows",
     "HasListing",
@@ -504,6 +506,28 @@ class HasFingerprint(Protocol):
     @property
     def fingerprint(self) -> str:
         """A text that is equal where the features are."""
+        ...
+
+
+@runtime_checkable
+class HasFitting(Protocol):
+    """Features that must be fitted to the data before use."""
+
+    def fitted(self, source: Source, codec: Codec) -> Features:
+        """Return the features fitted to the source's training images; the codec decodes what is not stored as images.
+
+        The same data and options give the same features, which are kept in the cache.
+        """
+        ...
+
+
+@runtime_checkable
+class HasFlip(Protocol):
+    """A source that can show training images mirrored at random."""
+
+    @property
+    def flip(self) -> bool:
+        """Whether it does."""
         ...
 
 

@@ -16,7 +16,7 @@ VALUES: dict[str, Any] = {
     "method": {"use": "denoising", "schedule": {"use": "betas", "levels": 100}, "predict": "v"},
     "net": {"use": "unet", "channels": [8, 16]},
     "train": {"steps": 10},
-    "evaluate": {"every": 5, "steps": [2], "samples": 10, "features": "digits_classifier", "metrics": ["frechet"]},
+    "evaluate": {"every": 5, "steps": [2], "samples": 10, "features": "classifier", "metrics": ["frechet"]},
 }
 
 

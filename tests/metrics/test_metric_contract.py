@@ -10,8 +10,9 @@ import torch
 from immiscible_diffusion.registry import lookup, make, names
 from shapes import unchecked
 
-OFFLINE = [name for name in names("features") if name not in {"clip", "dinov2", "efficientnet_lite", "inception"}]
-"""Features without weights to fetch; a network that has them is tested beside its own file."""
+NETWORKS = {"classifier", "clip", "dinov2", "efficientnet_lite", "inception"}
+OFFLINE = [name for name in names("features") if name not in NETWORKS]
+"""Features without weights to fetch or to train; a network that has them is tested beside its own file."""
 LOWER = [name for name in names("metric") if lookup("metric", name).better == "lower"]
 HIGHER = [name for name in names("metric") if lookup("metric", name).better == "higher"]
 

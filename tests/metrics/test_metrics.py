@@ -1,14 +1,11 @@
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
 
-from immiscible_diffusion import Digits
-from immiscible_diffusion.features import DigitsClassifier, PooledPixels
-from immiscible_diffusion.features import classifier as classifier_module
+from immiscible_diffusion.features import PooledPixels
 from immiscible_diffusion.metrics import Moments, frechet_distance, frechet_from_moments, kernel_distance
 from shapes import unchecked
 
@@ -87,46 +84,6 @@ def test_features_that_do_not_fit_are_refused(metric: object) -> None:
     for real, generated in ((draws(0, 5, 2), draws(0, 5, 3)), (draws(0, 1, 2), draws(0, 5, 2))):
         with unchecked(), pytest.raises(ValueError, match="features must be"):
             metric(real, generated)  # type: ignore[operator]
-
-
-def test_the_digits_classifier_knows_digits() -> None:
-    images, labels, order = classifier_module._digits()
-    unseen = order[1437:]
-    guesses = classifier_module.classifier()(classifier_module._scaled(images[unseen])).argmax(1)
-    assert float((guesses == labels[unseen]).float().mean()) > 0.95
-    raw = Digits().held_out().raw
-    features = DigitsClassifier()(raw)
-    assert features.shape == (500, 64)
-    torch.testing.assert_close(DigitsClassifier()(raw[7:9]), features[7:9])
-    with unchecked(), pytest.raises(ValueError, match=r"\(n, 1, 8, 8\)"):
-        DigitsClassifier()(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
-
-
-@pytest.mark.slow
-def test_the_classifier_is_cached_whole_and_mended_when_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    classifier_module.classifier.cache_clear()
-    DigitsClassifier()(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))  # trains it, though features need no gradient
-    weights = classifier_module.classifier().state_dict()
-    (file,) = (tmp_path / "immiscible-diffusion").iterdir()
-    whole = file.read_bytes()
-    file.write_bytes(whole[:1000])
-    classifier_module.classifier.cache_clear()
-    again = classifier_module.classifier().state_dict()
-    assert file.read_bytes() == whole
-    assert all(torch.equal(weights[name], again[name]) for name in weights)
-    classifier_module.classifier.cache_clear()
-
-
-def test_distances_order_digits_by_damage() -> None:
-    raw = Digits().held_out().raw
-    real, features = DigitsClassifier()(raw[:250]), DigitsClassifier()
-    noise = torch.randint(0, 60, raw.shape, generator=torch.Generator().manual_seed(0))
-    damaged = (raw.int() + noise).clamp(max=255).to(torch.uint8)
-    distances = [frechet_distance(real, features(each[250:])) for each in (raw, damaged, raw.flip(2))]
-    assert distances == sorted(distances)
 
 
 def test_pooled_pixels_are_averages() -> None:

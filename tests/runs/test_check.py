@@ -34,6 +34,7 @@ def test_what_is_right_passes() -> None:
     assert problems() == []
 
 
+UNFITTED = "evaluate.features", "pooled_pixels"
 WRONG: dict[str, tuple[list[tuple[str, Any]], str]] = {
     "kernel subsets": (
         [("evaluate.metrics", [{"use": "kernel", "subsets": 3, "size": 100}])],
@@ -48,10 +49,10 @@ WRONG: dict[str, tuple[list[tuple[str, Any]], str]] = {
         "evaluate.metrics.inception_score: needs at least 41 samples",
     ),
     "more neighbours than held-out rows": (
-        [("evaluate.metrics", [{"use": "coverage", "k": 30}]), ("source.held_out_rows", 20)],
+        [("evaluate.metrics", [{"use": "coverage", "k": 30}]), ("source.held_out_rows", 20), UNFITTED],
         "evaluate.metrics.coverage: needs at least 31 held-out images and there are 20",
     ),
-    "one held-out row": ([("source.held_out_rows", 1)], "needs at least 2 held-out images and there are 1"),
+    "one held-out row": ([("source.held_out_rows", 1), UNFITTED], "needs at least 2 held-out images and there are 1"),
     "sampling steps beyond the levels": (
         [("method", {"use": "denoising", "schedule": "betas"}), ("evaluate.steps", [2, 2000])],
         "evaluate.steps: ",
@@ -109,10 +110,10 @@ def test_a_problem_of_one_arm_names_the_arm(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_features_that_cannot_take_the_images(tmp_path: Path) -> None:
     for i in range(30):
-        Image.new("RGB", (8, 8), (i, 8 * i, 255 - i)).save(tmp_path / f"{i:02d}.png")
-    source = {"use": "images", "path": str(tmp_path), "size": 8, "held_out_rows": 10}
+        Image.new("RGB", (4, 4), (i, 8 * i, 255 - i)).save(tmp_path / f"{i:02d}.png")
+    source = {"use": "images", "path": str(tmp_path), "size": 4, "held_out_rows": 10}
     (problem,) = problems(("source", source), ("codec", "pixels"), ("train.batch", 5))
-    assert problem.startswith("evaluate.features: the digits classifier takes images (n, 1, 8, 8)")
+    assert problem.startswith("evaluate.features: the features `classifier` are for images of 8 to 64 pixels")
 
 
 @pytest.mark.medium

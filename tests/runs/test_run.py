@@ -109,7 +109,7 @@ def test_a_second_network_is_measured_beside_the_first(tmp_path: Path, whole: Pa
     assert all(line["kernel-pooled_pixels"] > 0 for line in lines)
     assert "frechet-pooled_pixels" not in alone[0]
     with pytest.raises(ValueError, match="names a network twice"):
-        read_experiment("demo").cells("smoke", [("evaluate.also", ["digits_classifier"])])
+        read_experiment("demo").cells("smoke", [("evaluate.also", ["classifier"])])
 
 
 def test_a_killed_run_goes_on_from_the_last_kept_step(tmp_path: Path, whole: Path) -> None:

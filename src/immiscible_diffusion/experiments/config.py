@@ -106,7 +106,7 @@ def read_config(values: Mapping[str, Any]) -> Config:
         ValueError: an unknown or missing key, a wrong type, or a value that its object refuses; names the key.
 
     >>> values = {"source": "digits", "codec": "pixels", "coupling": "assignment", "method": "denoising", "net": "mlp"}
-    >>> evaluate = {"every": 10, "steps": [5], "samples": 10, "features": "digits_classifier", "metrics": ["frechet"]}
+    >>> evaluate = {"every": 10, "steps": [5], "samples": 10, "features": "classifier", "metrics": ["frechet"]}
     >>> read_config({**values, "train": {"steps": 10}, "evaluate": evaluate}).train.steps
     10
     """

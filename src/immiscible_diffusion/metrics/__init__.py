@@ -14,6 +14,7 @@ from immiscible_diffusion.metrics.neighbours import (
     Recall,
     neighbourhoods,
 )
+from immiscible_diffusion.metrics.noise_floor import noise_floor
 from immiscible_diffusion.metrics.reference import cached_features, read_npz, write_npz
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "kernel_subsets",
     "moments_of",
     "neighbourhoods",
+    "noise_floor",
     "read_npz",
     "write_npz",
 ]

@@ -13,7 +13,7 @@ from immiscible_diffusion.data import Latents, Painting
 from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.nets.guided import guided
 from immiscible_diffusion.runs.conditions import conditioned, conditions_for, with_prompts
-from immiscible_diffusion.runs.evaluation import held_out_features, networks
+from immiscible_diffusion.runs.evaluation import fitted, held_out_features, networks
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Batch, HasLeastRows, HasMemory, Metric
 
@@ -125,8 +125,11 @@ def _zero(x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
 
 
 def _check_metrics(check: Check, config: Config, device: torch.device, images: Tensor | None) -> None:
-    for suffix, network in networks(config).items():
+    for suffix, features in networks(config).items():
         key = "evaluate.also" if suffix else "evaluate.features"
+        network = check.value(key, fitted, config, features)
+        if network is None:
+            continue
         real = check.value(key, held_out_features, config, network, device)
         if images is None or real is None:
             continue

@@ -1,6 +1,7 @@
 """A model measured: samples against held-out data, by sampling steps and start."""
 
 import itertools
+import json
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -16,12 +17,13 @@ from immiscible_diffusion.registry import describe
 from immiscible_diffusion.runs.conditions import conditions_for, once
 from immiscible_diffusion.runs.pictures import save_grid, save_paths
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance
-from immiscible_diffusion.types import Batch, Features, HasPictures
+from immiscible_diffusion.types import Batch, Features, HasFingerprint, HasFitting, HasPictures
 
-__all__ = ["evaluate", "held_out_features", "networks"]
+__all__ = ["evaluate", "fitted", "held_out_features", "networks"]
 
 _GRID, _TRIPLES = 64, 24
 _PART = 250
+_fitted: dict[str, Features] = {}
 
 
 def evaluate(
@@ -45,7 +47,7 @@ def evaluate(
     if not due:
         return
     device = next(trained.net.parameters()).device
-    compared = networks(config)
+    compared = {suffix: fitted(config, features) for suffix, features in networks(config).items()}
     real = {suffix: held_out_features(config, network, device) for suffix, network in compared.items()}
     guided = with_guidance(trained, asked.guidance)
     for steps, start in due:
@@ -93,10 +95,34 @@ def networks(config: Config) -> dict[str, Features]:
     return {"": config.evaluate.features} | {f"-{describe('features', network)['use']}": network for network in also}
 
 
+def fitted(config: Config, features: Features) -> Features:
+    """Return a run's features ready for use: those that must be fitted to its data are, once a process.
+
+    Raises:
+        ValueError: the features cannot be fitted to these data.
+    """
+    if not isinstance(features, HasFitting):
+        return features
+    about = [describe("features", features), describe("source", config.source), describe("codec", config.codec)]
+    key = json.dumps(about, sort_keys=True, default=str)
+    if key not in _fitted:
+        _fitted[key] = features.fitted(config.source, config.codec)
+    return _fitted[key]
+
+
 def held_out_features(config: Config, features: Features, device: torch.device) -> Tensor:
-    """Return the features of the held-out images, computed once for all evaluations of a process, if not before."""
-    parts = describe("source", config.source), describe("features", features)
-    return once(parts, lambda: cached_features(config.source.held_out().raw.to(device), features))
+    """Return the features of the held-out images, computed once for all evaluations of a process, if not before.
+
+    Args:
+        config: the run.
+        features: of ``fitted``.
+        device: where they are computed.
+    """
+    name = features.fingerprint if isinstance(features, HasFingerprint) else describe("features", features)
+    return once(
+        (describe("source", config.source), name),
+        lambda: cached_features(config.source.held_out().raw.to(device), features),
+    )
 
 
 def _sampling(asked: Evaluation) -> dict[str, int]:

@@ -24,6 +24,7 @@ from immiscible_diffusion.runs.check import check_run
 from immiscible_diffusion.runs.checkpoint import newest_step
 from immiscible_diffusion.runs.conditions import EncodedCaptions, conditioned, with_prompts
 from immiscible_diffusion.runs.folder import is_finished
+from immiscible_diffusion.runs.instrument import write_instrument
 from immiscible_diffusion.runs.run import execute
 from immiscible_diffusion.runs.trackers import tracked
 
@@ -50,7 +51,7 @@ def launch(
     Args:
         experiment: what the runs belong to.
         cells: its runs.
-        folder: holds one folder a run, ``index.json`` and ``pairs.json``.
+        folder: holds one folder a run, ``index.json``, ``pairs.json`` and ``instrument.json``.
         workers: processes at a time.
         device: where to train, ``cpu`` or ``cuda``.
         console: where progress is shown.
@@ -68,6 +69,8 @@ def launch(
     _check(cells, folder, torch.device(device), threads)
     write_json(folder / "index.json", _index(experiment, cells))
     write_json(folder / "pairs.json", _pairs(cells))
+    with _on_threads(threads):
+        write_instrument(cells, folder, torch.device(device))
     for note in _notes(cells):
         console.print(f"Note: {note}", highlight=False)
     cells = sorted(cells, key=lambda cell: cell.seed)
@@ -128,14 +131,10 @@ def _check(cells: Sequence[Cell], folder: Path, device: torch.device, threads: i
     """
     first = {cell.arm: cell for cell in reversed(cells) if not is_finished(folder / cell.folder)}
     arms_of: dict[str, list[str]] = {}
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with _on_threads(threads):
         for arm, cell in first.items():
             for problem in check_run(cell.config, device).problems:
                 arms_of.setdefault(problem, []).append(arm)
-    finally:
-        torch.set_num_threads(before)
     if arms_of:
         lines = [
             problem if len(arms) == len(first) else f"{problem} (in {', '.join(arms)})"
@@ -171,11 +170,17 @@ def _index(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, Any]:
 
 def _pairs(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
     """Return the effect of each arm's coupling on 50 batches of its data (4 of texts), on one thread, alone."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     first = {cell.arm: cell.config for cell in reversed(cells)}
-    try:
+    with _on_threads(1):
         return {arm: effect(config.coupling, _batches(config)) for arm, config in sorted(first.items())}
+
+
+@contextmanager
+def _on_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
     finally:
         torch.set_num_threads(before)
 

@@ -1,0 +1,51 @@
+"""The images that training sees, as stored: what features are fitted to, and what a perfect generator would draw."""
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from immiscible_diffusion.types import Codec, Source
+
+__all__ = ["stored", "training_images"]
+
+_READ, _DECODED = 500, 50
+"""Rows read and decoded at a time: an autoencoder needs much memory for each."""
+
+
+def training_images(source: Source, codec: Codec, rows: int) -> tuple[Tensor, Tensor | None]:
+    """Return training data as stored, (n, c, h, w) for images, and their class labels, (n,), or None without labels.
+
+    The rows are distinct, in a fixed random order, and mirrored where the source mirrors them. A number that is not
+    a whole number of reads falls short by a few rows.
+
+    Args:
+        source: whose training rows.
+        codec: brings back what is not stored as images, such as latents.
+        rows: how many at most.
+
+    >>> from immiscible_diffusion import Digits, Pixels
+    >>> images, labels = training_images(Digits(), Pixels(), 200)
+    >>> tuple(images.shape), tuple(labels.shape)
+    ((200, 1, 8, 8), (200,))
+    """
+    rows = min(rows, source.rows)
+    reads = -(-rows // _READ)
+    batches = list(itertools.islice(source.batches(rows // reads, 0), reads))
+    labels = None
+    if source.classes is not None:
+        labels = torch.cat([batch.cond for batch in batches if batch.cond is not None])
+    return torch.cat([stored(batch.raw, codec) for batch in batches]), labels
+
+
+def stored(raw: Tensor, codec: Codec) -> Tensor:
+    """Return data in the form of samples: images as they are, all else as the codec decodes what it encodes.
+
+    >>> from immiscible_diffusion import Pixels
+    >>> stored(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), Pixels()).shape
+    torch.Size([2, 1, 8, 8])
+    """
+    if raw.dtype == torch.uint8 and raw.ndim == 4:
+        return raw
+    with torch.no_grad():
+        return torch.cat([codec.decode(codec.encode(part)) for part in torch.split(raw, _DECODED)])
