@@ -111,14 +111,14 @@ def test_the_stock_pipeline_draws_what_our_sampler_draws(base: Path, classes: Pa
     labels = torch.tensor([2, 0])
     prompts = [NAMES[label] for label in labels]
     for scale in (1.0, 3.0):
-        asked = {"latents": NOISE, "num_inference_steps": 4, "guidance_scale": scale}
+        asked = {"latents": NOISE, "num_inference_steps": 7, "guidance_scale": scale}
         theirs = pipeline(prompts, output_type="latent", **asked).images
-        ours = model.method.sample(guided(model.net, scale), NOISE, labels, steps=4)
+        ours = model.method.sample(guided(model.net, scale), NOISE, labels, steps=7)
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
         images = torch.from_numpy(pipeline(prompts, output_type="np", **asked).images).permute(0, 3, 1, 2)
         torch.testing.assert_close(model.codec.decode(ours).float() / 255, images, atol=1.5 / 255, rtol=0)
     below = pipeline(prompts, **{**asked, "guidance_scale": 0.5}, output_type="latent").images  # it guides above 1
-    torch.testing.assert_close(model.method.sample(model.net, NOISE, labels, steps=4), below, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(model.method.sample(model.net, NOISE, labels, steps=7), below, atol=1e-3, rtol=1e-3)
     # Control: other weights, another guidance, the classes exchanged.
     begun = stable_diffusion(base)
     begun.scheduler = pipeline.scheduler

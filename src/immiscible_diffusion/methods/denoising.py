@@ -225,6 +225,7 @@ def _solver(method: Denoising, options: dict[str, Any]) -> StockSampling:
     options |= {"thresholding": method.clip > 0, "sample_max_value": 1.0}
     agrees = "any number of steps from 1 to 1,000"
     if method.sampler == "ddim":
-        agrees += " (`DDIMScheduler` draws the same at numbers that divide 1,000)"
+        option = " with `use_clipped_model_output=True`" if method.clip else ""
+        agrees += f" (`DDIMScheduler`{option} draws the same at numbers that divide 1,000)"
     differs = "'heun'" if method.sampler == "heun" else ""
     return StockSampling("DPMSolverMultistepScheduler", options, differs=differs, agrees=agrees)
