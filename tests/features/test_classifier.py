@@ -91,7 +91,8 @@ def test_a_control_shuffled_labels_are_not_learned() -> None:
 def test_rotations_of_images_without_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     features = Classifier().fitted(unlabelled(tmp_path / "images", 800), Pixels())
-    assert (features.task, features.held_out_rows, features.net[-1].out_features) == ("rotation", 200, 4)
+    assert (features.task, features.held_out_rows) == ("rotation", 200)
+    assert features.net[-1].out_features == 4
     assert features.accuracy > 0.7  # chance is 0.25
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (500, 3, 8, 8), dtype=torch.uint8, generator=generator)
@@ -100,7 +101,8 @@ def test_rotations_of_images_without_labels(tmp_path: Path, monkeypatch: pytest.
 
 def test_rotations_are_told_for_labelled_images_where_asked(brief: Path) -> None:
     features = Classifier(task="rotation").fitted(Digits(), Pixels())
-    assert (features.task, features.net[-1].out_features) == ("rotation", 4)
+    assert features.task == "rotation"
+    assert features.net[-1].out_features == 4
 
 
 def test_the_same_fit_has_the_same_bits(brief: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ def test_it_is_the_mean_over_draws_of_distinct_rows() -> None:
     assert all(min(abs(single - value) for value in possible) < 1e-9 for single in singles)
     assert len({round(single, 9) for single in singles}) == 5
     floor = noise_floor(training, held_out, Frechet(), 4, draws=400)
-    assert floor.mean == pytest.approx(np.mean(possible), abs=4 * np.std(possible) / 20)
+    assert floor.mean == pytest.approx(np.mean(possible), abs=float(4 * np.std(possible) / 20))
     assert floor.sd == pytest.approx(np.std(possible), rel=0.2)
 
 

@@ -63,6 +63,13 @@ WRONG: dict[str, tuple[list[tuple[str, Any]], str]] = {
         "evaluate.features: ",
     ),
     "a batch larger than the data": ([("train.batch", 3000)], "batch is 3000"),
+    "clipping below the data's range": (
+        [
+            ("codec", {"use": "pixels", "mean": 120.7, "std": 64.2}),
+            ("method", {"use": "denoising", "schedule": "betas", "clip": 1.0}),
+        ],
+        "method.clip: ",
+    ),
     "a net that does not fit the images": (
         [("net", {"use": "unet", "channels": [32] * 6, "layers": 1})],
         "net: ",

@@ -42,7 +42,9 @@ def untrained(shape: tuple[int, int, int], classes: int, seed: int) -> nn.Sequen
     for layer in net:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, generator=generator)
-    nn.init.zeros_(net[-1].bias)
+    last = net[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.bias)
     return net.eval().requires_grad_(False)
 
 

@@ -14,6 +14,7 @@ from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.nets.guided import guided
 from immiscible_diffusion.runs.conditions import conditioned, conditions_for, with_prompts
 from immiscible_diffusion.runs.evaluation import fitted, held_out_features, networks
+from immiscible_diffusion.sample import clip_problem
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Batch, HasLeastRows, HasMemory, Metric
 
@@ -55,6 +56,8 @@ def check_run(config: Config, device: torch.device) -> Check:
     check = Check()
     net = check.value("net", with_prompts, config.net, config.source) or config.net
     source = check.value("source", conditioned, config.source, net) or config.source
+    if problem := clip_problem(config.codec, config.method):
+        check.problems.append(f"method.clip: {problem}")
     batch = check.value("source", lambda: next(source.batches(config.train.batch, config.train.seed)))
     shape = None if batch is None else check.value("codec", data_shape, config)
     if batch is not None and shape is not None:
