@@ -36,14 +36,12 @@ def untrained(shape: tuple[int, int, int], classes: int, seed: int) -> nn.Sequen
             layers += _convolution(channels, wide, stride)
             channels, sides = wide, [-(-side // stride) for side in sides]
         layers += [nn.Flatten(), nn.Linear(channels * sides[0] * sides[1], _WIDTH, bias=False)]
-        layers += [nn.BatchNorm1d(_WIDTH), nn.ReLU(), nn.Linear(_WIDTH, classes)]
-        net = nn.Sequential(*layers).float()
+        last = nn.Linear(_WIDTH, classes)
+        net = nn.Sequential(*layers, nn.BatchNorm1d(_WIDTH), nn.ReLU(), last).float()
     generator = torch.Generator().manual_seed(seed)
     for layer in net:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, generator=generator)
-    last = net[-1]
-    assert isinstance(last, nn.Linear)
     nn.init.zeros_(last.bias)
     return net.eval().requires_grad_(False)
 
