@@ -9,7 +9,14 @@ from typing import Any
 from immiscible_diffusion.report.measures import metric_label
 from immiscible_diffusion.report.page import data_uri, render
 from immiscible_diffusion.report.record import read_record, speedup_values
-from immiscible_diffusion.report.sentences import change_cell, final_cells, findings, of_metric, speedup_cells
+from immiscible_diffusion.report.sentences import (
+    change_cell,
+    final_rows,
+    findings,
+    floor_findings,
+    of_metric,
+    speedup_cells,
+)
 from immiscible_diffusion.report.speedup import Curve, falling
 from studies.exhibits import exhibits
 from studies.papers import papers, states
@@ -78,11 +85,11 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "arms": list(dict.fromkeys(run["arm"] for run in numbers["runs"])),
         "ends": _ends(curves),
         "reaches": numbers["reaches"],
-        "findings": findings(numbers, metrics[0]),
+        "findings": findings(numbers, metrics[0]) + floor_findings(numbers["instrument"], metrics[0]),
         "speedups": {metric: [_speedup(row) for row in of_metric(numbers["speedups"], metric)] for metric in metrics},
         "qualities": {metric: _qualities(numbers, metric) for metric in metrics},
         "curved": bool(numbers["speedups"]),
-        "finals": {metric: [final_cells(row) for row in of_metric(numbers["finals"], metric)] for metric in metrics},
+        "finals": {metric: final_rows(numbers, metric) for metric in metrics},
         "costs": [_cost(arm, pair, numbers.get("pace", {}).get(arm)) for arm, pair in numbers["pairs"].items()],
         "configuration": json.dumps(first, indent=2),
         "setup": _setup(first),

@@ -22,7 +22,7 @@ from immiscible_diffusion.cli.options import run_app
 from immiscible_diffusion.registry import lookup, names, register
 from immiscible_diffusion.report.measures import rises
 from immiscible_diffusion.report.record import record, speedup_values
-from immiscible_diffusion.report.sentences import findings, speedup_cells
+from immiscible_diffusion.report.sentences import final_rows, findings, floor_findings, number, speedup_cells
 from immiscible_diffusion.report.speedup import Curve, speedup
 from studies.__main__ import app
 from studies.pages import html_page, pages
@@ -96,6 +96,30 @@ def test_a_record_holds_every_evaluation(runs: Path) -> None:
     assert all(found["step_ms"] > 0 for found in numbers["pace"].values())
     assert recorded(numbers, "2-assignment")["codec"]["std"] == 48.0
     assert recorded(numbers, "1-assignment")["codec"]["std"] == 95.9
+
+
+def test_a_record_holds_what_real_images_score(runs: Path, root: Path) -> None:
+    numbers = record(runs)
+    (entry,) = numbers["instrument"]
+    floor = entry["floor"]["frechet"]
+    (sentence,) = floor_findings(numbers["instrument"], "frechet")
+    assert sentence.startswith("10 real training images in place of generated ones score a Fréchet distance of ")
+    assert f"{number(floor['mean'])} ± {number(floor['sd'])} against the 500 held-out images, as a perfect" in sentence
+    assert sentence.endswith(f"tells the class of {100 * entry['accuracy']:.0f} % of them.")
+    assert entry["accuracy"] > 0.96
+    *_, last = final_rows(numbers, "frechet")
+    assert last == ["real images", "-", f"{number(floor['mean'])} ± {number(floor['sd'])}", "-", "-"]
+    assert all(sentence in html.unescape(page.read_text("utf-8")) for page in (runs / "report.html", *pages_in(root)))
+    assert floor_findings([], "frechet") == floor_findings(numbers["instrument"], "another") == []
+    both = [entry | {"arms": ["a"]}, entry | {"arms": ["b", "c"]}]
+    assert [row[0] for row in final_rows({"finals": [], "instrument": both}, "frechet")] == [
+        "real images (a)",
+        "real images (b, c)",
+    ]
+
+
+def pages_in(root: Path) -> list[Path]:
+    return [root / "docs" / "results" / "image-scale-cpu.md"]
 
 
 def test_a_finding_says_who_ends_better_where_no_speed_up_can_be_read() -> None:

@@ -14,7 +14,8 @@ from immiscible_diffusion.features import Classifier, PooledPixels
 from immiscible_diffusion.features.training_images import training_images
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.metrics import Frechet, noise_floor
-from immiscible_diffusion.runs.instrument import INSTRUMENT, write_instrument
+from immiscible_diffusion.runs.folder import INSTRUMENT
+from immiscible_diffusion.runs.instrument import write_instrument
 from immiscible_diffusion.runs.launch import launch
 
 CPU = torch.device("cpu")

@@ -16,8 +16,9 @@ from immiscible_diffusion.report.pictures import samples_figure
 from immiscible_diffusion.report.record import record
 from immiscible_diffusion.report.sentences import (
     change_cell,
-    final_cells,
+    final_rows,
     findings,
+    floor_findings,
     measured_once,
     of_metric,
     speedup_cells,
@@ -59,7 +60,7 @@ def terminal_tables(numbers: Mapping[str, Any], metric: str) -> list[Table]:
         first = text_table(title, columns, map(speedup_cells, of_metric(numbers["speedups"], metric)))
     else:
         columns = ("coupling", "sampling", "mean ± s.d.", "difference", "p")
-        first = text_table(f"Final {name}", columns, map(final_cells, of_metric(numbers["finals"], metric)))
+        first = text_table(f"Final {name}", columns, final_rows(numbers, metric))
     columns = ("coupling", "distance", "mean noise²", "ms a batch", "share of a step")
     return [first, text_table("What each coupling does to its pairs", columns, _pair_cells(numbers))]
 
@@ -124,9 +125,9 @@ def _page(numbers: Mapping[str, Any], figures: Mapping[str, bytes]) -> bytes:
         label={name: metric_label(configuration, name) for name in metrics},
         plain_start=any(row["start"] != "matched" for row in numbers["curves"]),
         speedup_rows={name: [speedup_cells(row) for row in of_metric(numbers["speedups"], name)] for name in metrics},
-        final_rows={name: [final_cells(row) for row in of_metric(numbers["finals"], name)] for name in metrics},
+        final_rows={name: final_rows(numbers, name) for name in metrics},
         pair_rows=_pair_cells(numbers),
-        findings=findings(numbers, metrics[0]),
+        findings=findings(numbers, metrics[0]) + floor_findings(numbers["instrument"], metrics[0]),
         images=[data_uri(name, data) for name, data in figures.items()],
         seeds=seeds,
         configuration=configuration,

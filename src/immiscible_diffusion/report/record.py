@@ -13,7 +13,7 @@ from immiscible_diffusion.report.read_runs import Arm, Measured, read_arms
 from immiscible_diffusion.report.sentences import measured_once
 from immiscible_diffusion.report.speedup import Speedup, mean_bounds
 from immiscible_diffusion.report.uncertainty import spread
-from immiscible_diffusion.runs.folder import is_finished
+from immiscible_diffusion.runs.folder import INSTRUMENT, is_finished
 
 __all__ = ["FORMAT", "read_record", "record", "speedup_values"]
 
@@ -26,7 +26,8 @@ def record(folder: Path) -> dict[str, Any]:
     """Return all numbers of the experiment whose runs lie in a folder; unfinished runs are named and left out.
 
     ``configurations`` holds each arm's resolved configuration; the runs of an arm differ in ``train.seed`` alone.
-    ``rising`` are the metrics of which larger values are better.
+    ``rising`` are the metrics of which larger values are better. ``instrument`` holds what real images score in place
+    of samples; it is empty for runs of earlier versions.
     ``curves`` has a row for each arm, start, number of sampling steps and metric, ``by_seed`` of them is
     [[training step, value], ...]. ``speedups`` and ``finals`` compare each with independent noise that is like it in
     everything else that varies; there are no speed-ups of runs that were measured once, at the end of training.
@@ -40,6 +41,7 @@ def record(folder: Path) -> dict[str, Any]:
     unfinished = [run["folder"] for run in index["runs"] if not is_finished(folder / run["folder"])]
     if len(unfinished) == len(index["runs"]):
         raise ValueError(f"{folder} holds no finished run; run `immiscible train {index['experiment']}` first")
+    measuring = folder / "instrument.json"
     arms, _ = read_arms([folder])
     groups = {arm.name: _group(arm) for arm in arms}
     measured = [each for arm in arms for each in arm.measured]
@@ -76,6 +78,7 @@ def record(folder: Path) -> dict[str, Any]:
         "configurations": {arm.name: arm.first.config for arm in arms},
         "environment": arms[0].first.environment,
         "pairs": pairs,
+        "instrument": read_json(measuring, INSTRUMENT) if measuring.exists() else [],
         "pace": {arm.name: None if arm.pace is None else asdict(arm.pace) for arm in arms},
         "curves": curves,
         "speedups": [
@@ -99,6 +102,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     numbers: dict[str, Any] = read_json(path, {"speedups": [dict], "finals": [dict]})
     numbers.setdefault("reaches", "final")
+    numbers.setdefault("instrument", [])
     if "rising" not in numbers:
         configuration = numbers.get("configuration") or next(iter(numbers["configurations"].values()))
         metrics = dict.fromkeys(row["metric"] for row in numbers["finals"])

@@ -5,7 +5,17 @@ from typing import Any
 
 from immiscible_diffusion.report.measures import metric_name
 
-__all__ = ["change_cell", "counted", "final_cells", "findings", "measured_once", "number", "of_metric", "speedup_cells"]
+__all__ = [
+    "change_cell",
+    "counted",
+    "final_rows",
+    "findings",
+    "floor_findings",
+    "measured_once",
+    "number",
+    "of_metric",
+    "speedup_cells",
+]
 
 _SURE = 0.05
 
@@ -142,9 +152,44 @@ def speedup_cells(row: Row) -> list[str]:
     return [*cells, "no bound" if high is None else f"< {high:.2f} x", why]
 
 
-def final_cells(row: Row) -> list[str]:
+def _final_cells(row: Row) -> list[str]:
     """Return a row of ``finals`` as text: arm, sampling steps, mean and deviation, difference from its reference, p."""
     difference, p = row.get("difference"), row.get("p")
     cells = [row["arm"], str(row["sampling_steps"]), f"{number(row['mean'])} ± {number(row['sd'])}"]
     cells += ["-" if difference is None else f"{'+' if difference > 0 else ''}{number(difference)}"]
     return [*cells, "-" if p is None else f"{p:.2g}"]
+
+
+def floor_findings(instrument: Sequence[Row], metric: str) -> list[str]:
+    """Return what real images score in place of samples, a sentence for each feature network that a metric has.
+
+    Args:
+        instrument: the entries of ``instrument.json``; none in records of earlier versions.
+        metric: the one to tell of.
+    """
+    sentences = []
+    for entry, who in _floors(instrument, metric):
+        floor, drawn, held_out = entry["floor"][metric], entry["drawn"], entry["held_out_rows"]
+        sentence = (
+            f"{drawn:,} real training images in place of generated ones score a {metric_name(metric)} of "
+            f"{number(floor['mean'])} ± {number(floor['sd'])} against the {held_out:,} held-out images{who}, "
+            "as a perfect generator would"
+        )
+        task = {"labels": "class", "rotation": "rotation"}.get(entry.get("task", ""))
+        knows = f"; the classifier of features tells the {task} of {100 * entry.get('accuracy', 0):.0f} % of them"
+        sentences.append(f"{sentence}{knows if task else ''}.")
+    return sentences
+
+
+def final_rows(numbers: Row, metric: str) -> list[list[str]]:
+    """Return the rows of the table of ends, for one metric, and below them what real images score, over draws."""
+    rows = [_final_cells(row) for row in of_metric(numbers["finals"], metric)]
+    floors = [(who, entry["floor"][metric]) for entry, who in _floors(numbers["instrument"], metric)]
+    cells = [[f"real images{who}", "-", f"{number(floor['mean'])} ± {number(floor['sd'])}"] for who, floor in floors]
+    return [*rows, *([*row, "-", "-"] for row in cells)]
+
+
+def _floors(instrument: Sequence[Row], metric: str) -> list[tuple[Row, str]]:
+    """Return the entries that have a metric, with the names of their arms where other arms have another entry."""
+    entries = [entry for entry in instrument if metric in entry["floor"]]
+    return [(entry, f" ({', '.join(entry['arms'])})" if len(entries) > 1 else "") for entry in entries]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["CONFIG", "EVALUATION", "LOG", "SESSIONS", "environment", "is_finished"]
+__all__ = ["CONFIG", "EVALUATION", "INSTRUMENT", "LOG", "SESSIONS", "environment", "is_finished"]
 
 CONFIG = {"train": {"seed": int}, "evaluate": dict}
 """The form of ``config.json``, for ``files.read_json``."""
@@ -20,6 +20,18 @@ LOG = {"step": int}
 """The form of a line of ``log.jsonl``."""
 EVALUATION = {"step": int, "sampling_steps": int, "start": str}
 """The form of a line of ``evaluations.jsonl``."""
+INSTRUMENT = [
+    {
+        "of": str,
+        "arms": [str],
+        "features": dict,
+        "samples": int,
+        "drawn": int,
+        "held_out_rows": int,
+        "floor": {"*": {"mean": float, "sd": float}},
+    }
+]
+"""The form of ``instrument.json``."""
 
 
 def is_finished(folder: Path) -> bool:

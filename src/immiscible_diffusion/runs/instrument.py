@@ -16,14 +16,11 @@ from immiscible_diffusion.files import digest_of, read_json, write_json
 from immiscible_diffusion.metrics import cached_features, noise_floor
 from immiscible_diffusion.registry import describe
 from immiscible_diffusion.runs.evaluation import fitted, held_out_features, networks
+from immiscible_diffusion.runs.folder import INSTRUMENT
 from immiscible_diffusion.types import Features, HasFingerprint, HasLeastRows, HasListing
 
-__all__ = ["INSTRUMENT", "write_instrument"]
+__all__ = ["write_instrument"]
 
-INSTRUMENT = [
-    {"of": str, "arms": [str], "features": dict, "samples": int, "floor": {"*": {"mean": float, "sd": float}}}
-]
-"""The form of ``instrument.json``, for ``files.read_json``."""
 _POOL = 4
 """Draws of the noise floor come from this many times as many training images as a draw has."""
 _DRAWS = 8
