@@ -218,3 +218,13 @@ def test_misuse_is_named(failure: str) -> None:
     call, message = FAILURES[failure]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("couple", [Warmup(steps=3), Mixed(start=0.0, end=1.0, steps=3)])
+def test_a_loop_that_gives_no_step_is_told(couple: Any) -> None:
+    x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match=r"counts as step 0 for ever: call it as couple\(x, step=step\)"):
+        couple(x)
+    couple(x, step=0)
+    for same_at_every_step in (Warmup(steps=0), Mixed(start=0.5, end=0.5)):
+        same_at_every_step(x)

@@ -1,5 +1,6 @@
 """Wrappers that pair only after a warm-up, or only a share of the batches."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -19,6 +20,18 @@ from immiscible_diffusion.tensors import normal_like
 from immiscible_diffusion.types import Coupling, Float, Prior
 
 __all__ = ["Mixed", "Warmup", "linear"]
+
+
+def _step(coupling: object, rows: Rows, matters: bool) -> int:
+    """Return the training step, 0 with a warning where the loop gives none and the coupling depends on it."""
+    if rows.step is None and matters:
+        name = type(coupling).__name__.lower()
+        warnings.warn(
+            f"{name} depends on the training step and was called without it, which counts as step 0 for ever: call it "
+            "as couple(x, step=step)",
+            stacklevel=4,
+        )
+    return rows.step or 0
 
 
 def linear(step: int, *, start: float, end: float, steps: int) -> float:
@@ -66,7 +79,7 @@ class Warmup(DropIn):
         Raises:
             ValueError: NaN or infinity on the CPU, or an error of the coupling.
         """
-        if (rows.step or 0) < self.steps:
+        if _step(self, rows, self.steps > 0) < self.steps:
             return _independent(x, rows.generator)
         return noise_from(self.coupling, x, rows)
 
@@ -128,7 +141,8 @@ class Mixed(DropIn):
         Raises:
             ValueError: NaN or infinity on the CPU, or an error of the coupling.
         """
-        share = linear(rows.step or 0, start=self.start, end=self.end, steps=self.steps)
+        step = _step(self, rows, self.steps > 0 and self.start != self.end)
+        share = linear(step, start=self.start, end=self.end, steps=self.steps)
         source = x.device if rows.generator is None else rows.generator.device
         drawn = torch.rand((), generator=rows.generator, device=source, dtype=torch.float32) if 0 < share < 1 else None
         if share == 0 or (drawn is not None and bool(drawn >= share)):

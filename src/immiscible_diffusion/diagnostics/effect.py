@@ -47,7 +47,7 @@ def effect(coupling: Coupling, data: Iterable[Pairable], *, seed: int = 0) -> di
     for i, batch in enumerate(data):
         x, cond, masked = parts(batch)
         begun = time.perf_counter()
-        noise = coupling(x, cond, stream(seed, i, "noise", x.device), **masked)
+        noise = coupling(x, cond, stream(seed, i, "noise", x.device), step=0, **masked)
         spent.append(1000 * (time.perf_counter() - begun))
         plain = Independent()(x, cond, stream(seed, i, "noise", x.device))
         share = 1.0

@@ -48,7 +48,10 @@ def inspect(couplings: Mapping[str, Coupling], data: Sequence[Pairable], *, seed
     for label, coupling in couplings.items():
         measured: dict[str, Any] = {"coupling": label, **effect(coupling, data, seed=seed)}
         noise = torch.cat(
-            [coupling(each, cond, stream(seed, i, "noise"), **masked) for i, (each, cond, masked) in enumerate(batches)]
+            [
+                coupling(each, cond, stream(seed, i, "noise"), step=0, **masked)
+                for i, (each, cond, masked) in enumerate(batches)
+            ]
         )
         noise = noise.flatten(1).float()
         norm = torch.linalg.vector_norm(x, dim=1).clamp(min=1e-30)
