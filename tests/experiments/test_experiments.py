@@ -1,6 +1,8 @@
 """The experiment files of the papers: each resolves at every scale, and every run of each goes through at ``smoke``."""
 
+import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +150,31 @@ def test_image_scales_are_the_deviation_of_the_digits() -> None:
         x = cell.config.codec.encode(raw.to(torch.uint8))
         assert float(x.std()) == pytest.approx(float(cell.arm.split("-")[0]), rel=0.01)
         assert abs(float(x.mean())) < 0.01
+
+
+def test_folders_of_runs_have_safe_names_whatever_the_labels() -> None:
+    """A label such as a path must not lead out of the folder of the experiment, and two labels keep two folders."""
+    labels = ["/etc/passwd", "../up", "a b[1]", "ü", "x" * 300, "..", ".hidden", "c:\\d", "a?b*c"]
+    values = {label: 10 + i for i, label in enumerate(labels)}
+    cells = replace(read_experiment("demo"), grid={"train.steps": values}).cells()
+    assert [cell.arm for cell in cells] == labels
+    folders = [cell.folder for cell in cells]
+    assert len(set(folders)) == len(labels)
+    for folder in folders:
+        assert Path(folder).name == folder
+        assert len(folder.encode()) < 200
+        assert not folder.startswith(".")
+        assert re.fullmatch(r"[\w.,=+-]+", folder)
+
+
+def test_a_run_is_named_by_what_it_trains() -> None:
+    def folder(*overrides: tuple[str, object]) -> str:
+        return read_experiment("demo").cells("smoke", overrides)[0].folder
+
+    assert folder(("evaluate.samples", 30), ("evaluate.steps", [7])) == folder()
+    assert folder(("train.lr", 0.5)) != folder()
+
+
+def test_two_runs_do_not_share_a_folder() -> None:
+    with pytest.raises(ValueError, match="two runs would share the folder 1-seed0-"):
+        replace(read_experiment("demo"), grid={"train.seed": {"a": 0, "b": 0}, "net.depth": {"1": 1}}).cells()
