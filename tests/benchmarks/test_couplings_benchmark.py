@@ -59,6 +59,7 @@ def test_what_has_no_time_left_or_is_known_is_not_measured() -> None:
     assert [(row["name"], row["b"]) for row in known] == [("official", 16), ("official", 32)]
 
 
+@pytest.mark.slow
 def test_both_solvers_find_the_optimum() -> None:
     rows = bench([(24, 16)], bench_data(""), k=4, times=2, seconds=0.0, solvers=True)
     gaps = {row["name"]: row["optimality_gap_percent"] for row in rows if row["task"] == "assignment"}

@@ -26,8 +26,6 @@ def test_every_way_is_timed_and_the_record_is_json(tmp_path: Path) -> None:
     for row in record["rows"]:
         assert 0 < row["slowest"] <= row["images_per_second"] <= row["fastest"]
         assert len(row["first_batch_seconds"]) == 2
-    rates = {row["name"]: row["images_per_second"] for row in record["rows"]}
-    assert rates["Images, in memory"] > 3 * rates["plain Pillow"]  # a copy against a decoding
 
 
 @pytest.mark.slow
