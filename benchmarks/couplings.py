@@ -115,8 +115,10 @@ def peak_mib(call: Callable[[], object], device: torch.device | str = "cpu") -> 
         before = torch.cuda.memory_allocated(device)
         call()
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    with _profiled():  # the first profiler of a process imports its modules, which are no memory of the call
+        pass
     tracemalloc.start()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with _profiled() as profile:
         call()
     _, numpy_peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -126,6 +128,10 @@ def peak_mib(call: Callable[[], object], device: torch.device | str = "cpu") -> 
             held += event.nbytes()
             most = max(most, held)
     return (most + numpy_peak) / 2**20
+
+
+def _profiled() -> torch.profiler.profile:
+    return torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
 
 
 def structured(b: int, d: int) -> Tensor:

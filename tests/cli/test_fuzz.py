@@ -52,7 +52,7 @@ def test_the_control_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
 KEYS = [*dotted(read_experiment("demo").cells("smoke")[0].config.plain()), *OTHER_KEYS]
 
 
-@pytest.mark.parametrize("key", sweep(KEYS, 6))
+@pytest.mark.parametrize("key", sweep(KEYS, 15))
 def test_any_value_of_any_key(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     for value in VALUES:
         answered(["show", "demo", "--scale", "smoke", "--set", f"{key}={value}"], capsys)
@@ -67,7 +67,7 @@ TABLES = ["extends", "title", "source", "question", "base", "grid", "scale", "pu
 IN_BASE = ["source", "codec", "coupling", "method", "net", "train", "evaluate", "preset", "extra"]
 
 
-@pytest.mark.parametrize("key", sweep([*TABLES, *(f"base.{key}" for key in IN_BASE)], 4))
+@pytest.mark.parametrize("key", sweep([*TABLES, *(f"base.{key}" for key in IN_BASE)], 9))
 def test_any_file(key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.toml"
     for value in FILE_VALUES:
@@ -132,7 +132,7 @@ def copied(folder: Path, to: Path) -> tuple[Path, Path]:
     return to, run
 
 
-@pytest.mark.parametrize("name", sweep(FILES, 3))
+@pytest.mark.parametrize("name", sweep(FILES, 5))
 def test_any_damage_to_a_file_of_a_run(
     name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
