@@ -123,6 +123,8 @@ class Arm:
             start = {"step": 0, "step_seconds": 0.0, "coupling_seconds": 0.0, "waiting_seconds": 0.0}
             for before, after in pairwise([start, *run.log]):
                 count = after["step"] - before["step"]
+                if count <= 0 or "step_seconds" not in after or "step_seconds" not in before:  # damaged, or cut
+                    continue
                 spent = {key: (after[key] - before[key]) / count for key in start if key in before and key in after}
                 steps.append(spent["step_seconds"])
                 # Prefetched pairs cost what the step waited for them, which is never less than the pairing otherwise.

@@ -46,6 +46,8 @@ def record(folder: Path) -> dict[str, Any]:
     groups = {arm.name: _group(arm) for arm in arms}
     measured = [each for arm in arms for each in arm.measured]
     metrics = list(dict.fromkeys(metric for each in measured for metric in each.curves))
+    if not metrics:
+        raise ValueError(f"no run in {folder} holds a measurement; `immiscible train` again measures them")
     curves: list[dict[str, Any]] = [
         {
             "label": each.label,
