@@ -18,6 +18,7 @@ from immiscible_diffusion.extras import needs
 __all__ = [
     "cache_folder",
     "digest_of",
+    "digest_of_file",
     "keep_in_cache",
     "locked",
     "new_folder",
@@ -207,6 +208,12 @@ def _warn_of_cache(folder: Path, problem: str) -> None:
 def digest_of(content: bytes) -> str:
     """Return the SHA-256 of bytes in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal; the file is read in pieces."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @contextmanager

@@ -28,6 +28,15 @@ def config(**train: Any) -> Config:
     return read_experiment("demo").cells("smoke", overrides)[0].config
 
 
+def stop_at(stop: int, given: Config, folder: Path) -> None:
+    """Carry out a run up to this step, and interrupt it there."""
+    run = execute(given, folder, CPU)
+    for step in run:
+        if step == stop:
+            break
+    run.close()
+
+
 def outcome(folder: Path) -> tuple[bytes, list[dict[str, Any]], list[float]]:
     """Return all that two equal runs share: weights, measurements without their wall time, and losses."""
     lines = [
@@ -66,11 +75,7 @@ def test_a_run_leaves_what_it_says(whole: Path) -> None:
 
 @pytest.mark.parametrize("stop", [1, 4, 6, 8])
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, whole: Path, stop: int) -> None:
-    run = execute(config(), tmp_path / "run", CPU)
-    for step in run:
-        if step == stop:
-            break
-    run.close()
+    stop_at(stop, config(), tmp_path / "run")
     assert not is_finished(tmp_path / "run")
     assert next(execute(config(), tmp_path / "run", CPU)) == stop
     list(execute(config(), tmp_path / "run", CPU))
@@ -161,11 +166,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("loss", ["both cut", "folder gone"])
 def test_records_without_a_whole_checkpoint_stop_the_run_and_stay(tmp_path: Path, loss: str) -> None:
-    run = execute(config(), tmp_path / "run", CPU)
-    for step in run:
-        if step == 6:
-            break
-    run.close()
+    stop_at(6, config(), tmp_path / "run")
     checkpoints = tmp_path / "run" / "checkpoints"
     assert len(list(checkpoints.iterdir())) == 2
     if loss == "both cut":
@@ -181,11 +182,7 @@ def test_records_without_a_whole_checkpoint_stop_the_run_and_stay(tmp_path: Path
 
 
 def test_a_cut_line_of_the_log_is_left_out_and_told(tmp_path: Path, whole: Path) -> None:
-    run = execute(config(), tmp_path / "run", CPU)
-    for step in run:
-        if step == 5:
-            break
-    run.close()
+    stop_at(5, config(), tmp_path / "run")
     with (tmp_path / "run" / "log.jsonl").open("a") as log:
         log.write('{"step": 5, "lo')
     with pytest.warns(UserWarning, match="1 lines of .*log.jsonl are damaged"):
@@ -199,11 +196,7 @@ def measured(**evaluate: Any) -> Config:
 
 
 def test_a_corrected_evaluation_goes_on_in_the_same_run(tmp_path: Path, whole: Path) -> None:
-    run = execute(measured(samples=20), tmp_path / "run", CPU)
-    for step in run:
-        if step == 6:
-            break
-    run.close()
+    stop_at(6, measured(samples=20), tmp_path / "run")
     kept = read_lines(tmp_path / "run" / "evaluations.jsonl")
     with pytest.warns(UserWarning, match="its 4 measurements are kept in evaluations-"):
         assert next(execute(config(), tmp_path / "run", CPU)) == 6
@@ -234,11 +227,7 @@ def test_a_run_goes_on_with_the_data_it_began_with(tmp_path: Path) -> None:
     source = {"use": "images", "path": str(pictures), "size": 8, "held_out_rows": 10}
     plain = {**values, "source": source, "codec": "pixels", "train": {**values["train"], "batch": 5}}
     plain["evaluate"] = {**values["evaluate"], "features": "pooled_pixels"}
-    run = execute(read_config(plain), tmp_path / "run", CPU)
-    for step in run:
-        if step == 2:
-            break
-    run.close()
+    stop_at(2, read_config(plain), tmp_path / "run")
     assert next(execute(read_config(plain), tmp_path / "run", CPU)) == 2
     Image.new("RGB", (8, 8)).save(pictures / "30.png")
     before = contents(tmp_path / "run")
@@ -248,11 +237,7 @@ def test_a_run_goes_on_with_the_data_it_began_with(tmp_path: Path) -> None:
 
 
 def test_another_number_of_threads_is_told(tmp_path: Path) -> None:
-    run = execute(config(), tmp_path / "run", CPU)
-    for step in run:
-        if step == 1:
-            break
-    run.close()
+    stop_at(1, config(), tmp_path / "run")
     path = tmp_path / "run" / "environment.json"
     sessions = json.loads(path.read_text())
     path.write_text(json.dumps([{**sessions[0], "threads": 77}]))

@@ -37,9 +37,8 @@ def rollout(
         raise ValueError(f"{folder} holds no finished run; run `immiscible train {index['experiment']}` first")
     lines: list[dict[str, Any]] = []
     for run in track(runs, "carrying out", console=err, transient=True):
-        config = read_config(
-            read_json(folder / run["folder"] / "config.json", CONFIG)
-        )  # imports modules of the user's own
+        plain = read_json(folder / run["folder"] / "config.json", CONFIG)
+        config = read_config(plain)  # imports modules of the user's own
         trained = load_export(folder / run["folder"] / "export")
         starts: list[Start] = ["matched"] if isinstance(trained.prior, StandardNormal) else ["matched", "normal"]
         for count in steps or config.evaluate.steps:

@@ -1,6 +1,5 @@
 """diffusers' autoencoders: where they lie, what they say of themselves, and their weights, from safetensors alone."""
 
-import hashlib
 import shutil
 import threading
 from functools import cache
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from immiscible_diffusion.extras import local_folder, needs, read_model
-from immiscible_diffusion.files import read_json
+from immiscible_diffusion.files import digest_of, digest_of_file, read_json
 
 __all__ = ["config", "copied", "digest", "factors", "folder", "load"]
 
@@ -77,11 +76,8 @@ def digest(path: Path) -> str:
     Raises:
         ValueError: there are no weights.
     """
-    digests = []
-    for file in _weights(path):
-        with file.open("rb") as opened:
-            digests.append(hashlib.file_digest(opened, "sha256").hexdigest())
-    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    digests = [digest_of_file(file) for file in _weights(path)]
+    return digests[0] if len(digests) == 1 else digest_of("\n".join(digests).encode())
 
 
 def load(path: Path, dtype: torch.dtype, device: str) -> Any:

@@ -1,6 +1,5 @@
 """Training states on disk, to resume from. Safetensors and JSON alone, never a pickle."""
 
-import hashlib
 import re
 import shutil
 import warnings
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from immiscible_diffusion.files import new_folder, read_json, read_tensors, write_json, write_tensors
+from immiscible_diffusion.files import digest_of_file, new_folder, read_json, read_tensors, write_json, write_tensors
 from immiscible_diffusion.train import State, teacher_of
 
 __all__ = ["load_newest", "newest_step", "save"]
@@ -36,7 +35,7 @@ def save(state: State, folder: Path, *, keep: int = 2) -> Path:
         write_tensors(part / "coupling.safetensors", state.memory)
         if state.teacher is not None:
             write_tensors(part / "teacher.safetensors", state.teacher.state_dict())
-        digests = {path.name: _digest(path) for path in sorted(part.iterdir())}
+        digests = {path.name: digest_of_file(path) for path in sorted(part.iterdir())}
         write_json(part / "state.json", {"step": state.step, "seconds": state.seconds, "sha256": digests})
     for old in _steps(folder)[:-keep]:
         shutil.rmtree(old)
@@ -100,11 +99,6 @@ def _steps(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{9}", path.name))
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def _read(path: Path, state: State) -> _Read:
     """Return a checkpoint.
 
@@ -115,7 +109,7 @@ def _read(path: Path, state: State) -> _Read:
     for name, digest in dict(about.get("sha256", {})).items():  # checkpoints of earlier versions have none
         if not (path / name).is_file():
             raise ValueError(f"{name} is missing")
-        if _digest(path / name) != digest:
+        if digest_of_file(path / name) != digest:
             raise ValueError(f"{name} is not as it was written")
     weights = {name: _weights(path / f"{name}.safetensors", state.net) for name in ("net", "ema")}
     has_teacher = (path / "teacher.safetensors").exists()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from immiscible_diffusion.experiments.config import read_config
 from immiscible_diffusion.export.model import INDEX, load_export
-from immiscible_diffusion.files import locked, read_json, remove_parts, write_bytes, write_json
+from immiscible_diffusion.files import digest_of_file, locked, read_json, remove_parts, write_bytes, write_json
 from immiscible_diffusion.processes import one_thread, results
 from immiscible_diffusion.registry import make
 from immiscible_diffusion.runs.conditions import conditions_for
@@ -180,9 +180,7 @@ def _digest(export: Path) -> str:
     """Return a SHA-256 of the names and contents of a model's weights."""
     digest = hashlib.sha256()
     for path in sorted(export.rglob("*.safetensors")):
-        with path.open("rb") as opened:
-            each = hashlib.file_digest(opened, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(export).as_posix()} {each}\n".encode())
+        digest.update(f"{path.relative_to(export).as_posix()} {digest_of_file(path)}\n".encode())
     return digest.hexdigest()
 
 

@@ -5,14 +5,13 @@ file once that is whole, so an encoding that was cut short is a manifest that li
 """
 
 import dataclasses
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from immiscible_diffusion.files import read_json
+from immiscible_diffusion.files import digest_of_file, read_json
 
 __all__ = ["FORMAT", "HELD_OUT", "MANIFEST", "Manifest", "Shard", "check_file", "layout", "read_manifest", "shard_name"]
 
@@ -194,10 +193,8 @@ def check_file(folder: Path, manifest: Manifest, shard: Shard, *, content: bool 
         found["captions"] = (found["captions"][0], [-1])
     if found != layout(manifest, shard):
         raise ValueError(f"{path} holds {found}, not {layout(manifest, shard)}; encode again to restore it")
-    if content:
-        with path.open("rb") as opened:
-            if hashlib.file_digest(opened, "sha256").hexdigest() != shard.sha256:
-                raise ValueError(f"{path} is damaged: its SHA-256 is not the manifest's; encode again to restore it")
+    if content and digest_of_file(path) != shard.sha256:
+        raise ValueError(f"{path} is damaged: its SHA-256 is not the manifest's; encode again to restore it")
 
 
 def _typed(cls: type[Any], values: dict[str, Any]) -> Any:
