@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from immiscible_diffusion.data import Images
+from immiscible_diffusion.processes import process_context
 
 __all__ = ["bench_images"]
 
@@ -147,7 +148,7 @@ def _torch(source: Images, batch: int, batches: int, workers: int) -> Iterator[o
     draws = torch.Generator().manual_seed(0)
     ahead = 2 * max(workers, 1)  # so that it is not spared the work ahead at the end
     sampler = RandomSampler(_Files(source), num_samples=batch * (1 + batches + ahead), generator=draws)
-    context = "spawn" if workers else None
+    context = process_context() if workers else None
     yield from DataLoader(
         files, batch, sampler=sampler, num_workers=workers, multiprocessing_context=context, generator=draws
     )

@@ -39,3 +39,11 @@ class UnpicklableError(Exception):
 def fail_unpicklably() -> None:
     """Raise an error that cannot be sent."""
     raise UnpicklableError("one", "two")
+
+
+def environment_variable(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def process_and_parent() -> tuple[int, int]:
+    return os.getpid(), os.getppid()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from immiscible_diffusion.processes import results, run_tasks
-from tasks import count_slowly, fail_unpicklably
+from tasks import count_slowly, environment_variable, fail_unpicklably, process_and_parent
 
 pytestmark = pytest.mark.medium
 
@@ -97,6 +97,19 @@ def test_closing_lets_a_generator_end_and_save(tmp_path: Path) -> None:
 def test_an_error_that_cannot_be_sent_is_told_in_its_words() -> None:
     with pytest.raises(RuntimeError, match="UnpicklableError: one and two"):
         list(results(fail_unpicklably, [()], 1))
+
+
+def test_a_worker_has_the_environment_of_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(results(environment_variable, [("IMMISCIBLE_TEST",)], 1)) == [None]  # a server of processes runs now
+    monkeypatch.setenv("IMMISCIBLE_TEST", "later")
+    assert list(results(environment_variable, [("IMMISCIBLE_TEST",)], 1)) == ["later"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes start empty elsewhere")
+def test_workers_are_copies_of_one_server_that_is_not_this_process() -> None:
+    (first, server), (second, same) = (next(results(process_and_parent, [()], 1)) for _ in range(2))
+    assert first != second
+    assert same == server != os.getpid()
 
 
 @pytest.mark.parametrize("kind", ["generator", pytest.param("function", marks=pytest.mark.slow)])

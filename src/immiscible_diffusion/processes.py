@@ -15,20 +15,37 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 
-__all__ = ["News", "on_stop_signals", "one_thread", "results", "run_tasks"]
+__all__ = ["News", "on_stop_signals", "one_thread", "process_context", "results", "run_tasks"]
 
 T = TypeVar("T")
 if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
+
     _Pipe = Connection[Any, Any]
 else:
     _Pipe = Connection  # which cannot be subscripted
 _NEWS_EVERY = 0.2
 """Seconds between two messages of a task; what it yields sooner is not sent."""
+_HEAVY = "torch", "scipy.stats", "sklearn.datasets", "diffusers.models"
+"""Modules that take seconds to import, and start neither threads nor a device."""
+
+
+def process_context() -> "ForkServerContext | SpawnContext":
+    """Return the way to start processes: on Linux by a server that has imported once what this process has.
+
+    The server never computes, so that its copies are clean: a plain fork would copy torch's threads in mid-air. Torch
+    and diffusers take seconds to import, a copy of the server milliseconds. Elsewhere every process starts empty.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([name for name in _HEAVY if name in sys.modules])  # where it does not run already
+    return context
 
 
 class News(NamedTuple):
@@ -94,7 +111,7 @@ def run_tasks(
         workers: processes at a time.
         threads: CPU threads of torch in each worker; torch's default if None.
     """
-    waiting, running = deque(range(len(tasks))), dict[_Pipe, tuple[SpawnProcess, int]]()
+    waiting, running = deque(range(len(tasks))), dict[_Pipe, tuple[BaseProcess, int]]()
     end = partial(_end, running, work)
     atexit.register(end)  # where a program ends with this generator half read
     try:
@@ -122,7 +139,7 @@ def run_tasks(
         end()
 
 
-def _end(running: dict[_Pipe, tuple[SpawnProcess, int]], work: Callable[..., Any]) -> None:
+def _end(running: dict[_Pipe, tuple[BaseProcess, int]], work: Callable[..., Any]) -> None:
     """End the workers: a closed connection is their sign to stop, which a plain function does not look at."""
     for connection in running:
         connection.close()
@@ -140,16 +157,16 @@ def _end(running: dict[_Pipe, tuple[SpawnProcess, int]], work: Callable[..., Any
 
 
 def _start(
-    running: dict[_Pipe, tuple[SpawnProcess, int]],
+    running: dict[_Pipe, tuple[BaseProcess, int]],
     work: Callable[..., Any],
     tasks: Sequence[tuple[Any, ...]],
     task: int,
     threads: int | None,
 ) -> None:
     """Start a worker with its first task."""
-    context = multiprocessing.get_context("spawn")  # a fork would copy torch's threads in mid-air
+    context = process_context()
     here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(work, there, threads))
+    process = context.Process(target=_serve, args=(work, there, threads, dict(os.environ)))
     with _without_interrupts():
         process.start()
     there.close()
@@ -158,7 +175,7 @@ def _start(
 
 
 def _next(
-    running: dict[_Pipe, tuple[SpawnProcess, int]],
+    running: dict[_Pipe, tuple[BaseProcess, int]],
     connection: _Pipe,
     tasks: Sequence[tuple[Any, ...]],
     waiting: deque[int],
@@ -200,8 +217,10 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(work: Callable[..., Any], parent: _Pipe, threads: int | None) -> None:
-    """Carry out the tasks that the parent sends."""
+def _serve(work: Callable[..., Any], parent: _Pipe, threads: int | None, environment: dict[str, str]) -> None:
+    """Carry out the tasks that the parent sends, in its environment of today: the server's may be older."""
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if threads is not None:
         torch.set_num_threads(threads)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from immiscible_diffusion.data._decode import Decoder, Pixels, UnreadableError
 from immiscible_diffusion.data._memory import free_bytes
+from immiscible_diffusion.processes import process_context
 
 __all__ = ["AHEAD", "CHUNK", "Decoded", "chunks", "decoded", "loaded"]
 
@@ -54,7 +55,7 @@ def decoded(decoder: Decoder, batches: Iterator[Tensor], workers: int) -> Genera
     """Yield the pixels of each batch of rows, in order.
 
     Each batch is divided among the workers, in rising order of its rows, for neighbours lie together on disk;
-    ``AHEAD`` batches are in work at a time. Workers are spawned processes. They end with the generator, whether it is
+    ``AHEAD`` batches are in work at a time. Workers are processes of ``process_context``. They end with the generator, whether it is
     exhausted, closed or left by an exception, and within seconds of this process. An interrupt reaches this process
     alone.
 
@@ -80,7 +81,7 @@ def decoded(decoder: Decoder, batches: Iterator[Tensor], workers: int) -> Genera
         batch_size=None,
         sampler=jobs(),
         num_workers=workers,
-        multiprocessing_context="spawn" if workers else None,
+        multiprocessing_context=process_context() if workers else None,
         prefetch_factor=AHEAD if workers else None,
         collate_fn=tuple,  # leaves arrays as they are: they come through a pipe and need no shared memory
         generator=torch.Generator(),  # else it draws a seed from the global one
