@@ -55,7 +55,7 @@ def decoded(decoder: Decoder, batches: Iterator[Tensor], workers: int) -> Genera
     """Yield the pixels of each batch of rows, in order.
 
     Each batch is divided among the workers, in rising order of its rows, for neighbours lie together on disk;
-    ``AHEAD`` batches are in work at a time. Workers are processes of ``process_context``. They end with the generator, whether it is
+    ``AHEAD`` batches are in work at a time. Workers start by ``process_context``. They end with the generator, be it
     exhausted, closed or left by an exception, and within seconds of this process. An interrupt reaches this process
     alone.
 
