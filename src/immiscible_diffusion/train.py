@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from immiscible_diffusion.checks import NotFiniteError, check_mask
 from immiscible_diffusion.prefetch import ahead
 from immiscible_diffusion.streams import stream, stream_seed
-from immiscible_diffusion.types import Batch, Codec, Coupling, HasMemory, HasTeacher, Method, Net, Source
+from immiscible_diffusion.types import Batch, Codec, Coupling, HasMemory, HasTeacher, HasWindow, Method, Net, Source
 
 __all__ = ["NotFiniteError", "State", "Train", "fit", "new_state", "teacher_of"]
 
@@ -156,9 +156,10 @@ def fit(
     if isinstance(coupling, HasMemory):
         coupling.remember(_copied(state.memory))
     state.seconds = dict.fromkeys(_TIMED, 0.0) | state.seconds
+    depth = coupling.window if isinstance(coupling, HasWindow) else 1
     made, averages = _pairs(state, source, codec, coupling, config), _Averages(state)
     try:
-        with closing(ahead(made) if config.prefetch else made) as pairs:
+        with closing(ahead(made, depth) if config.prefetch else made) as pairs:
             begun = time.perf_counter()
             for pair in pairs:
                 waited = time.perf_counter() - begun
@@ -216,21 +217,44 @@ class _Pair(NamedTuple):
 def _pairs(
     state: State, source: Source, codec: Codec, coupling: Coupling, config: Train
 ) -> Generator[_Pair, None, None]:
-    """Yield the pairs of the steps that are left; they depend on the step and on what the coupling remembers alone."""
+    """Yield the pairs of the steps that are left; they depend on the step and on what the coupling remembers alone.
+
+    A coupling with a window pairs so many batches at once, with the noise of the first one's step. A run that was cut
+    in mid-window pairs that window again: until its last batch, what the coupling remembers is what it did before it.
+    """
     device, start = next(state.net.parameters()).device, state.step
-    batches = source.batches(config.batch, config.seed, start=start)
-    for i in range(start, config.steps):
+    window = coupling.window if isinstance(coupling, HasWindow) else 1
+    first = start - start % window
+    batches = source.batches(config.batch, config.seed, start=first)
+    for i in range(first, config.steps, window):
         begun = time.perf_counter()
-        batch = _moved(next(batches), device)
-        x = codec.encode(batch.raw)
-        check_mask(x, batch.mask)
+        pool = [_encoded(next(batches), codec, device) for _ in range(window)]
         encoded = time.perf_counter()
-        draws = stream(config.seed, i, "noise", device)
-        noise = coupling(x, batch.cond, draws, index=batch.rows, step=i, **_masked(batch.mask))
-        seconds = {"data": encoded - begun, "coupling": time.perf_counter() - encoded}
-        # The coupling may pair the next batch, or training on this one may fail, before it becomes the state's.
-        memory = _copied(coupling.memory()) if isinstance(coupling, HasMemory) else None
-        yield _Pair(x, noise, batch.cond, batch.mask, memory, seconds)
+        kept = _copied(coupling.memory()) if isinstance(coupling, HasMemory) and window > 1 else None
+        x, cond, index, mask = pool[0] if window == 1 else Batch(*map(_joined, zip(*pool, strict=True)))  # type: ignore[arg-type]
+        noise = coupling(x, cond, stream(config.seed, i, "noise", device), index=index, step=i, **_masked(mask))
+        spent = {"data": encoded - begun, "coupling": time.perf_counter() - encoded}
+        seconds = {part: value / window for part, value in spent.items()}
+        for j, (batch, share) in enumerate(zip(pool, noise.split([len(batch.raw) for batch in pool]), strict=True), i):
+            # The coupling may pair the next batch, or training on this one may fail, before it becomes the state's.
+            if isinstance(coupling, HasMemory) and j == i + window - 1:
+                kept = _copied(coupling.memory())
+            if start <= j < config.steps:
+                yield _Pair(batch.raw, share, batch.cond, batch.mask, kept, seconds)
+
+
+def _encoded(batch: Batch, codec: Codec, device: torch.device) -> Batch:
+    """Return the batch on the device, its data in model space."""
+    batch = _moved(batch, device)
+    x = codec.encode(batch.raw)
+    check_mask(x, batch.mask)
+    return batch._replace(raw=x)
+
+
+def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    """Return one field of several batches as that of one batch."""
+    tensors = [part for part in parts if part is not None]
+    return torch.cat(tensors) if len(tensors) == len(parts) else None
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:

@@ -60,6 +60,7 @@ __all__ = [
     "HasStockParts",
     "HasStockSampling",
     "HasTeacher",
+    "HasWindow",
     "Int",
     "Method",
     "Metric",
@@ -294,6 +295,16 @@ class HasMemory(Protocol):
 
     def remember(self, memory: dict[str, Tensor]) -> None:
         """Restore the tensors of ``memory()``; an empty dict makes the coupling forget."""
+        ...
+
+
+@runtime_checkable
+class HasWindow(Protocol):
+    """A coupling that pairs several batches as one pool. The training loop reads so many ahead and joins them."""
+
+    @property
+    def window(self) -> int:
+        """How many batches are one pool."""
         ...
 
 

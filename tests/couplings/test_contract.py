@@ -150,11 +150,11 @@ def test_a_coupling_that_breaks_the_contract_is_caught(couple: Any, batch: str) 
         honours(couple, BATCHES[batch]())
 
 
-@pytest.mark.parametrize("name", sweep(sorted({*NAMES} - {"flipped"}), 2))
+@pytest.mark.parametrize("name", sweep(sorted({*NAMES} - {"flipped", "rotated"}), 2))
 def test_each_row_follows_its_own_datum(name: str) -> None:
     """No coupling may put noise farther from its row, on average, than independent noise would be.
 
-    ``flipped`` does, by design; see its own tests.
+    ``flipped`` does, by design, and ``rotated`` may in four dimensions; see their own tests.
     """
     x = 2 * randn(2000, 4)
     noise = make("coupling", name)(x, None, stream(0, 0, "noise"))

@@ -14,9 +14,11 @@ from immiscible_diffusion.couplings import (
     Independent,
     Joint,
     Mixed,
+    Rotated,
     Semidiscrete,
     Viewed,
     Warmup,
+    Windowed,
     assign,
     assign_across,
     assign_conditional,
@@ -309,9 +311,10 @@ def test_wrappers_hand_the_mask_on() -> None:
             return super().pair(x, rows)
 
     x, mask = randn(8, 4, 2), ending(8, 4)
-    for wrapper in (Flipped(Keeping()), Warmup(Keeping(), steps=0), Mixed(Keeping(), start=1.0, end=1.0)):
+    wrappers = Flipped(Keeping()), Rotated(Keeping()), Warmup(Keeping(), steps=0), Mixed(Keeping(), start=1.0, end=1.0)
+    for wrapper in (*wrappers, Windowed(Keeping())):
         wrapper(x, generator=stream(0, 0, "noise"), mask=mask)
-    assert [given is mask for given in masks] == [True] * 3
+    assert [given is mask for given in masks] == [True] * 5
 
 
 def test_standardised_data_leave_the_padding_out() -> None:

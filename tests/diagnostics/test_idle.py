@@ -16,6 +16,7 @@ from immiscible_diffusion.couplings import (
     Mixed,
     Nearest,
     Oversampled,
+    Rotated,
     Viewed,
     Warmup,
 )
@@ -36,7 +37,10 @@ def built(name: str) -> Any:
     return coupling
 
 
-@pytest.mark.parametrize("name", sorted({*names("coupling")} - {"independent", "cached", "joint", "warmup", "mixed"}))
+APART = {"independent", "cached", "joint", "warmup", "mixed", "rotated", "windowed"}
+
+
+@pytest.mark.parametrize("name", sorted({*names("coupling")} - APART))
 def test_what_is_said_of_a_batch_of_one_is_what_happens(name: str) -> None:
     """A row's noise is then the first draw of its generator, or that draw's negative."""
     coupling, x = built(name), 5 * randn(1, 20)
@@ -57,7 +61,7 @@ def test_a_cached_row_alone_keeps_its_noise_for_ever() -> None:
 def test_the_reason_names_coupling_and_remedy() -> None:
     assert idle_reason(Viewed(), 1).startswith("viewed permutes the noise of a batch")
     assert "raise train.batch, or choose nearest" in idle_reason(Joint(), 1)
-    for wrapper in (Flipped(), Warmup(), Mixed()):
+    for wrapper in (Flipped(), Rotated(), Warmup(), Mixed()):
         assert idle_reason(wrapper, 1) == idle_reason(Assignment(), 1) != ""
     assert idle_reason(Nearest(k=1), 128) == "nearest of k = 1 noise is independent noise: raise coupling.k"
     assert idle_reason(Oversampled(times=1), 1).startswith("oversampled permutes")

@@ -44,7 +44,7 @@ def inspect(
     data_source = with_states(data_source, text) if text else data_source
     drawn = itertools.islice(data_source.batches(batch, seed), batches)
     captioned = data_source.classes is None and not text  # numbers of captions are no labels
-    pairs = [(data_codec.encode(each.raw), None if captioned else each.cond, each.mask) for each in drawn]
+    pairs = [(data_codec.encode(each.raw), None if captioned else each.cond, each.mask, each.rows) for each in drawn]
     rows = compare_pairs(chosen, pairs, seed=seed)
     out.print(inspect_table(rows))
     for row in rows:

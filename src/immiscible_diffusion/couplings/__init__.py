@@ -11,10 +11,12 @@ from immiscible_diffusion.couplings.independent import Independent
 from immiscible_diffusion.couplings.joint import Joint, assign_across, assign_window
 from immiscible_diffusion.couplings.nearest import Nearest, nearest
 from immiscible_diffusion.couplings.oversampled import Oversampled, oversample
+from immiscible_diffusion.couplings.rotated import Rotated
 from immiscible_diffusion.couplings.scheduled import Mixed, Warmup
 from immiscible_diffusion.couplings.semidiscrete import Semidiscrete, assign_data, fit_dual
 from immiscible_diffusion.couplings.sinkhorn import Sinkhorn, sinkhorn_index
 from immiscible_diffusion.couplings.viewed import Viewed
+from immiscible_diffusion.couplings.windowed import Windowed
 from immiscible_diffusion.prefetch import ahead
 
 __all__ = [
@@ -29,11 +31,13 @@ __all__ = [
     "Mixed",
     "Nearest",
     "Oversampled",
+    "Rotated",
     "Rows",
     "Semidiscrete",
     "Sinkhorn",
     "Viewed",
     "Warmup",
+    "Windowed",
     "ahead",
     "assign",
     "assign_across",

@@ -11,7 +11,7 @@ from immiscible_diffusion.checks import check_batch, check_integers, check_lengt
 from immiscible_diffusion.couplings._shared_noise import several_processes, warn_if_shared
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.tensors import normal_like
-from immiscible_diffusion.types import Coupling, Float, HasMemory, Prior
+from immiscible_diffusion.types import Coupling, Float, HasMemory, HasWindow, Prior
 
 __all__ = ["DropIn", "Rows", "check_coupling", "memory_of", "noise_from", "restore"]
 
@@ -102,9 +102,11 @@ class DropIn(ABC):
 
 
 def check_coupling(coupling: object) -> None:
-    """Raise ValueError unless a wrapper was given a coupling to wrap."""
+    """Raise ValueError unless a wrapper was given a coupling to wrap, and no window, which must be the outermost."""
     if not isinstance(coupling, Coupling):
         raise ValueError(f"coupling is {coupling!r}; it must be a coupling, such as Assignment()")
+    if isinstance(coupling, HasWindow):
+        raise ValueError(f"coupling is {coupling!r}; the loop asks the outermost coupling for a window: wrap it last")
 
 
 def noise_from(coupling: Coupling, x: Tensor, rows: Rows) -> Tensor:

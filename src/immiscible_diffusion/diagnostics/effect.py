@@ -1,7 +1,8 @@
 """How much nearer a coupling brings noise to the data of one set, and what that costs."""
 
+import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from statistics import median
 from typing import Any
 
@@ -11,12 +12,16 @@ from torch import Tensor
 from immiscible_diffusion.couplings import Independent
 from immiscible_diffusion.diagnostics.marginal import leak, principal_variance
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Coupling
+from immiscible_diffusion.types import Coupling, HasMemory, HasWindow
 
-__all__ = ["Pairable", "effect", "parts"]
+__all__ = ["Pairable", "effect", "pools"]
 
-Pairable = tuple[Tensor, Tensor | None] | tuple[Tensor, Tensor | None, Tensor | None]
-"""A batch in model space, its condition and, where the data are padded, its mask."""
+Pairable = (
+    tuple[Tensor, Tensor | None]
+    | tuple[Tensor, Tensor | None, Tensor | None]
+    | tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+)
+"""A batch in model space, its condition, where the data are padded its mask, and the numbers of its rows."""
 
 _DIRECTIONS = 32
 _PROBED = 8 * _DIRECTIONS
@@ -33,10 +38,12 @@ def effect(coupling: Coupling, data: Iterable[Pairable], *, seed: int = 0) -> di
     normal; ``cosine`` the mean cosine between datum and noise; ``milliseconds`` the median wall time of a batch after
     the first. Where there are labels, ``leak_accuracy`` is how often a linear probe reads the label from the noise's
     leading 32 principal directions of the data, and ``leak_chance`` the share of the commonest label: more is a leak.
+    A coupling with a window pairs so many batches at once, as in training; one with a memory gets it back as it was.
 
     Args:
         coupling: the coupling.
-        data: batches in model space with their conditions, and masks where they are padded; padding is not measured.
+        data: batches in model space with their conditions, masks where they are padded, and row numbers for couplings
+            that need them; padding is not measured.
         seed: names the random streams.
 
     Raises:
@@ -44,14 +51,15 @@ def effect(coupling: Coupling, data: Iterable[Pairable], *, seed: int = 0) -> di
     """
     paired, independent, cosine, square, spent = [], [], [], [], []
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
-    for i, batch in enumerate(data):
-        x, cond, masked = parts(batch)
+    kept = {name: value.clone() for name, value in coupling.memory().items()} if isinstance(coupling, HasMemory) else {}
+    window = coupling.window if isinstance(coupling, HasWindow) else 1
+    for i, (x, cond, options) in enumerate(pools(data, window)):
         begun = time.perf_counter()
-        noise = coupling(x, cond, stream(seed, i, "noise", x.device), step=0, **masked)
-        spent.append(1000 * (time.perf_counter() - begun))
+        noise = coupling(x, cond, stream(seed, i, "noise", x.device), step=0, **options)
+        spent.append(1000 * (time.perf_counter() - begun) / window)
         plain = Independent()(x, cond, stream(seed, i, "noise", x.device))
         share = 1.0
-        for mask in masked.values():
+        if (mask := options.get("mask")) is not None:
             x, noise, plain = (torch.where(mask, each, 0) for each in (x, noise, plain))
             share = float(mask.float().mean())
         paired.append(_distance(x, noise))
@@ -61,6 +69,8 @@ def effect(coupling: Coupling, data: Iterable[Pairable], *, seed: int = 0) -> di
         known = sum(len(each) for each, _, _ in seen)
         if cond is not None and not cond.is_floating_point() and known < _MOST:
             seen.append((x.flatten(1).float().cpu(), noise.flatten(1).float().cpu(), cond.cpu()))
+    if isinstance(coupling, HasMemory):
+        coupling.remember(kept)
     if not spent:
         raise ValueError("the effect of a coupling needs at least one batch of data")
     count = len(spent)
@@ -69,15 +79,32 @@ def effect(coupling: Coupling, data: Iterable[Pairable], *, seed: int = 0) -> di
         "cosine": sum(cosine) / count,
         "noise_square": sum(square) / count,
         "milliseconds": median(spent[1:] or spent),
-        "batches": count,
+        "batches": count * window,
         **_leaked(seen),
     }
 
 
-def parts(batch: Pairable) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
-    """Return data, condition, and the mask as a keyword for a coupling, none where there is no mask."""
-    mask = batch[2] if len(batch) > 2 else None
-    return batch[0], batch[1], {} if mask is None else {"mask": mask}
+def pools(data: Iterable[Pairable], window: int = 1) -> Iterator[tuple[Tensor, Tensor | None, dict[str, Any]]]:
+    """Yield data, condition, and mask and row numbers as keywords of a coupling, of so many batches joined.
+
+    There are no keywords where there are no masks or row numbers. Batches that fill no window are left out, unless they
+    are all.
+    """
+    whole = False
+    batches = iter(data)
+    while pool := list(itertools.islice(batches, window)):
+        if whole and len(pool) < window:
+            return
+        whole = True
+        filled = [(*batch, *[None] * (4 - len(batch))) for batch in pool]
+        x, cond, mask, index = filled[0] if window == 1 else map(_joined, zip(*filled, strict=True))
+        options = {"mask": mask, "index": index}
+        yield x, cond, {name: value for name, value in options.items() if value is not None}  # type: ignore[misc]
+
+
+def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    tensors = [part for part in parts if part is not None]
+    return torch.cat(tensors) if len(tensors) == len(parts) else None
 
 
 def _leaked(seen: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:

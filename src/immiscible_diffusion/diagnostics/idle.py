@@ -15,9 +15,11 @@ from immiscible_diffusion.couplings import (
     Mixed,
     Nearest,
     Oversampled,
+    Rotated,
     Sinkhorn,
     Viewed,
     Warmup,
+    Windowed,
 )
 from immiscible_diffusion.types import Coupling
 
@@ -44,8 +46,10 @@ nearest, which needs no partners
     ''
     """
     name = type(coupling).__name__.lower()
-    if isinstance(coupling, Flipped | Mixed | Warmup):
+    if isinstance(coupling, Flipped | Mixed | Rotated | Warmup):
         return idle_reason(coupling.coupling, batch, labels)
+    if isinstance(coupling, Windowed):
+        return idle_reason(coupling.coupling, coupling.window * batch, labels and _joined(labels, coupling.window))
     within = isinstance(coupling, Conditional) or (isinstance(coupling, Assignment) and coupling.per_class)
     if within and labels is None:
         return f"{name} pairs by the data's condition, and these data have none: choose assignment"
@@ -79,3 +83,9 @@ def share_with_partners(labels: Sequence[Tensor]) -> float:
     """
     counts = [torch.unique(each, return_counts=True)[1] for each in labels]
     return sum(int(each[each > 1].sum()) for each in counts) / max(sum(map(len, labels)), 1)
+
+
+def _joined(labels: Sequence[Tensor], window: int) -> list[Tensor]:
+    """Return the labels of whole windows, or of the one window that is not whole."""
+    windows = [torch.cat([*labels[i : i + window]]) for i in range(0, len(labels), window)]
+    return windows[: max(1, len(labels) // window)]

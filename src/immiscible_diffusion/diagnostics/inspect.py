@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.couplings._cost import pairwise
-from immiscible_diffusion.diagnostics.effect import Pairable, effect, parts
+from immiscible_diffusion.diagnostics.effect import Pairable, effect, pools
 from immiscible_diffusion.diagnostics.idle import idle_reason
 from immiscible_diffusion.diagnostics.marginal import gaussian_kl, leak, principal_variance
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.tensors import normal_like
-from immiscible_diffusion.types import Coupling, HasCostMatrix
+from immiscible_diffusion.types import Coupling, HasCostMatrix, HasWindow
 
 __all__ = ["inspect"]
 
@@ -40,31 +40,32 @@ def inspect(couplings: Mapping[str, Coupling], data: Sequence[Pairable], *, seed
     """
     if not data:
         raise ValueError("an inspection needs at least one batch of data")
-    batches = [parts(batch) for batch in data]
-    x = torch.cat([torch.where(masked["mask"], each, 0) if masked else each for each, _, masked in batches])
-    x = x.flatten(1).float()
+    batches = list(pools(data))
     labels = [cond for _, cond, _ in batches if cond is not None and not cond.is_floating_point()]
     rows = []
     for label, coupling in couplings.items():
         measured: dict[str, Any] = {"coupling": label, **effect(coupling, data, seed=seed)}
-        noise = torch.cat(
-            [
-                coupling(each, cond, stream(seed, i, "noise"), step=0, **masked)
-                for i, (each, cond, masked) in enumerate(batches)
-            ]
-        )
-        noise = noise.flatten(1).float()
+        x, noise = _paired(coupling, data, seed)
         norm = torch.linalg.vector_norm(x, dim=1).clamp(min=1e-30)
         measured["shift"] = float(((noise * x).sum(1) / norm).mean())
         count = min(_DIRECTIONS, x.shape[1], len(x) // 4)
         variances, coordinates = principal_variance(x, noise, count)
         measured["principal_variance"] = [round(value, 5) for value in variances.tolist()]
         measured["kl"] = gaussian_kl(coordinates)
-        measured["leak"] = leak(coordinates, torch.cat(labels)) if len(labels) == len(data) else None
+        measured["leak"] = leak(coordinates, torch.cat(labels)[: len(x)]) if len(labels) == len(data) else None
         measured["cost_ms"] = _cost_milliseconds(coupling, [x for x, _, _ in batches])
         measured["idle"] = idle_reason(coupling, len(data[0][0]), labels)
         rows.append(measured)
     return rows
+
+
+def _paired(coupling: Coupling, data: Sequence[Pairable], seed: int) -> tuple[Tensor, Tensor]:
+    """Return the data, 0 where they are padding, and their noise, (n, d) each."""
+    xs, noises = list[Tensor](), list[Tensor]()
+    for i, (x, cond, options) in enumerate(pools(data, coupling.window if isinstance(coupling, HasWindow) else 1)):
+        noises.append(coupling(x, cond, stream(seed, i, "noise"), step=0, **options))
+        xs.append(torch.where(options["mask"], x, 0) if "mask" in options else x)
+    return torch.cat(xs).flatten(1).float(), torch.cat(noises).flatten(1).float()
 
 
 def _cost_milliseconds(coupling: Coupling, data: Sequence[Tensor]) -> float | None:

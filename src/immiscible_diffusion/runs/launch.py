@@ -202,7 +202,7 @@ def _batches(config: Config) -> Iterator[Pairable]:
     source = conditioned(config.source, with_prompts(config.net, config.source))
     count = _TEXT_BATCHES if isinstance(source, EncodedCaptions) else _EFFECT_BATCHES
     for batch in itertools.islice(source.batches(config.train.batch, config.train.seed), count):
-        yield config.codec.encode(batch.raw), batch.cond, batch.mask
+        yield config.codec.encode(batch.raw), batch.cond, batch.mask, batch.rows
 
 
 def _progress(console: Console) -> Progress:
