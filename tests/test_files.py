@@ -93,7 +93,7 @@ def test_an_index_of_another_form_is_refused_in_one_line(tmp_path: Path, text: s
         files.read_index(tmp_path)
 
 
-@pytest.mark.parametrize("line", ["null", "[1]", "3", '{"step": 1', "\x00"])
+@pytest.mark.parametrize("line", ["null", "[1]", "3", '{"step": 1', "\x00", '{"step": 1, "loss": NaN}', "[" * 10**5])
 def test_a_line_that_is_no_object_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n' + line + "\n")
     with pytest.raises(ValueError, match=r"log\.jsonl: line 2 is damaged or no JSON object"):
@@ -112,6 +112,7 @@ MISFITS = {
     "b.0 has no c": {**GOOD, "b": [{}]},
     "b.0.c is 3, not a text": {**GOOD, "b": [{"c": 3}]},
     'd.x is "1", not a number': {**GOOD, "d": {"x": "1"}},
+    f"d.x is 1{'0' * 59}, not a number": {**GOOD, "d": {"x": 10**400}},
     "it is [], not a table": [],
 }
 
@@ -121,6 +122,18 @@ def test_a_value_of_another_form_is_named(tmp_path: Path, problem: str) -> None:
     (tmp_path / "x.json").write_text(json.dumps(MISFITS[problem]))
     with pytest.raises(ValueError, match=re.escape(f"another kind: {problem}; ")):
         files.read_json(tmp_path / "x.json", FORM)
+
+
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1e999}', '{"a": -Infinity}', "[" * 10**5, '{"a":' * 10**5])
+def test_what_is_no_json_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ValueError, match=r"x\.json.* (is no JSON|not a number|nested too deeply)"):
+        files.read_json(tmp_path / "x.json", {"a": float})
+
+
+def test_constants_of_other_programs_are_read(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"lambda_min_clipped": -Infinity}')
+    assert files.read_json(tmp_path / "x.json") == {"lambda_min_clipped": float("-inf")}
 
 
 def test_a_value_of_the_form_is_returned(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ __all__ = [
     "check_alike",
     "check_batch",
     "check_choice",
+    "check_cost",
     "check_finite",
     "check_integers",
     "check_lengths",
@@ -90,6 +91,15 @@ def check_batch(x: object, name: str = "x") -> None:
         raise ValueError(f"{name} is a {kind}; it must be a floating-point tensor of shape (b, ...)")
     if x.ndim == 0 or x.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be (b, ...) with at least one element")
+
+
+def check_cost(cost: object, name: str) -> None:
+    """Raise ValueError unless a cost is a floating-point tensor (b, m) with 1 <= b <= m."""
+    if not isinstance(cost, Tensor) or not cost.is_floating_point():
+        kind = f"{cost.dtype} tensor" if isinstance(cost, Tensor) else type(cost).__name__
+        raise ValueError(f"{name} is a {kind}; it must be a floating-point tensor (b, m)")
+    if cost.ndim != 2 or not 1 <= cost.shape[0] <= cost.shape[1]:
+        raise ValueError(f"{name} has shape {tuple(cost.shape)}; it must be (b, m) with 1 <= b <= m")
 
 
 def check_lengths(x: Tensor, **tensors: Tensor | None) -> None:

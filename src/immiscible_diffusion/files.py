@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ __all__ = [
     "keep_in_cache",
     "locked",
     "new_folder",
+    "parsed_json",
     "read_index",
     "read_json",
     "read_lines",
@@ -65,18 +67,39 @@ def read_json(path: Path, form: Any = object) -> Any:
     Args:
         path: the file.
         form: what the value must look like: a type; ``[form]`` for a list; ``{key: form}`` for a table that has these
-            keys, where the key ``"*"`` stands for every key.
+            keys, where the key ``"*"`` stands for every key. A file with a form is this library's own, and holds no
+            NaN or infinity.
 
     Raises:
         ValueError: the file is missing, not JSON, or of another form; names the value.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parsed_json(path.read_text(encoding="utf-8"), constants=form is object)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if problem := _misfit(value, form, ""):
         raise ValueError(f"{path} is damaged or of another kind: {problem}; restore or remove it")
     return value
+
+
+def parsed_json(content: str | bytes, *, constants: bool = True) -> Any:
+    """Return the value that JSON text holds.
+
+    Args:
+        content: the text.
+        constants: take NaN and infinity, which JSON lacks and other programs write.
+
+    Raises:
+        ValueError: it is not JSON, or is nested too deeply to be read.
+    """
+    try:
+        return json.loads(content, parse_constant=None if constants else _refuse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -121,7 +144,7 @@ def whole_lines(path: Path, form: Any = object) -> tuple[list[dict[str, Any]], l
     lines, damaged = list[dict[str, Any]](), list[int]()
     for number, line in enumerate(content.splitlines(), 1):
         try:
-            value = json.loads(line)
+            value = parsed_json(line, constants=False)
         except ValueError:
             value = None
         if isinstance(value, dict) and not _misfit(value, form, ""):
@@ -135,6 +158,7 @@ def _misfit(value: Any, form: Any, where: str) -> str:
     """Return what is wrong with a value, "" if it has the form."""
     if isinstance(form, type):
         fits = isinstance(value, (int, float) if form is float else form)
+        fits = fits and (form is not float or abs(value) <= sys.float_info.max)
         fits = fits and (form is object or isinstance(value, bool) == (form is bool))
         return "" if fits else f"{where or 'it'} is {json.dumps(value)[:60]}, not {_WORDS.get(form, form.__name__)}"
     if not isinstance(value, type(form)):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from immiscible_diffusion import Images
@@ -149,7 +150,7 @@ def test_a_rarer_kind_of_label_is_at_fault(tmp_path: Path) -> None:
 
 def table(path: Path, **columns: Any) -> Path:
     """Write a table with these columns, without notes."""
-    pa.parquet.write_table(pa.table(columns), path)
+    pq.write_table(pa.table(columns), path)
     return path
 
 
@@ -171,7 +172,7 @@ def test_a_column_that_is_noted_as_classes_is_found(tmp_path: Path) -> None:
     cells = pa.array([{"bytes": data} for data in PICTURES])
     notes = {"huggingface": json.dumps({"info": {"features": features}})}
     written = pa.table({"Photo": cells, "breed": LABELS}).replace_schema_metadata(notes)
-    pa.parquet.write_table(written, tmp_path / "x.parquet")
+    pq.write_table(written, tmp_path / "x.parquet")
     source = Images(str(tmp_path / "x.parquet"), size=4, held_out_rows=1)
     assert source.columns == Columns("Photo", "breed", "")
     assert source.class_names == ("a", "b")
@@ -194,7 +195,8 @@ def test_two_candidates_are_refused(tmp_path: Path, first: str, second: str, opt
 def test_no_column_names_the_option(tmp_path: Path) -> None:
     path = table(tmp_path / "x.parquet", picture=PICTURES, label=LABELS)
     with pytest.raises(
-        ValueError, match=r"no image column '' in .*; there are \['picture', 'label'\]: set source.image"
+        ValueError,
+        match=r"no column is called image, img, jpg, png in .*; there are \['picture', 'label'\]: set source.image",
     ):
         Images(str(path), size=4, held_out_rows=1).rows  # noqa: B018
 

@@ -21,13 +21,18 @@ UNCLEAR = {
     "a prefix": (("cifar_train/cat", "cifar_test/cat"), "'cifar_test' beside 'cifar_train'"),
     "validation": (("a", "b", "valid"), "'valid' beside 'a'"),
     "development": (("a", "b", "dev"), "'dev' beside 'a'"),
+    "domains of two splits": (("trainA", "trainB", "testA", "testB"), "'testA' beside 'testB'"),
+    "no gap before a suffix": (("trainset", "testset"), "'testset' beside 'trainset'"),
+    "capitals in place of gaps": (("Cat", "TestImages"), "'TestImages' beside 'Cat'"),
+    "a copy": (("cat", "test (1)"), r"'test \(1\)' beside 'cat'"),
+    "an old one": (("cat", "test.old"), "'test.old' beside 'cat'"),
     "splits within classes": (("cat/train", "cat/test", "dog/train", "dog/test"), "'test' and 'train' side by side"),
     "splits below classes of a split": (("train/cat/train", "train/cat/val"), "'train' and 'val' side by side"),
 }
 CLEAR = {
     "classes": (("cat", "dog"), ("cat", "dog")),
     "splits": (("train/cat", "train/dog", "Test/cat"), ("cat", "dog")),
-    "words with a split in them": (("bullet_train", "trainer", "testudo", "valley", "test_tube"), 5),
+    "words with a split in them": (("bullet_train", "trainer", "testudo", "valley", "test_tube", "testaments"), 6),
     "a class called as a split, in a split": (("train/cat", "train/train", "train/test"), ("cat", "test", "train")),
     "one split word below a class": (("toys/train", "toys/car", "cat"), ("cat", "toys")),
 }

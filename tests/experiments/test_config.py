@@ -7,7 +7,7 @@ import pytest
 from immiscible_diffusion import MLP
 from immiscible_diffusion.experiments.config import read_config
 from immiscible_diffusion.experiments.experiment import read_experiment
-from immiscible_diffusion.experiments.values import built_in, overridden, parse_override
+from immiscible_diffusion.experiments.values import built_in, overridden, parse_override, read_toml
 
 VALUES: dict[str, Any] = {
     "source": "digits",
@@ -79,6 +79,14 @@ def test_overrides_are_toml_or_bare_words() -> None:
     for text in ("a", "=3"):
         with pytest.raises(ValueError, match="write it as"):
             parse_override(text)
+
+
+def test_values_that_are_nested_too_deeply_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--set train\.seed: it is nested too deeply"):
+        parse_override(f"train.seed={'[' * 5000}")
+    (tmp_path / "x.toml").write_text(f"base = {'[' * 5000}")
+    with pytest.raises(ValueError, match=r"cannot read .*x\.toml: it is nested too deeply"):
+        read_toml(tmp_path / "x.toml")
 
 
 @pytest.mark.usefixtures("unchecked")  # the check of a protocol would ask absent data for their rows

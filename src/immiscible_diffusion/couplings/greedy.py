@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.checks import check_finite
+from immiscible_diffusion.checks import check_cost, check_finite
 from immiscible_diffusion.couplings._cost import (
     Cost,
     Precision,
@@ -92,10 +92,9 @@ def match(table: Float[Tensor, "b m"]) -> Int[Tensor, " b"]:
     """Return the column of each row by greedy matching, (b,). The table of finite costs is overwritten.
 
     Raises:
-        ValueError: the table is empty, has fewer columns than rows, or is not finite.
+        ValueError: the table is empty, has fewer columns than rows, is not finite, or is no floating-point tensor.
     """
-    if table.ndim != 2 or not 1 <= table.shape[0] <= table.shape[1]:
-        raise ValueError(f"the cost has shape {tuple(table.shape)}; it must be (b, m) with 1 <= b <= m")
+    check_cost(table, "the cost")
     if not bool(table.isfinite().all()):
         raise ValueError("the cost holds NaN or infinity")
     index = torch.empty(len(table), dtype=torch.long, device=table.device)

@@ -65,7 +65,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ValueError: the file is missing or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte-order mark
+        return _parsed(path.read_text(encoding="utf-8-sig"))  # some editors write a byte-order mark
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
 
@@ -74,7 +74,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     """Return the dotted key and the value of ``a.b=value``; the value is TOML, or a bare string.
 
     Raises:
-        ValueError: there is no key or no equals sign.
+        ValueError: there is no key or no equals sign, or the value is nested too deeply.
 
     >>> parse_override("train.steps=10"), parse_override("coupling=nearest")
     (('train.steps', 10), ('coupling', 'nearest'))
@@ -83,9 +83,23 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise ValueError(f"--set {text!r}: write it as key.of.the.file=value")
     try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+        return key.strip(), _parsed(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
+    except ValueError as error:
+        raise ValueError(f"--set {key.strip()}: {error}") from error
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """Return the values of TOML text.
+
+    Raises:
+        ValueError: it is not TOML, or is nested too deeply to be read.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def read_values(name: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import re
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from immiscible_diffusion.train import State, teacher_of
 __all__ = ["load_newest", "newest_step", "save"]
 
 _DAMAGED = ".damaged"
+_MOMENTS = frozenset(("step", "exp_avg", "exp_avg_sq"))
+"""What AdamW keeps of a parameter."""
 
 
 def save(state: State, folder: Path, *, keep: int = 2) -> Path:
@@ -106,7 +109,7 @@ def _read(path: Path, state: State) -> _Read:
         ValueError: a file is missing, damaged, or does not fit the state.
     """
     about = _about(path)
-    for name, digest in dict(about.get("sha256", {})).items():  # checkpoints of earlier versions have none
+    for name, digest in about["sha256"].items():
         if not (path / name).is_file():
             raise ValueError(f"{name} is missing")
         if digest_of_file(path / name) != digest:
@@ -125,6 +128,9 @@ def _read(path: Path, state: State) -> _Read:
 
 def _about(path: Path) -> dict[str, Any]:
     about: dict[str, Any] = read_json(path / "state.json", {"step": int, "seconds": {"*": float}})
+    about = {"sha256": {}, **about}  # checkpoints of earlier versions have none
+    if not isinstance(about["sha256"], dict):
+        raise ValueError("state.json has no table of sha256")
     if about["step"] != int(path.name.removeprefix("step-")):
         raise ValueError("state.json is of another step")
     return about
@@ -137,23 +143,32 @@ def _weights(path: Path, net: nn.Module) -> dict[str, Tensor]:
     for name, value in tensors.items():
         if value.shape != expected[name].shape:
             raise ValueError(f"{path.name} has {name} of shape {tuple(value.shape)}, not {tuple(expected[name].shape)}")
+        if value.dtype != expected[name].dtype:
+            raise ValueError(f"{path.name} has {name} as {value.dtype}, not {expected[name].dtype}")
+    _check_finite(path, tensors)
+    return tensors
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, value in tensors.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ValueError(f"{path.name} has values in {name} that are not finite")
-    return tensors
 
 
 def _moments(path: Path, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
     """Return the optimizer's state by the number of the parameter."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in read_tensors(path).items():
+    tensors = read_tensors(path)
+    _check_finite(path, tensors)
+    for key, value in tensors.items():
         number, _, name = key.partition(".")
         if not number.isdigit() or int(number) >= len(parameters):
             raise ValueError(f"{path.name} has {key}; there are {len(parameters)} parameters")
         if value.ndim and value.shape != parameters[int(number)].shape:
             raise ValueError(f"{path.name} has {key} of another shape than its parameter")
         moments.setdefault(int(number), {})[name] = value
-    if len({frozenset(values) for values in moments.values()}) != 1:
+    if {frozenset(values) for values in moments.values()} != {_MOMENTS}:
         raise ValueError(f"{path.name} must hold the same averages of every trained parameter")
     return moments
 

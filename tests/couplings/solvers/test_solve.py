@@ -92,6 +92,19 @@ def test_a_far_row_among_many_leaves_the_others_their_digits() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "kind", ["torch.int64 tensor", "torch.bool tensor", "torch.complex64 tensor", "ndarray", "list"]
+)
+def test_a_cost_of_another_kind_is_named(kind: str) -> None:
+    costs = {f"{kind} tensor": torch.eye(2).to(kind) for kind in (torch.int64, torch.bool, torch.complex64)}
+    cost: Any = {**costs, "ndarray": np.eye(2), "list": [[1.0]]}[kind]
+    for function in (solve, match):
+        with pytest.raises(ValueError, match=f"cost is a {kind}; it must be a floating-point tensor"):
+            function(cost)
+    assert solve(torch.eye(2)).tolist() == match(torch.eye(2)).tolist() == [1, 0]
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("shape", [(0, 0), (0, 3), (3, 2), (4,)])
 def test_an_empty_or_tall_cost_is_named(shape: tuple[int, ...]) -> None:
     message = re.escape(f"cost has shape {shape}; it must be (b, m) with 1 <= b <= m")

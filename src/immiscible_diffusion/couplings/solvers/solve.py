@@ -8,6 +8,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from immiscible_diffusion.checks import check_cost
 from immiscible_diffusion.couplings.solvers.auction import auction
 from immiscible_diffusion.couplings.solvers.sparse import solve_sparse
 from immiscible_diffusion.types import Float, Int
@@ -39,16 +40,15 @@ def solve(cost: Float[Tensor, "b m"], *, gap: float = 1e-6) -> Int[Tensor, " b"]
             gains over a random one; the solver certifies it. 0 asks for the host's exact answer.
 
     Raises:
-        ValueError: the cost is not finite, where lapx would answer with garbage; it is empty, or has fewer columns than
-            rows.
+        ValueError: the cost is not finite, where lapx would answer with garbage; it is empty, has fewer
+            columns than rows, or is no floating-point tensor.
 
     >>> solve(torch.tensor([[1.0, 0.0], [0.0, 3.0]])).tolist()
     [1, 0]
     """
     if torch.compiler.is_compiling():
         return torch.compiler.disable(solve)(cost, gap=gap)  # type: ignore[no-any-return, no-untyped-call]
-    if cost.ndim != 2 or not 1 <= cost.shape[0] <= cost.shape[1]:
-        raise ValueError(f"the assignment cost has shape {tuple(cost.shape)}; it must be (b, m) with 1 <= b <= m")
+    check_cost(cost, "the assignment cost")
     if gap > 0 and _stays(cost):
         index, _, met = auction(cost.detach().float(), gap=gap)
         if met:

@@ -32,7 +32,8 @@ def chosen_columns(
     label = columns.label or _one_of(there, LABELS, typed["ClassLabel"], "label", where)
     for what, name in (("image", image), ("label", label), ("caption", columns.caption)):
         if name not in there and (name or what == "image") and (what, name) != ("label", "none"):
-            raise ValueError(f"no {what} column {name!r} in {where}; there are {list(there)}: set source.{what}")
+            lacking = f"no {what} column {name!r}" if name else f"no column is called {', '.join(_IMAGES)}"
+            raise ValueError(f"{lacking} in {where}; there are {list(there)}: set source.{what}")
     return Columns(image, "" if label == "none" else label, columns.caption)
 
 

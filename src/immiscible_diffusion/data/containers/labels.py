@@ -1,6 +1,5 @@
 """From the labels that a container gives to the numbers of classes."""
 
-import json
 import posixpath
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from immiscible_diffusion.data.containers.listing import Bad, Label, Labels, Listing, plain, subset
+from immiscible_diffusion.files import parsed_json
 
 __all__ = ["Classes", "classes_of", "label_faults", "labelled", "parsed_labels", "text_names", "tidy"]
 
@@ -75,7 +75,7 @@ def parsed_labels(content: bytes) -> dict[str, Label] | None:
     Raises:
         ValueError: it is of another form, or one picture has two labels.
     """
-    values = json.loads(content)
+    values = parsed_json(content)
     if not isinstance(values, Mapping) or "labels" not in values:
         return None
     pairs = values["labels"] or []

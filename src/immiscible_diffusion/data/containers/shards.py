@@ -1,6 +1,5 @@
 """Images in WebDataset shards: tar archives whose members are grouped by their key and read in place."""
 
-import json
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ from immiscible_diffusion.data.containers.listing import (
     read_span,
     unsafe,
 )
+from immiscible_diffusion.files import parsed_json
 
 __all__ = ["list_shards"]
 
@@ -236,7 +236,7 @@ def _captions_of(group: _Group, caption: str) -> tuple[str, ...]:
 
 def _table(group: _Group) -> dict[str, object]:
     try:
-        value = json.loads(group.texts["json"])
+        value = parsed_json(group.texts["json"])
     except ValueError as error:
         raise UnreadableError(f"its json cannot be read: {error}") from error
     return value if isinstance(value, dict) else {}

@@ -10,8 +10,28 @@ __all__ = ["is_split", "like_splits", "no_split", "of_split", "parted", "split_o
 
 _SPLITS = {"train": "train", "training": "train", "test": "test", "val": "validation", "valid": "validation"}
 _SPLITS |= {"validation": "validation", "dev": "validation", "testing": "test"}
-_MORE = frozenset(("data", "dataset", "folder", "image", "images", "img", "imgs", "photos", "pictures", "set", "split"))
+_MORE = frozenset(
+    (
+        "data",
+        "dataset",
+        "folder",
+        "image",
+        "images",
+        "img",
+        "imgs",
+        "photos",
+        "pictures",
+        "set",
+        "split",
+        "copy",
+        "old",
+        "new",
+        "backup",
+    )
+)
 """What may follow a split's name without making it another word: ``train_images``, but not ``train_station``."""
+_JOINED = re.compile(f"^({'|'.join(_SPLITS)})({'|'.join(sorted(_MORE))})$")
+"""Both without anything between them: ``testset``."""
 
 
 def split_of(word: str) -> str | None:
@@ -137,5 +157,13 @@ def like_splits(names: Iterable[str]) -> list[str]:
 
 
 def _words(name: str) -> list[str]:
-    """Return the words of a name in lower case, without the digits at their ends."""
-    return [word.rstrip("0123456789") for word in re.split(r"[-_. ]", name.lower())]
+    """Return the words of a name in lower case, without the digits at their ends.
+
+    A capital begins a word, and a split's name ends one where a word such as ``set`` follows.
+
+    >>> _words("trainA"), _words("Test-2"), _words("testset"), _words("trains")
+    (['train', 'a'], ['test', ''], ['test', 'set'], ['trains'])
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    words = [word.rstrip("0123456789") for word in re.split(r"[^\w]|_", spaced)]
+    return [part for word in words for part in _JOINED.sub(r"\1 \2", word).split(" ")]

@@ -1,6 +1,5 @@
 """Images in tables: parquet files in the hub's format, or a data set on the hub."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +13,7 @@ from immiscible_diffusion.data._decode import MAX_BYTES, UnreadableError
 from immiscible_diffusion.data.containers.columns import check_labels, chosen_columns
 from immiscible_diffusion.data.containers.labels import labelled
 from immiscible_diffusion.data.containers.listing import Columns, Label, Labels, Listing, plain
+from immiscible_diffusion.files import parsed_json
 
 __all__ = ["list_hub", "list_parquet"]
 
@@ -182,7 +182,7 @@ def list_hub(name: str, split: str, columns: Columns) -> Listing:
 def _features(schema: Any) -> Mapping[str, Mapping[str, Any]]:
     """Return what the hub's library wrote about the columns into a file, or nothing."""
     try:
-        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        found = parsed_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
         return {}
     if not isinstance(found, dict):
