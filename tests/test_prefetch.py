@@ -179,6 +179,7 @@ def test_one_that_is_never_started_has_no_thread() -> None:
     del iterator
 
 
+@pytest.mark.slow
 def test_the_garbage_collector_may_close_it_from_its_own_thread() -> None:
     """A warning of an exception that nobody catches would be an error here."""
     forgotten, collected = threading.Event(), threading.Event()

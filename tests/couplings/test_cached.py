@@ -64,6 +64,7 @@ def never_rises(values: list[float]) -> bool:
     return all(after <= before + 1e-4 for before, after in pairwise(values))
 
 
+@pytest.mark.slow
 def test_the_total_cost_never_rises_and_ends_below_that_of_any_batch() -> None:
     """The optimum over the whole data set bounds it from below; 30 epochs end at 1.027 times it, seen."""
     couple = Cached()

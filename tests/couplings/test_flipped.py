@@ -53,6 +53,7 @@ def test_its_noise_is_standard_normal() -> None:
     assert kstest(some.flatten().numpy(), norm.cdf).pvalue < 1e-4
 
 
+@pytest.mark.slow
 def test_the_start_of_a_permutation_is_the_standard_normal_and_of_a_selection_its_mirror() -> None:
     """Measured: the mean of flipped noise is the prior's mean, and not the unflipped prior's."""
     assert Flipped().prior(iter([X])) == StandardNormal()

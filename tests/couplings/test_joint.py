@@ -440,6 +440,7 @@ def test_the_contract_holds(batch: str, couple: Any) -> None:
     CONTRACT.honours(couple, x, torch.arange(len(x)) % 2)
 
 
+@pytest.mark.slow
 def test_the_rest_of_the_contract_holds() -> None:
     for name in (
         "test_each_row_follows_its_own_datum",

@@ -89,7 +89,7 @@ CASES += [("rows apart", *size) for size in ((1, 8, 3), (4, 4, 9), (12, 96, 13),
 
 
 @pytest.mark.parametrize("cost", COSTS)
-@pytest.mark.parametrize(("data", "b", "m", "d"), sweep(CASES, 5))
+@pytest.mark.parametrize(("data", "b", "m", "d"), sweep(CASES, 12))
 def test_the_law_is_that_of_m_explicit_noises(data: str, b: int, m: int, d: int, cost: Any) -> None:
     x, times = DATA[data](b, d), 200
     ours = repeated(lambda source: oversample(x, m, cost=cost, generator=source), times, 2)
@@ -125,13 +125,13 @@ def explicit(cost: str) -> Tensor:
 BREAKS = [(law, cost) for law in BROKEN for cost in COSTS if (law, cost) != ("rest not rescaled", "dot")]
 
 
-@pytest.mark.parametrize(("law", "cost"), sweep(BREAKS, 3))
+@pytest.mark.parametrize(("law", "cost"), sweep(BREAKS, 9))
 def test_a_broken_law_fails_the_check_of_the_law(law: str, cost: str) -> None:
     x = randn(8, 24)
     assert p_value(x, BROKEN[law](x, cost), explicit(cost)) < 1e-6
 
 
-@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize("cost", sweep(COSTS, 9))
 def test_rows_that_choose_alone_fail_the_check_of_the_law(cost: Any) -> None:
     x = randn(8, 24)
     alone = repeated(lambda source: nearest(x, 8, cost=cost, generator=source), 300, 2)
@@ -148,7 +148,7 @@ def test_a_fresh_rest_keeps_the_law_of_dot() -> None:
     assert p_value(x, rest_as_drawn(x, noise), explicit("dot")) > 1e-4
 
 
-@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize("cost", sweep(COSTS, 9))
 @pytest.mark.parametrize("m", sweep([8, 1], 2))
 def test_one_row_has_the_law_of_the_nearest_of_m(m: int, cost: Any) -> None:
     x = 2 * randn(1, 40)
@@ -168,7 +168,7 @@ NARROW: dict[str, Callable[[], Tensor]] = {
 
 
 @pytest.mark.parametrize("cost", COSTS)
-@pytest.mark.parametrize("data", sweep(NARROW, 3))
+@pytest.mark.parametrize("data", sweep(NARROW, 9))
 def test_as_many_noises_as_rows_are_standard_normal_in_every_direction(data: str, cost: Any) -> None:
     """The weak directions of rows that nearly coincide are where rounding would show."""
     x = NARROW[data]()
@@ -275,6 +275,7 @@ def test_one_noise_for_each_datum_has_the_reduction_of_plain_assignment() -> Non
 
 
 @pytest.mark.parametrize("cost", sweep(COSTS, 2))
+@pytest.mark.slow
 def test_the_prior_has_the_moments_of_the_coupled_noise(cost: Any) -> None:
     """An error of a variance is 0.01 at 16,000 noises; the part of the excess that is cut adds to it."""
     data = torch.cat([randn(4000, 3) * torch.tensor([2.0, 1.0, 1.0]) + 0.5, 0.2 * randn(4000, 21, seed=1)], 1)

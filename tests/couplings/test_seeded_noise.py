@@ -126,6 +126,7 @@ NEIGHBOURS: dict[str, Callable[[], Tensor]] = {
 
 @pytest.mark.parametrize("name", sweep(NEIGHBOURS, 2))
 @pytest.mark.medium
+@pytest.mark.slow
 def test_values_are_normal_and_independent_over_seeds_and_columns(name: str) -> None:
     rows = normal_rows(NEIGHBOURS[name](), 96)
     assert p_normal(rows) > 1e-4

@@ -93,6 +93,7 @@ def sequential(table: Any) -> dict[tuple[int, ...], float]:
 
 
 @pytest.mark.parametrize("epsilon", sweep([1.0, 0.5, 100.0], 3))
+@pytest.mark.slow
 def test_permutations_are_drawn_in_proportion_to_the_plan(epsilon: float) -> None:
     cost, draws, source = costs(randn(3, 4, seed=5), randn(3, 4, seed=6)), 2000, generator()
     negative_log = -torch.from_numpy(plan(cost, epsilon)).log().float()
@@ -118,7 +119,7 @@ def share(x: Tensor, noise: Tensor, index: Tensor) -> float:
     return float(table[np.arange(len(x)), index.numpy()].sum() / table[linear_sum_assignment(table)].sum())
 
 
-@pytest.mark.parametrize("d", [2, 30, 600])
+@pytest.mark.parametrize("d", sweep([2, 30, 600], 3))
 def test_epsilon_leads_from_exact_assignment_to_independent_noise(d: int) -> None:
     x, noise = randn(64, d), randn(64, d, seed=1)
     source = generator()
@@ -171,6 +172,7 @@ def test_it_is_always_a_permutation(case: str, iterations: int, epsilon: float) 
 
 
 @pytest.mark.parametrize("case", sweep(["equal rows", "zeros"], 2))
+@pytest.mark.slow
 def test_rows_that_are_equal_take_any_noise(case: str) -> None:
     """Their costs differ by rounding alone, which must not be blown up to one standard deviation."""
     x, noise = CASES[case]()

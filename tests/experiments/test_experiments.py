@@ -54,7 +54,7 @@ def test_every_file_resolves_at_every_scale(name: str, scale: str) -> None:
             assert (plain["evaluate"]["samples"], plain["evaluate"]["features"]["layer"]) == (50_000, 2048)
 
 
-FAMILIES = ["edm", "fig4b-consistency", "sd-class-conditional"]
+FAMILIES = ["edm", "fig4b-consistency"]
 """A file for each method and net, whose runs the default tests carry out; painting has its own tests."""
 SMOKE = [name for name in built_in() if "smoke" in read_experiment(name).scale]
 

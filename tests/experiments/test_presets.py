@@ -126,6 +126,7 @@ def test_a_preset_trains_samples_and_is_measured(tmp_path: Path, shared_data: Ca
 
 
 @pytest.mark.filterwarnings("ignore:.* classes of .* have no training row")  # the local copies are parts
+@pytest.mark.slow
 def test_imagenet_at_256_pixels_runs_through_latents(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
     """Encode once, train on the latents, decode the samples, compare them with the held-out images."""
     folder, changes, _ = LOCAL["imagenet256"]

@@ -36,6 +36,7 @@ from immiscible_diffusion.runs.evaluation import evaluate
 from immiscible_diffusion.runs.run import execute
 from immiscible_diffusion.sample import with_guidance
 from immiscible_diffusion.types import Method
+from sweeps import sweep
 
 pytestmark = [
     pytest.mark.medium,
@@ -179,6 +180,7 @@ def test_captions_train_and_the_pipeline_takes_any_text(base: Path, captions: Pa
     assert drawn.shape == (2, 3, 64, 64)
 
 
+@pytest.mark.slow
 def test_lora_is_loaded_by_the_stock_pipeline(base: Path, classes: Path, tmp_path: Path) -> None:
     given = config(base, classes, tuned(base, lora=2), train={"steps": 3, "batch": 6, "warmup": 0, "lr": 0.05})
     model = run(given, tmp_path)
@@ -260,7 +262,9 @@ def test_no_pipeline_is_promised_that_would_sample_wrongly(
 
 
 @pytest.mark.parametrize(
-    "method", [Denoising(DDPM.schedule, "eps", "dpmpp"), Denoising(DDPM.schedule, "eps", eta=0.5)], ids=["dpmpp", "eta"]
+    "method",
+    sweep([Denoising(DDPM.schedule, "eps", "dpmpp"), Denoising(DDPM.schedule, "eps", eta=0.5)], 2),
+    ids=["dpmpp", "eta"],
 )
 def test_the_readme_draws_by_the_methods_own_sampler(base: Path, tmp_path: Path, method: Denoising) -> None:
     net = UNetCondition(pretrained=str(base), text=str(base), prompts=NAMES, conditional=True)
@@ -303,6 +307,7 @@ def test_the_codecs_scale_is_the_pipelines(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(base: Path, classes: Path, tmp_path: Path, cut: int) -> None:
     given = config(base, classes, tuned(base, drop=0.5), train={"steps": 4, "batch": 6, "warmup": 0})
     whole = run(given, tmp_path / "whole")
@@ -339,6 +344,7 @@ def test_a_straight_flow_trains_a_dit_on_latents(base: Path, classes: Path, tmp_
         *(pytest.param(each, marks=pytest.mark.slow) for each in ("sd-unconditional", "sd-fine-tuning", "dit-flow")),
     ],
 )
+@pytest.mark.slow
 def test_the_experiments_run_on_the_smallest_scale(name: str, tmp_path: Path) -> None:
     """Smoke: a run of every experiment with noise paired by assignment, which its export can sample."""
     cells = {cell.arm: cell for cell in read_experiment(name).cells("smoke")}

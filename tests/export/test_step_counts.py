@@ -176,7 +176,10 @@ def apart(pipeline: Any, model: Trained, steps: int, **options: Any) -> int:
 
 FEW = list(zip(PREDICTIONS, WAYS[1:] + WAYS[:1], strict=True))
 DRAWN = [
-    *(pytest.param(predict, way, [7, 61], id=f"{predict}-{way}-few") for predict, way in FEW),
+    *(
+        pytest.param(predict, way, [7, 61], id=f"{predict}-{way}-few", marks=pytest.mark.slow if i else [])
+        for i, (predict, way) in enumerate(FEW)
+    ),
     *(pytest.param(*both, [11, 28, 48, 103, 600], id=f"{both}", marks=pytest.mark.slow) for both in EVERY),
 ]
 

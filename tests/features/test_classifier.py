@@ -77,6 +77,7 @@ def test_distances_rise_with_the_noise(digits: FittedClassifier) -> None:
 
 
 @pytest.mark.medium
+@pytest.mark.slow
 def test_a_control_shuffled_labels_are_not_learned() -> None:
     images, labels = training_images(Digits(), Pixels(), 10**6)
     assert labels is not None
@@ -88,6 +89,7 @@ def test_a_control_shuffled_labels_are_not_learned() -> None:
 
 
 @pytest.mark.medium
+@pytest.mark.slow
 def test_rotations_of_images_without_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     features = Classifier().fitted(unlabelled(tmp_path / "images", 800), Pixels())
@@ -135,6 +137,7 @@ def equal(first: FittedClassifier, second: FittedClassifier) -> bool:
     return bits
 
 
+@pytest.mark.slow
 def test_the_cache_gives_the_same_bits_and_is_mended_when_damaged(brief: Path) -> None:
     first = Classifier().fitted(Digits(), Pixels())
     (file,) = brief.glob("*.safetensors")

@@ -187,6 +187,7 @@ def test_features_do_not_depend_on_the_batch_and_do_on_the_resize(
 
 
 @pytest.mark.filterwarnings("ignore:.*will save all extracted features")
+@pytest.mark.slow
 def test_torchmetrics_agrees_through_the_same_network(weights: str, shared_data: Callable[[str], Path]) -> None:
     """FID and KID of the images themselves: our features as torchmetrics' network."""
     fid = pytest.importorskip("torchmetrics.image.fid")

@@ -50,6 +50,7 @@ def test_ddim_with_fresh_noise_equals_diffusers(steps: int, eta: float) -> None:
     assert method.stochastic(steps) == (steps > 1)
 
 
+@pytest.mark.slow
 def test_full_eta_over_all_levels_is_ddpm() -> None:
     """Ancestral sampling of DDPM with its small variance, whose step from the first level to data adds no noise."""
     from diffusers import DDPMScheduler

@@ -18,6 +18,7 @@ from immiscible_diffusion.nets import UNetCondition
 from immiscible_diffusion.nets.text_encoder import text_encoder
 from immiscible_diffusion.runs.conditions import EncodedCaptions, conditioned, with_prompts
 from immiscible_diffusion.types import Batch
+from sweeps import sweep
 
 pytestmark = pytest.mark.medium
 
@@ -74,7 +75,7 @@ def test_the_condition_is_what_the_stock_pipeline_makes_of_the_prompts(folder: P
     torch.testing.assert_close(ask(unconditional, LABELS), theirs_null, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["labels", "states", "learned"])
+@pytest.mark.parametrize("kind", sweep(["states", "labels", "learned"], 3))
 def test_a_dropped_row_sees_the_null_condition_and_the_others_their_own(folder: Path, kind: str) -> None:
     net = learned(drop=0.2) if kind == "learned" else described(folder, drop=0.2).build((4, 8, 8), 2)
     cond = text_encoder(str(folder))([PROMPTS[label] for label in LABELS]) if kind == "states" else LABELS
@@ -234,7 +235,7 @@ def test_what_does_not_fit_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["missing unet", "missing encoder", "cut", "lacking", "another class", "wide", "pickle"]
+    "damage", sweep(["pickle", "missing unet", "missing encoder", "cut", "lacking", "another class", "wide"], 4)
 )
 def test_a_damaged_pipeline_is_one_error(copied: Path, damage: str, shared_data: Callable[[str], Path]) -> None:
     weights, config = copied / "unet" / "diffusion_pytorch_model.safetensors", copied / "unet" / "config.json"

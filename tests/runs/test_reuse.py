@@ -10,6 +10,7 @@ from immiscible_diffusion.files import read_json, read_lines
 from immiscible_diffusion.runs.folder import is_finished
 from immiscible_diffusion.runs.reuse import reuse
 from immiscible_diffusion.runs.run import execute
+from sweeps import sweep
 
 pytestmark = pytest.mark.medium
 
@@ -34,7 +35,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("asked", [{}, {"evaluate__every": 8}, {"evaluate__steps": [5]}, {"evaluate__steps": [5, 2]}])
+@pytest.mark.parametrize(
+    "asked", sweep([{}, {"evaluate__steps": [5]}, {"evaluate__every": 8}, {"evaluate__steps": [5, 2]}], 2)
+)
 def test_a_reused_run_is_the_run_that_training_would_make(tmp_path: Path, done: Path, asked: dict[str, Any]) -> None:
     wanted = cell(**asked)
     assert reuse([wanted], tmp_path / "reused", [done]) == [wanted.folder]

@@ -16,6 +16,7 @@ from immiscible_diffusion.runs import evaluation
 from immiscible_diffusion.runs import run as run_module
 from immiscible_diffusion.runs.folder import is_finished
 from immiscible_diffusion.runs.run import execute
+from sweeps import sweep
 
 pytestmark = pytest.mark.medium
 
@@ -73,7 +74,7 @@ def test_a_run_leaves_what_it_says(whole: Path) -> None:
         assert grid.size == (8 * 9 - 1, 5 * 9 - 1)
 
 
-@pytest.mark.parametrize("stop", [1, 4, 6, 8])
+@pytest.mark.parametrize("stop", sweep([4, 1, 6, 8], 4))
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, whole: Path, stop: int) -> None:
     stop_at(stop, config(), tmp_path / "run")
     assert not is_finished(tmp_path / "run")
@@ -117,6 +118,7 @@ def test_a_second_network_is_measured_beside_the_first(tmp_path: Path, whole: Pa
         read_experiment("demo").cells("smoke", [("evaluate.also", ["classifier"])])
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_the_last_kept_step(tmp_path: Path, whole: Path) -> None:
     """Killed, not stopped: nothing is saved on the way out, so the folder is copied in mid-run."""
     for every, kept in ((0, []), (2, ["step-000000002"])):

@@ -71,6 +71,7 @@ def summary(folder: Path, seeds: int, unfinished: int = 0) -> None:
     (folder / "summary.json").write_text(json.dumps({"runs": runs, "unfinished": ["x"] * unfinished}))
 
 
+@pytest.mark.slow
 def test_a_record_changes_the_state_and_makes_the_page_out_of_date(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
