@@ -17,6 +17,7 @@ from benchmarks.images import bench_images
 from benchmarks.measuring import recorded
 from benchmarks.papers import bench_papers, papers_line
 from benchmarks.precision import SETS, extract, filled, measure_precision
+from benchmarks.scripts import bench_scripts, decision_counts, scripts_line
 from benchmarks.step import bench_step, step_line
 from immiscible_diffusion.cli.options import checked_device, choice, out
 from immiscible_diffusion.data import Images
@@ -24,7 +25,7 @@ from immiscible_diffusion.features import Inception
 from immiscible_diffusion.files import read_json, write_bytes, write_json
 from immiscible_diffusion.runs.folder import environment
 
-__all__ = ["couplings", "gpu", "gpu_pack", "images", "papers", "precision", "step"]
+__all__ = ["couplings", "gpu", "gpu_pack", "images", "papers", "precision", "scripts", "step"]
 
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch.")]
 Record = Annotated[Path | None, typer.Option("--out", help="Write the figures to this JSON file.")]
@@ -89,6 +90,20 @@ def images(
     out.print_json(data=measured)
     if record is not None:
         write_json(record, {"images": Path(data).name, "environment": environment(), **measured})
+
+
+def scripts(
+    clones: Annotated[Path, typer.Argument(help="Folder of clones: diffusers/, minRF/, SiT/ and others.")],
+    record: Record = None,
+) -> None:
+    """Record what `immiscible run` decides for the training scripts of other projects; it runs none of them."""
+    rows = list(bench_scripts(clones))
+    for row in rows:
+        out.print(scripts_line(row), highlight=False, soft_wrap=True)
+    counts = decision_counts(rows)
+    out.print_json(data=counts)
+    if record is not None:
+        write_json(record, {"counts": counts, "scripts": rows, "environment": environment()})
 
 
 def precision(

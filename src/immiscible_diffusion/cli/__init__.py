@@ -23,8 +23,12 @@ COMMANDS = {
     "inspect": "studies:inspect",
     "encode": "encoding:encode",
     "rollout": "policies:rollout",
+    "run": "scripts:run_script",
 }
 """Name -> module:function of this folder. The function's docstring is the command's help."""
+
+_RUNS_OTHERS = {"run"}
+"""Commands whose options end at their first argument: what follows it belongs to another program."""
 
 _MOVED = {
     "bench": "benchmarks are commands of the repository: python -m benchmarks --help",
@@ -46,7 +50,10 @@ def command_line(name: str) -> typer.Typer:
     for command, place in COMMANDS.items():
         module, _, function = place.partition(":")
         if command == name:
-            app.command(command)(getattr(import_module(f"immiscible_diffusion.cli.{module}"), function))
+            settings = {"allow_interspersed_args": command not in _RUNS_OTHERS}
+            app.command(command, context_settings=settings)(
+                getattr(import_module(f"immiscible_diffusion.cli.{module}"), function)
+            )
         else:
             app.command(command, help=_summary(module, function))(lambda: None)
     return app

@@ -1,0 +1,1 @@
+"""Run training scripts of others unmodified, with their noise draw replaced by a coupling's."""
