@@ -1,10 +1,9 @@
 """Pair each sample with nearby noise before diffusing it: one line in a training loop.
 
 >>> import torch
->>> from immiscible_diffusion import assign
+>>> from immiscible_diffusion import couple
 >>> x = torch.randn(64, 3, 8, 8)        # a batch of data
->>> noise = torch.randn_like(x)
->>> noise = assign(x, noise)            # the one line; x_t and the target are made after it
+>>> noise = couple(x)                   # in place of torch.randn_like(x); x_t and the target are made from it
 >>> noise.shape
 torch.Size([64, 3, 8, 8])
 """
@@ -14,8 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from immiscible_diffusion.codecs import VAE, Pixels
-    from immiscible_diffusion.couplings import Assignment, Independent, Nearest, assign, assign_index, nearest
+    from immiscible_diffusion.couplings import (
+        Assignment,
+        Independent,
+        MisuseWarning,
+        Nearest,
+        assign,
+        assign_index,
+        couple,
+        nearest,
+    )
     from immiscible_diffusion.data import Digits, Images, Latents
+    from immiscible_diffusion.diagnostics.one_noise import one_noise
     from immiscible_diffusion.export.model import load_export, save_export
     from immiscible_diffusion.methods import Consistency, Denoising, Edm
     from immiscible_diffusion.nets import MLP, Dit, UNet, UNetCondition, guided
@@ -38,6 +47,7 @@ __all__ = [
     "Images",
     "Independent",
     "Latents",
+    "MisuseWarning",
     "Nearest",
     "Pixels",
     "Straight",
@@ -47,6 +57,7 @@ __all__ = [
     "UNetCondition",
     "assign",
     "assign_index",
+    "couple",
     "fit",
     "generate",
     "guided",
@@ -55,6 +66,7 @@ __all__ = [
     "names",
     "nearest",
     "new_state",
+    "one_noise",
     "register",
     "save_export",
     "stream",
@@ -66,8 +78,18 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "codecs": ["VAE", "Pixels"],
-    "couplings": ["Assignment", "Independent", "Nearest", "assign", "assign_index", "nearest"],
+    "couplings": [
+        "Assignment",
+        "Independent",
+        "MisuseWarning",
+        "Nearest",
+        "assign",
+        "assign_index",
+        "couple",
+        "nearest",
+    ],
     "data": ["Digits", "Images", "Latents"],
+    "diagnostics.one_noise": ["one_noise"],
     "export.model": ["load_export", "save_export"],
     "methods": ["Consistency", "Denoising", "Edm"],
     "nets": ["MLP", "Dit", "UNet", "UNetCondition", "guided"],

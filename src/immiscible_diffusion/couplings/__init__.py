@@ -2,7 +2,8 @@
 
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._measured_start import measured_prior
-from immiscible_diffusion.couplings.assignment import Assignment, assign, assign_index
+from immiscible_diffusion.couplings._misuse import MisuseWarning
+from immiscible_diffusion.couplings.assignment import Assignment, assign, assign_index, couple
 from immiscible_diffusion.couplings.cached import Cached
 from immiscible_diffusion.couplings.conditional import Conditional, assign_conditional
 from immiscible_diffusion.couplings.flipped import Flipped
@@ -28,6 +29,7 @@ __all__ = [
     "Greedy",
     "Independent",
     "Joint",
+    "MisuseWarning",
     "Mixed",
     "Nearest",
     "Oversampled",
@@ -45,6 +47,7 @@ __all__ = [
     "assign_data",
     "assign_index",
     "assign_window",
+    "couple",
     "fit_dual",
     "greedy_index",
     "measured_prior",

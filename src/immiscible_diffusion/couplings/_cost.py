@@ -5,11 +5,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.checks import check_batch, check_choice, check_mask
+from immiscible_diffusion.checks import check_batch, check_choice, check_finite, check_mask
 from immiscible_diffusion.tensors import batch_rows, full_precision
 from immiscible_diffusion.types import Float
 
-__all__ = ["Cost", "Precision", "check_costs", "check_rows", "masked_sums", "ordinary", "pairwise", "real_part"]
+__all__ = [
+    "Cost",
+    "Precision",
+    "bounded",
+    "check_costs",
+    "check_rows",
+    "masked_sums",
+    "ordinary",
+    "pairwise",
+    "real_part",
+    "total_norm",
+]
 
 Cost = Literal["l2", "dot", "l1", "cosine"]
 Precision = Literal["fp32", "fp16", "bf16"]
@@ -22,6 +33,10 @@ _SAFE_NORM = 128.0
 _FAR = 8
 """Rows that are so many times as long as the median row do not count in the means and deviations of a batch. One that
 is 8 times as long raises the deviation among 256 by a tenth; one that is 1,000 times as long, 60 times."""
+_LARGE = 1e15
+"""Above it, the square of a norm comes near the end of float32."""
+_LONG = 1e9
+"""Data this many times as long as the noise are paired by direction, to the last digit of float32."""
 _HALF_DIGITS = 11
 """Binary digits of an fp16 number."""
 
@@ -178,3 +193,27 @@ def _low(rows: Tensor, precision: Precision) -> tuple[Tensor, Tensor, Tensor, Te
             scale[part] = torch.where(norm > 0, norm / _SAFE_NORM, 1)
         low[part] = rest.div_(scale[part].unsqueeze(1))
     return low, scale, share, common
+
+
+def bounded(x: Tensor, noise: Tensor, cost: Cost, norm: float) -> tuple[Tensor, Tensor]:
+    """Return rows whose squares stay within float32 and that pair alike, or raise ValueError if one is not finite.
+
+    Scaling is harmless: ``dot`` and ``cosine`` allow a separate factor for data and noise, ``l2`` and ``l1`` a common
+    one. By ``l2``, a datum much longer than the noise is paired by its direction.
+    """
+    if norm < _LARGE and total_norm(x) < _LARGE:
+        return x, noise
+    check_finite(x=x, noise=noise)
+    unit = float(noise.abs().max()) or 1.0
+    if cost in ("dot", "cosine"):
+        return x / (float(x.abs().max()) or 1.0), noise / unit
+    rows = batch_rows(x) / unit
+    if cost == "l1":
+        return rows.clamp(-1, 1).reshape(x.shape), noise / unit  # see pairwise
+    reach = rows.abs().amax(1, keepdim=True).clamp(min=1)
+    return (rows * (_LONG / reach).clamp(max=1)).reshape(x.shape), noise / unit
+
+
+def total_norm(rows: Tensor) -> float:
+    """Return the norm of all rows together; NaN or infinity if a value is. Ten times as fast as a maximum."""
+    return float(torch.linalg.vector_norm(rows, dtype=torch.promote_types(rows.dtype, torch.float32)))

@@ -1,13 +1,15 @@
 """The base of the built-in couplings: one signature, one place where arguments are checked, one default start."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from immiscible_diffusion.checks import check_batch, check_integers, check_lengths, check_mask
+from immiscible_diffusion.couplings._misuse import watch_call, watch_partners
+from immiscible_diffusion.couplings._several import Masks, as_one, classes, split
 from immiscible_diffusion.couplings._shared_noise import several_processes, warn_if_shared
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.tensors import normal_like
@@ -21,7 +23,8 @@ class Rows(NamedTuple):
 
     ``cond`` is their condition, (b, ...), ``generator`` the source of randomness (the global one if None), ``index``
     the number of each row in its data set, (b,), and ``step`` the training step, None where the loop gives none.
-    ``mask`` is True where the data are real, in a shape that broadcasts over them; None: everywhere.
+    ``mask`` is True where the data are real, in a shape that broadcasts over them; None: everywhere. ``labels`` is the
+    class that a row may pair within, (b,); only a coupling with ``by_class`` meets it.
     """
 
     cond: Tensor | None = None
@@ -29,6 +32,7 @@ class Rows(NamedTuple):
     index: Tensor | None = None  # type: ignore[assignment]  # it hides tuple.index, which nobody needs here
     step: int | None = None
     mask: Tensor | None = None
+    labels: Tensor | None = None
 
 
 class DropIn(ABC):
@@ -36,45 +40,130 @@ class DropIn(ABC):
 
     The default start of sampling is the standard normal. A coupling that changes the noise's distribution overrides
     ``prior``, for example with ``measured_prior``.
+
+    ``permutes`` says that rows exchange noise among themselves, so that one row alone keeps what it drew. ``by_class``
+    says that ``pair`` itself keeps to ``rows.labels``; without it each class is paired as a batch of its own.
     """
 
+    permutes: ClassVar[bool] = False
+    by_class: ClassVar[bool] = False
+
+    @overload
     def __call__(
         self,
-        x: Float[Tensor, "b *dims"],
+        x: Tensor,
         cond: Tensor | None = None,
         generator: torch.Generator | None = None,
         *,
+        labels: Tensor | Sequence[Tensor] | None = None,
         index: Tensor | None = None,
         step: int | None = None,
         mask: Tensor | None = None,
-    ) -> Float[Tensor, "b *dims"]:
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        memory_format: torch.memory_format | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def __call__(
+        self,
+        x: Sequence[Tensor],
+        cond: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        labels: Tensor | Sequence[Tensor] | None = None,
+        index: Tensor | None = None,
+        step: int | None = None,
+        mask: Sequence[Tensor | None] | None = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        memory_format: torch.memory_format | None = None,
+    ) -> tuple[Tensor, ...]: ...
+
+    def __call__(
+        self,
+        x: Float[Tensor, "b *dims"] | Sequence[Tensor],
+        cond: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        labels: Tensor | Sequence[Tensor] | None = None,
+        index: Tensor | None = None,
+        step: int | None = None,
+        mask: Masks = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        memory_format: torch.memory_format | None = None,
+    ) -> Float[Tensor, "b *dims"] | tuple[Tensor, ...]:
         """Return noise paired with x row by row, (b, *dims), with the dtype and device of x. x keeps its order.
 
         Args:
-            x: data in model space, any floating dtype.
+            x: data in model space, any floating dtype; or several tensors of the same rows, such as latents of video
+                and audio: they are paired by one index, and their noises are returned in a tuple.
             cond: condition of each row: labels (b,), or floating values (b, ...).
             generator: where randomness comes from; the global one if None.
+            labels: class of each row, (b,), integers: rows pair within their class, which keeps noise and class
+                independent. Several labels a row, in a tuple, act as one for each combination.
             index: number of each row in its data set, (b,).
             step: the training step.
             mask: True where x is real and False where it is padding, bool, in a shape that broadcasts over x, such as
                 (b, horizon, 1); None: everywhere real. Padding has no say in the pairs, and its noise is standard
-                normal and independent of all else.
+                normal and independent of all else. For several tensors, a mask or None for each.
+            device: as ``torch.randn_like`` takes it; must be that of x.
+            dtype: as ``torch.randn_like`` takes it; must be that of x.
+            memory_format: of the noise, as ``torch.randn_like`` takes it; contiguous if None.
 
         Raises:
-            ValueError: x is no floating batch, cond has another number of rows, index does not hold an integer for each
-                row, mask does not fit x, or the coupling cannot pair these rows; see its ``pair``.
+            ValueError: x is no floating batch, cond has another number of rows, labels or index do not hold an integer
+                for each row, mask, device, dtype or memory format do not fit x, or the coupling cannot pair these
+                rows; see its ``pair``.
         """
-        rows = Rows(cond, generator, index, step, mask)
+        rows = Rows(cond, generator, index, step)
+        if isinstance(x, Sequence):
+            joined, joined_mask = as_one(x, mask)
+            parts = split(self.draw(joined, rows._replace(mask=joined_mask), labels), x)
+            return tuple(_wanted(*pair, device, dtype, memory_format) for pair in zip(parts, x, strict=True))
+        noise = self.draw(x, rows._replace(mask=mask), labels)
+        return _wanted(noise, x, device, dtype, memory_format)
+
+    def draw(self, x: Tensor, rows: Rows, labels: Tensor | Sequence[Tensor] | None) -> Tensor:
+        """Return noise for each row of x after checking the arguments; what ``__call__`` is for one tensor."""
         self.check(x, rows)
-        if mask is None:
-            noise = self.pair(x, rows)
+        rows = rows if labels is None else rows._replace(labels=classes(x, labels))
+        if rows.labels is None or self.by_class:
+            noise = self._masked(x, rows)
         else:
-            noise = self.pair(torch.where(mask, x, 0), rows)
-            noise = torch.where(mask, noise, normal_like(noise, generator))
-        if not torch.compiler.is_compiling() and several_processes() and not vars(self).get("_compared"):
-            vars(self)["_compared"] = True  # at the first call of this object, and never again
-            warn_if_shared(noise)
+            noise = self._within_classes(x, rows, rows.labels)
+        if not torch.compiler.is_compiling():
+            watch_call(x if rows.mask is None else torch.where(rows.mask, x, 0))
+            if self.permutes:
+                watch_partners(x, self.classes(rows))
+            if several_processes() and not vars(self).get("_compared"):
+                vars(self)["_compared"] = True  # at the first call of this object, and never again
+                warn_if_shared(noise)
         return noise
+
+    def _masked(self, x: Tensor, rows: Rows) -> Tensor:
+        """Return the noise of ``pair``, with fresh noise at padding."""
+        if rows.mask is None:
+            return self.pair(x, rows)
+        noise = self.pair(torch.where(rows.mask, x, 0), rows)
+        return torch.where(rows.mask, noise, normal_like(noise, rows.generator))
+
+    def _within_classes(self, x: Tensor, rows: Rows, labels: Tensor) -> Tensor:
+        """Return noise for which each class was paired as a batch of its own."""
+        noise = torch.empty_like(x, requires_grad=False)
+        for label in torch.unique(labels):
+            part = (labels == label).nonzero().squeeze(1)
+            cond, index, mask = (
+                None if each is None else each[part.to(each.device)] for each in (rows.cond, rows.index, rows.mask)
+            )
+            part = part.to(x.device)
+            noise[part] = self._masked(x[part], Rows(cond, rows.generator, index, rows.step, mask))
+        return noise
+
+    def classes(self, rows: Rows) -> Tensor | None:
+        """Return the class of each row that it may pair within, (b,), or None where all rows may pair."""
+        return rows.labels
 
     def check(self, x: Tensor, rows: Rows) -> None:
         """Raise ValueError unless x is a floating batch, with a condition, an index and a mask of it where given."""
@@ -101,6 +190,27 @@ class DropIn(ABC):
         return StandardNormal()
 
 
+def _wanted(
+    noise: Tensor,
+    x: Tensor,
+    device: torch.device | str | int | None,
+    dtype: torch.dtype | None,
+    memory_format: torch.memory_format | None,
+) -> Tensor:
+    """Return noise in a memory format; ValueError where another device or dtype is asked for than that of x."""
+    if dtype not in (None, x.dtype):
+        raise ValueError(f"dtype is {dtype} and x is {x.dtype}; noise is paired in the dtype of x: convert x first")
+    if device is not None:
+        asked = torch.device(device)
+        if asked.type != x.device.type or asked.index not in (None, x.device.index):
+            raise ValueError(f"device is {asked} and x is on {x.device}; noise is paired where x is: move x first")
+    if memory_format is None:
+        return noise
+    if x.ndim != {torch.channels_last: 4, torch.channels_last_3d: 5}.get(memory_format, x.ndim):
+        raise ValueError(f"memory_format is {memory_format}, which no tensor of shape {tuple(x.shape)} can have")
+    return torch.empty_like(x, memory_format=memory_format, requires_grad=False).copy_(noise)
+
+
 def check_coupling(coupling: object) -> None:
     """Raise ValueError unless a wrapper was given a coupling to wrap, and no window, which must be the outermost."""
     if not isinstance(coupling, Coupling):
@@ -111,8 +221,8 @@ def check_coupling(coupling: object) -> None:
 
 def noise_from(coupling: Coupling, x: Tensor, rows: Rows) -> Tensor:
     """Return the noise that a wrapped coupling pairs with the same rows, (b, *dims)."""
-    masked = {} if rows.mask is None else {"mask": rows.mask}
-    return coupling(x, rows.cond, rows.generator, index=rows.index, step=rows.step or 0, **masked)
+    given = {name: value for name, value in (("mask", rows.mask), ("labels", rows.labels)) if value is not None}
+    return coupling(x, rows.cond, rows.generator, index=rows.index, step=rows.step or 0, **given)
 
 
 def memory_of(coupling: Coupling) -> dict[str, Tensor]:

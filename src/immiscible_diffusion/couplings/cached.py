@@ -9,7 +9,7 @@ from immiscible_diffusion.checks import check_whole
 from immiscible_diffusion.couplings._cost import Cost, Precision, check_costs
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._seeded_noise import normal_rows
-from immiscible_diffusion.couplings.assignment import assign, assign_index
+from immiscible_diffusion.couplings.assignment import assign_index
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal_like
 from immiscible_diffusion.types import Float, Int
@@ -24,7 +24,7 @@ def rematch(
     *,
     cost: Cost = "l2",
     precision: Precision = "fp32",
-    groups: Tensor | None = None,
+    labels: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> tuple[Float[Tensor, "b *dims"], Int[Tensor, " b"]]:
     """Return the noise of these seeds, assigned anew to the rows of x, (b, *dims), and its seeds, (b,).
@@ -34,7 +34,7 @@ def rematch(
         seeds: seed of each row's last noise, (b,), int64, on the device of x.
         cost: see ``assign``.
         precision: see ``assign``.
-        groups: group of each row, (b,), integers; noise stays within its group.
+        labels: class of each row, (b,), integers; noise stays within its class.
         mask: see ``assign``.
 
     Marginal: unchanged: the seeds are permuted.
@@ -51,7 +51,7 @@ def rematch(
     rows = batch_rows(x)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     noise = normal_rows(seeds, rows.shape[1], dtype=dtype).reshape(x.shape).to(x.dtype)
-    match = assign_index(x, noise, cost=cost, precision=precision, labels=groups, mask=mask)
+    match = assign_index(x, noise, cost=cost, precision=precision, labels=labels, mask=mask)
     return noise[match], seeds[match]
 
 
@@ -102,17 +102,18 @@ class Cached(DropIn):
         """
         generator = rows.generator
         if rows.index is None:
-            return assign(x, normal_like(x, generator), cost=self.cost, precision=self.precision, mask=rows.mask)
+            noise = normal_like(x, generator)
+            return noise[assign_index(x, noise, cost=self.cost, precision=self.precision, mask=rows.mask)]
         if bool((rows.index < 0).any()):
             raise ValueError(f"index holds {int(rows.index.min())}; row numbers must be >= 0")
         index = rows.index.long().to(x.device)
         table = self._table(int(index.max()) + 1, generator, x.device)
         cache = _integers(0, self.caches, (1,), generator, x.device)
         again = _repeated(index)
-        seeds, groups = table[cache, index], None
+        seeds, labels = table[cache, index], None
         if bool(again.any()):
-            seeds, groups = torch.where(again, _fresh((len(x),), generator, x.device), seeds), again.long()
-        options = {"groups": groups, "mask": rows.mask}
+            seeds, labels = torch.where(again, _fresh((len(x),), generator, x.device), seeds), again.long()
+        options = {"labels": labels, "mask": rows.mask}
         noise, seeds = rematch(x, seeds, cost=self.cost, precision=self.precision, **options)
         table[cache, index[~again]] = seeds[~again]
         return noise

@@ -1,6 +1,7 @@
 """Assignment that keeps the noise independent of the condition (C2OT, Cheng & Schwing, ICCV 2025, arXiv:2503.10636)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from immiscible_diffusion.checks import check_finite, check_number
 from immiscible_diffusion.couplings._cost import Cost, Precision, check_costs, check_rows, pairwise, real_part
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
-from immiscible_diffusion.couplings.assignment import assign, assign_index
+from immiscible_diffusion.couplings.assignment import assign_index
 from immiscible_diffusion.couplings.solvers.solve import solve
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal_like
@@ -136,6 +137,8 @@ class Conditional(DropIn):
     torch.Size([8, 3])
     """
 
+    permutes: ClassVar[bool] = True
+
     ratio: float = 0.01
     cost: Cost = "dot"
     precision: Precision = "fp32"
@@ -152,7 +155,7 @@ class Conditional(DropIn):
         """
         noise, cost, precision, mask = normal_like(x, rows.generator), self.cost, self.precision, rows.mask
         if rows.cond is None:
-            return assign(x, noise, cost=cost, precision=precision, mask=mask)
+            return noise[assign_index(x, noise, cost=cost, precision=precision, mask=mask)]
         return noise[
             assign_conditional(x, noise, rows.cond, ratio=self.ratio, cost=cost, precision=precision, mask=mask)
         ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -38,6 +39,8 @@ class Flipped(DropIn):
     >>> bool((Flipped()(x) * x).mean() < -1)
     True
     """
+
+    by_class: ClassVar[bool] = True
 
     coupling: Coupling = field(default_factory=Assignment)
 

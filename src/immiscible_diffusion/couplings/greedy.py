@@ -1,6 +1,7 @@
 """Greedy matching: take the cheapest pair of a free datum and a free noise until none is left."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -166,6 +167,8 @@ class Greedy(DropIn):
     >>> Greedy()(torch.randn(8, 3, 4, 4)).shape
     torch.Size([8, 3, 4, 4])
     """
+
+    permutes: ClassVar[bool] = True
 
     cost: Cost = "dot"
     precision: Precision = "fp32"

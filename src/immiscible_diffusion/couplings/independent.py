@@ -1,6 +1,7 @@
 """Independent noise: the baseline, ``torch.randn_like`` as a coupling."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,6 +25,8 @@ class Independent(DropIn):
     >>> Independent()(torch.zeros(4, 2)).shape
     torch.Size([4, 2])
     """
+
+    by_class: ClassVar[bool] = True
 
     def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
         """Return standard normal noise, (b, *dims)."""

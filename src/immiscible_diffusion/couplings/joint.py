@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -234,6 +234,8 @@ class Joint(DropIn):
     torch.Size([8, 3, 4, 4])
     """
 
+    permutes: ClassVar[bool] = True
+
     cost: Cost = "l2"
     precision: Wire = "fp16"
     seed: int = 0
@@ -249,21 +251,20 @@ class Joint(DropIn):
         """Copy and pickle the options alone: a copy makes its own group at its first call, on every process."""
         return type(self), (self.cost, self.precision, self.seed)
 
-    def __call__(
-        self,
-        x: Float[Tensor, "b *dims"],
-        cond: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        index: Tensor | None = None,
-        step: int | None = None,
-        mask: Tensor | None = None,
-    ) -> Float[Tensor, "b *dims"]:
+    def draw(self, x: Tensor, rows: Rows, labels: Tensor | Sequence[Tensor] | None) -> Tensor:
         """Return noise assigned over all processes, (b, *dims); see ``pair``.
 
-        Nothing is checked here: ``assign_across`` checks, so that all processes refuse a bad batch together.
+        Nothing else is checked here: ``assign_across`` checks, so that all processes refuse a bad batch together.
+
+        Raises:
+            ValueError: there are labels.
         """
-        return self.pair(x, Rows(cond, generator, index, step, mask))
+        if labels is not None:
+            raise ValueError(
+                "joint pairs the rows of all processes and keeps no classes apart: leave labels away, or choose "
+                "assignment, which pairs within the classes of each process"
+            )
+        return self.pair(x, rows)
 
     def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
         """Return noise assigned over all processes, (b, *dims).

@@ -7,6 +7,7 @@ candidates are k pairs of numbers; only the chosen noise is ever built.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from immiscible_diffusion.checks import check_choice, check_finite, check_number
 from immiscible_diffusion.couplings._cost import Cost, real_part
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._measured_start import measured_prior
+from immiscible_diffusion.couplings._misuse import watch_call
 from immiscible_diffusion.couplings._nearest_start import kept_prior, max_normal_moments
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal, normal_like
@@ -23,7 +25,6 @@ from immiscible_diffusion.types import Float, Prior
 __all__ = ["Nearest", "max_normal_moments", "nearest"]
 
 
-@torch.no_grad()
 def nearest(
     x: Float[Tensor, "b *dims"],
     k: float,
@@ -58,6 +59,15 @@ def nearest(
     >>> bool((nearest(x, 64) - x).norm() < 78)
     True
     """
+    noise = _nearest(x, k, cost, generator, mask)
+    if not torch.compiler.is_compiling():
+        watch_call(x if mask is None else real_part(x, mask), noise)
+    return noise
+
+
+@torch.no_grad()
+def _nearest(x: Tensor, k: float, cost: Cost, generator: torch.Generator | None, mask: Tensor | None) -> Tensor:
+    """Return what ``nearest`` is for, without a warning."""
     check_choice("cost", cost, Cost)
     check_number(k=k, at_least=1, whole=cost != "dot")
     batch_rows(x)
@@ -172,6 +182,8 @@ class Nearest(DropIn):
     torch.Size([1, 3, 4, 4])
     """
 
+    by_class: ClassVar[bool] = True
+
     k: float = 8
     cost: Cost = "l2"
 
@@ -185,7 +197,7 @@ class Nearest(DropIn):
         Raises:
             ValueError: as ``nearest``.
         """
-        return nearest(x, self.k, cost=self.cost, generator=rows.generator, mask=rows.mask)
+        return _nearest(x, self.k, self.cost, rows.generator, rows.mask)
 
     def prior(self, data: Iterable[Tensor]) -> Prior:
         """Return the Gaussian with the moments of the kept noise.

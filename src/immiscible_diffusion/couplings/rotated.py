@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -67,6 +68,8 @@ class Rotated(DropIn):
     >>> bool((near * x).sum(1).mean() > 2 * (apart * x).sum(1).mean())
     True
     """
+
+    by_class: ClassVar[bool] = True
 
     coupling: Coupling = field(default_factory=Assignment)
     seed: int = 0

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -66,6 +67,8 @@ class Warmup(DropIn):
     [False, True]
     """
 
+    by_class: ClassVar[bool] = True
+
     coupling: Coupling = field(default_factory=Assignment)
     steps: int = 1000
 
@@ -122,6 +125,8 @@ class Mixed(DropIn):
     >>> couple(x, step=5).shape
     torch.Size([4, 2])
     """
+
+    by_class: ClassVar[bool] = True
 
     coupling: Coupling = field(default_factory=Assignment)
     start: float = 0.5

@@ -5,7 +5,7 @@ exp((f_i + g_j - C_ij) / epsilon), and its potentials f and g are found by norma
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 from warnings import warn
 
 import torch
@@ -183,6 +183,8 @@ class Sinkhorn(DropIn):
     >>> Sinkhorn()(torch.randn(8, 3, 4, 4)).shape
     torch.Size([8, 3, 4, 4])
     """
+
+    permutes: ClassVar[bool] = True
 
     epsilon: float = 0.05
     iterations: int = 1000

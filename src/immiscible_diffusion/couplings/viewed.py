@@ -1,7 +1,7 @@
 """Assignment on a view of data and noise: their low frequencies, or standardised data."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -117,6 +117,8 @@ class Viewed(DropIn):
     >>> Viewed("pooled", size=2)(torch.randn(8, 3, 16, 16)).shape
     torch.Size([8, 3, 16, 16])
     """
+
+    permutes: ClassVar[bool] = True
 
     view: View = "standardised"
     size: int = 8

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -36,6 +37,8 @@ class Windowed(DropIn):
     >>> Windowed(window=8).window
     8
     """
+
+    by_class: ClassVar[bool] = True
 
     coupling: Coupling = field(default_factory=Assignment)
     window: int = 8

@@ -9,15 +9,12 @@ from immiscible_diffusion.couplings import (
     Assignment,
     Cached,
     Conditional,
+    DropIn,
     Flipped,
-    Greedy,
-    Joint,
     Mixed,
     Nearest,
     Oversampled,
     Rotated,
-    Sinkhorn,
-    Viewed,
     Warmup,
     Windowed,
 )
@@ -25,7 +22,6 @@ from immiscible_diffusion.types import Coupling
 
 __all__ = ["idle_reason", "share_with_partners"]
 
-_PERMUTING = Assignment, Conditional, Greedy, Joint, Sinkhorn, Viewed
 _FEW = 0.5
 """With fewer rows that have a partner, most pairs are those of independent noise."""
 
@@ -61,7 +57,7 @@ nearest, which needs no partners
             "cached keeps one noise for each row and exchanges it within a batch; in a batch of one row that noise "
             "stays for ever: raise train.batch, or choose nearest, which draws fresh noise"
         )
-    if isinstance(coupling, (*_PERMUTING, Oversampled)) and alone:
+    if alone and (isinstance(coupling, Oversampled) or (isinstance(coupling, DropIn) and coupling.permutes)):
         return (
             f"{name} permutes the noise of a batch, and a batch of one row has one order: raise train.batch, or choose "
             f"nearest, which needs no partners"
