@@ -178,10 +178,20 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write named tensors as a safetensors file; not atomic: write into a ``new_folder``."""
+    """Write named tensors as a safetensors file; not atomic: write into a ``new_folder``.
+
+    Tensors that share memory, as tied weights do, are written one by one: safetensors refuses them as they are.
+    """
     with needs("nets", "weights need safetensors"):
         from safetensors.torch import save_file
-    save_file({name: value.detach().contiguous().cpu() for name, value in tensors.items()}, path)
+    written: dict[str, Tensor] = {}
+    places = set[int]()
+    for name, value in tensors.items():
+        kept = value.detach().contiguous().cpu()
+        place = kept.untyped_storage().data_ptr()
+        written[name] = kept.clone() if place in places else kept
+        places.add(place)
+    save_file(written, path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from importlib import import_module
 
 import pytest
 
+from immiscible_diffusion.__main__ import main
 from immiscible_diffusion.cli import COMMANDS, command_line, run
 from immiscible_diffusion.experiments.experiment import read_experiment
 from immiscible_diffusion.experiments.values import built_in
@@ -36,6 +37,20 @@ def test_a_command_that_loads_torch_is_seen() -> None:
 @pytest.mark.slow
 def test_showing_the_demo_loads_no_diffusers() -> None:
     assert "diffusers" not in loaded_by("from immiscible_diffusion.cli import run; run(['show', 'demo'])")
+
+
+def test_an_interrupt_while_packages_are_loaded_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(module: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("immiscible_diffusion.cli.import_module", interrupted)
+    monkeypatch.setattr("sys.argv", ["immiscible", "show", "demo"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "immiscible: interrupted\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -130,6 +130,35 @@ def test_a_checkpoint_of_an_earlier_version_is_loaded(tmp_path: Path) -> None:
         assert torch.equal(loaded.net.state_dict()[name], value)
 
 
+class Tied(torch.nn.Module):
+    """Two layers of one weight, and a slice of it as a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+        self.leave.weight = self.enter.weight
+        self.register_buffer("part", self.enter.weight.detach()[:3])
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None) -> torch.Tensor:
+        made: torch.Tensor = self.leave(self.enter(x.flatten(1)))
+        return made.view_as(x)
+
+
+def test_weights_that_are_tied_are_saved_and_stay_tied(tmp_path: Path) -> None:
+    config = Train(steps=2, batch=8)
+    state = new_state(Tied(), config)
+    for _ in fit(state, Digits(), Pixels(), Independent(), Denoising(), config):
+        pass
+    checkpoint.save(state, tmp_path)
+    loaded = new_state(Tied(), config)
+    assert not torch.equal(loaded.net.enter.weight, state.net.enter.weight)
+    assert checkpoint.load_newest(loaded, tmp_path)
+    assert loaded.net.leave.weight is loaded.net.enter.weight
+    for net, ours in ((state.net, loaded.net), (state.ema, loaded.ema)):
+        for name, value in net.state_dict().items():
+            assert torch.equal(ours.state_dict()[name], value), name
+
+
 def test_where_all_are_damaged_nothing_is_changed(tmp_path: Path) -> None:
     state = trained_state()
     for step in (3, 4):
