@@ -54,10 +54,18 @@ def test_values_outside_the_bounds_are_counted_and_refused() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    for low, high in (((1.0,), (0.0,)), ((0.0, 1.0), (1.0,)), ((math.nan,), (1.0,)), ((0.0,), (math.inf,))):
+    for low, high in (
+        ((1.0,), (0.0,)),
+        ((0.0, 1.0), (1.0,)),
+        ((math.nan,), (1.0,)),
+        ((0.0,), (math.inf,)),
+        ((-3e38,), (3e38,)),
+        ((1e39,), (1e39,)),
+    ):
         with pytest.raises(
             ValueError, match=r"codec.low is .* and codec.high .* as many finite numbers, each low at most its high"
         ):
             Bounds(low, high)
     with pytest.raises(ValueError, match="2 coordinates; the data have 3"):
         Bounds((0.0, 0.0), (1.0, 1.0)).encode(torch.zeros(4, 3))
+    assert Bounds((-8e37,), (8e37,)).encode(torch.tensor([[8e37]])).tolist() == [[1.0]]  # the control of large bounds

@@ -263,3 +263,17 @@ def test_folders_of_an_archive_may_be_written_with_backslashes(tmp_path: Path) -
     source = Images(str(path), size=4, held_out_rows=1)
     assert source.class_names == ("a", "b")
     assert labels_by_shade(source) == [0, 1] * 3
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "train/metadata.jsonl"])
+@pytest.mark.parametrize("write", [folder, zipped])
+def test_a_table_that_is_not_read_is_told(
+    tmp_path: Path, name: str, write: Callable[[Path, dict[str, bytes]], Path], recwarn: pytest.WarningsRecorder
+) -> None:
+    images = {f"train/{i}.png": encoded(10 * i) for i in range(4)}
+    path = str(write(tmp_path / "x.zip", {**images, name: b"file_name,label"}))
+    assert Images(path, size=4, held_out_rows=1, label="none").rows == 3
+    assert Images(str(write(tmp_path / "y.zip", images)), size=4, held_out_rows=1).rows == 3
+    assert not recwarn.list  # the controls: labels that are not wanted, and no table
+    with pytest.warns(UserWarning, match=f"{name} of .* is not read: labels come from folders or dataset.json"):
+        assert Images(path, size=4, held_out_rows=1).classes is None

@@ -46,6 +46,7 @@ def test_a_configuration_survives_its_plain_form() -> None:
         ("evaluate.metrics", "frechet", "it must be a list"),
         ("evaluate.features", "vgg", "evaluate.features: no features named"),
         ("evaluate.steps", [], "sampling steps >= 1"),
+        ("evaluate.steps", [2, 5, 2], r"evaluate.steps is \[2, 5, 2\]; each number of sampling steps may occur once"),
         ("net.channels", [7], "net: channels are"),
         ("net.channels", 8, "net.channels is 8; it must be a list, each a whole number"),
         ("net.channels", [8, "many"], r"net.channels is \[8, 'many'\]; it must be a list"),

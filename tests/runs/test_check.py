@@ -52,7 +52,7 @@ WRONG: dict[str, tuple[list[tuple[str, Any]], str]] = {
         [("evaluate.metrics", [{"use": "coverage", "k": 30}]), ("source.held_out_rows", 20), UNFITTED],
         "evaluate.metrics.coverage: needs at least 31 held-out images and there are 20",
     ),
-    "one held-out row": ([("source.held_out_rows", 1), UNFITTED], "needs at least 2 held-out images and there are 1"),
+    "one held-out row": ([("source.held_out_rows", 1), UNFITTED], "there are 1: raise source.held_out_rows or"),
     "sampling steps beyond the levels": (
         [("method", {"use": "denoising", "schedule": "betas"}), ("evaluate.steps", [2, 2000])],
         "evaluate.steps: ",

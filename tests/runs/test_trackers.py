@@ -55,6 +55,33 @@ class Kept:
         self.told.append((step, values))
 
 
+class Broken(Kept):
+    """A tracker that lost its server after the first line, and counts what it is still asked."""
+
+    asked = 0
+
+    def log(self, values: dict[str, float], step: int | None = None) -> None:
+        self.asked += 1
+        if self.asked > 1:
+            raise ConnectionError("no network")
+        super().log(values, step)
+
+    def finish(self) -> None:
+        raise ConnectionError("no network")
+
+
+def test_a_tracker_that_fails_is_told_once_and_done_without(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"train": {"steps": 2}}')
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n')
+    broken = Broken()
+    follower = Follower(broken, tmp_path)
+    with pytest.warns(UserWarning, match=r"tracker of .* failed \(ConnectionError: no network\); the run goes on"):
+        assert follower.send() == 0
+    assert follower.send() == 0
+    assert (broken.asked, broken.told) == (2, [(1, {"loss": 0.5})])
+    follower.finish()  # a second warning would fail the test
+
+
 def test_every_line_is_told_once(tmp_path: Path) -> None:
     kept = Kept()
     follower = Follower(kept, tmp_path)

@@ -1,6 +1,5 @@
 """Vectors between bounds, such as a robot's actions."""
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +13,9 @@ __all__ = ["Bounds"]
 
 _SHARE = 1e-6
 """Of a bound's size: a smaller range is none, and values may lie this far outside. Float32 resolves a tenth of it."""
+
+_LARGEST = torch.finfo(torch.float32).max / 4
+"""The largest bound: encoding takes twice the range."""
 
 
 class _Range(NamedTuple):
@@ -38,7 +40,7 @@ class Bounds:
         high: what becomes 1, at least ``low``.
 
     Raises:
-        ValueError: lengths differ, a bound is not finite, or a low is above its high.
+        ValueError: lengths differ, a bound or twice a range is not finite in float32, or a low is above its high.
 
     >>> Bounds((0.0, 0.0, 5.0), (512.0, 256.0, 5.0)).encode(torch.tensor([[[512.0, 128.0, 5.0]]])).tolist()
     [[[1.0, 0.0, 0.0]]]
@@ -48,7 +50,7 @@ class Bounds:
     high: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        finite = all(map(math.isfinite, (*self.low, *self.high)))
+        finite = all(abs(bound) <= _LARGEST for bound in (*self.low, *self.high))
         if (
             len(self.low) != len(self.high)
             or not finite
@@ -56,7 +58,7 @@ class Bounds:
         ):
             raise ValueError(
                 f"codec.low is {self.low} and codec.high {self.high}; they need as many finite numbers, each low at "
-                "most its high"
+                f"most its high, none beyond {_LARGEST:.1g} in size"
             )
 
     @property

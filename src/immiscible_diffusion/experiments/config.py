@@ -29,7 +29,7 @@ class Evaluation:
         also: further networks, whose distances are kept as METRIC-NETWORK beside those of ``features``.
 
     Raises:
-        ValueError: counts below 1, no sampling steps, or a guidance that is negative or not finite.
+        ValueError: counts below 1, no sampling steps or one twice, or a guidance that is negative or not finite.
     """
 
     every: int
@@ -45,6 +45,8 @@ class Evaluation:
     def __post_init__(self) -> None:
         if self.every < 1 or self.samples < 2 or not self.steps or min(self.steps) < 1:
             raise ValueError("an evaluation needs every >= 1, samples >= 2 and sampling steps >= 1")
+        if len(set(self.steps)) < len(self.steps):
+            raise ValueError(f"evaluate.steps is {list(self.steps)}; each number of sampling steps may occur once")
         kinds = [type(features) for features in (self.features, *self.also)]
         if len(set(kinds)) < len(kinds):
             raise ValueError(f"evaluate.also names a network twice: {[kind.__name__ for kind in kinds]}")

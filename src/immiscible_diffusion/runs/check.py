@@ -151,7 +151,10 @@ def _try(metric: Metric, real: Tensor, config: Config) -> float:
     """
     rows = config.evaluate.samples
     if isinstance(metric, HasLeastRows):
-        for count, what, option in ((len(real), "held-out images", "source"), (rows, "samples", "evaluate.samples")):
+        for count, what, option in (
+            (len(real), "held-out images", "source.held_out_rows"),
+            (rows, "samples", "evaluate.samples"),
+        ):
             if count < metric.least:
                 raise ValueError(
                     f"needs at least {metric.least} {what} and there are {count}: raise {option} or change the metric"

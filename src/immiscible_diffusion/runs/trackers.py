@@ -1,13 +1,16 @@
 """Online trackers: what a run writes into its folder, told to TensorBoard, W&B and others through accelerate."""
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from immiscible_diffusion.files import read_json, read_lines
 
 __all__ = ["Follower", "tracked", "tracker_names"]
+
+T = TypeVar("T")
 
 
 def tracker_names() -> list[str]:
@@ -20,17 +23,41 @@ def tracker_names() -> list[str]:
 
 
 class Follower:
-    """Reads the log and the evaluations of a run folder as they grow, and tells a tracker each line once."""
+    """Reads the log and the evaluations of a run folder as they grow, and tells a tracker each line once.
+
+    A tracker that fails, as without a network, is told once and done without: the run does not stop for it.
+    """
 
     def __init__(self, tracker: Any, folder: Path) -> None:
         self._tracker, self._folder = tracker, folder
         self._told = {"log.jsonl": 0, "evaluations.jsonl": 0}
-        self._described = False
+        self._described, self._failed = False, False
 
     def send(self) -> int:
         """Tell what is new, the configuration first, and return how many lines that was."""
-        if not (self._folder / "config.json").is_file():
+        if self._failed or not (self._folder / "config.json").is_file():
             return 0
+        return self._attempt(self._send) or 0
+
+    def finish(self) -> None:
+        """Tell what is left, and close the tracker."""
+        self.send()
+        self._attempt(self._tracker.finish)
+
+    def _attempt(self, tell: Callable[[], T]) -> T | None:
+        try:
+            return tell()
+        except Exception as error:  # every tracker has errors of its own
+            if not self._failed:
+                warnings.warn(
+                    f"the tracker of {self._folder} failed ({type(error).__name__}: {error}); the run goes on without "
+                    "it, and its log is whole in its folder",
+                    stacklevel=3,
+                )
+            self._failed = True
+            return None
+
+    def _send(self) -> int:
         if not self._described:
             self._tracker.store_init_configuration(_flat(read_json(self._folder / "config.json")))
             self._described = True
@@ -59,13 +86,11 @@ def tracked(name: str, folder: Path) -> Iterator[Follower]:
     """
     if name not in tracker_names():
         raise ValueError(f"no tracker {name!r}; accelerate has {tracker_names()}")
-    tracker = _started(name, folder)
-    follower = Follower(tracker, folder)
+    follower = Follower(_started(name, folder), folder)
     try:
         yield follower
     finally:
-        follower.send()
-        tracker.finish()
+        follower.finish()
 
 
 def _classes() -> dict[Any, Any]:

@@ -24,7 +24,7 @@ from immiscible_diffusion.data.containers.listing import (
     read_span,
     unsafe,
 )
-from immiscible_diffusion.data.containers.paths import arranged
+from immiscible_diffusion.data.containers.paths import METADATA, arranged, warn_of_metadata
 from immiscible_diffusion.data.containers.splits import is_split, like_splits
 
 __all__ = ["list_zip"]
@@ -95,6 +95,8 @@ def list_zip(path: Path, split: str, columns: Columns) -> Listing:
     sizes = [members[name].file_size for name in paths]
     if columns.label == "none":
         table = {}
+    else:
+        warn_of_metadata([name for name in tables if name.rpartition("/")[2] in METADATA], str(path))
     return arranged(paths, sizes, split, str(path), table, bad, ": ", reader, within=top)
 
 

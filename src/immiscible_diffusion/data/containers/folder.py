@@ -16,7 +16,7 @@ from immiscible_diffusion.data.containers.listing import (
     is_ignored,
     plain,
 )
-from immiscible_diffusion.data.containers.paths import arranged
+from immiscible_diffusion.data.containers.paths import METADATA, arranged, warn_of_metadata
 
 __all__ = ["list_folder"]
 
@@ -45,6 +45,9 @@ def list_folder(root: Path, split: str, columns: Columns) -> Listing:
     table = _labels_of(base / "dataset.json") if (base / "dataset.json").is_file() else None
     if columns.label == "none":
         table = {}
+    else:
+        tops = ["", *sorted({path.split("/")[0] + "/" for path in paths if "/" in path})]
+        warn_of_metadata([top + name for top in tops for name in METADATA if (base / top / name).is_file()], str(root))
 
     def reader(rows: list[int]) -> _FolderReader:
         return _FolderReader(str(base), [paths[i] for i in rows])

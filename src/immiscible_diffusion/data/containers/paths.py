@@ -1,5 +1,6 @@
 """What the paths in a folder or an archive say: which split, which class."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -9,7 +10,10 @@ from immiscible_diffusion.data.containers.labels import label_faults, tidy
 from immiscible_diffusion.data.containers.listing import IMAGE_SUFFIXES, Bad, Label, Listing, plain
 from immiscible_diffusion.data.containers.splits import parted, split_of
 
-__all__ = ["arranged"]
+__all__ = ["METADATA", "arranged", "warn_of_metadata"]
+
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+"""Tables of labels and captions that the hub's library reads beside images."""
 
 
 def arranged(
@@ -66,6 +70,16 @@ def arranged(
         names or None,
         bad=tuple(Bad(plain(f"{where}{joint}{name}"), reason) for name, reason in bad),
     )
+
+
+def warn_of_metadata(tables: Sequence[str], where: str) -> None:
+    """Say that such tables, of which labels or captions may be expected, are not read."""
+    if tables:
+        warnings.warn(
+            f"{tables[0]} of {where} is not read: labels come from folders or dataset.json, captions from parquet "
+            "files or shards. source.label = 'none' says that none are wanted",
+            stacklevel=2,
+        )
 
 
 def _class_folders(parts: Sequence[tuple[str, str]], wanted: str) -> tuple[str, ...]:
