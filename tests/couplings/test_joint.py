@@ -27,7 +27,8 @@ from torch import Tensor
 from immiscible_diffusion.couplings import Flipped, assign
 from immiscible_diffusion.couplings._joint_costs import _whole, cost_rows
 from immiscible_diffusion.couplings._seeded_noise import normal_rows, row_seeds
-from immiscible_diffusion.couplings.joint import Joint, assign_across, assign_window
+from immiscible_diffusion.couplings.joint import Joint, assign_across
+from immiscible_diffusion.couplings.windowed import assign_window
 from immiscible_diffusion.registry import describe, make
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Coupling
@@ -143,15 +144,20 @@ def process(rank: int, folder: Path) -> None:
     bad[0, 0] = torch.nan if rank == 2 else bad[0, 0]
     said["nan"] = message_of(lambda: couple(bad, step=4))
     said["empty"] = message_of(lambda: couple(mine[: 0 if rank == 1 else None], step=4))
-    said["seed"] = message_of(lambda: couple(mine, None, stream(0, int(rank == 3), "noise"), step=4))
+    torch.manual_seed(8 + rank)
+    paired["seeds apart"] = couple(mine)
+    paired["seeds apart, again"] = couple(mine)
+    paired["generators apart"] = couple(mine, None, stream(0, rank, "noise"), step=4)
+    said["seed"] = message_of(lambda: assign_across(mine, seed=int(rank == 3), step=4))
+    said["a step here alone"] = message_of(lambda: couple(mine, step=4 if rank == 3 else None))
     said["step"] = message_of(lambda: couple(mine, step=4 + (rank == 1)))
     said["row length"] = message_of(lambda: couple(mine[:, : 6 - (rank == 2)], step=4))
     said["options"] = message_of(lambda: Joint(cost="dot" if rank == 3 else "l2")(mine, step=4))
     said["not a member"] = message_of(lambda: assign_across(mine, seed=0, step=0, group=groups["one"])) * (rank != 2)
-    for name, data in (("same data", x[:5]), ("other data", mine)):
+    for step, (name, data) in enumerate((("same data", x[:5]), ("other data", mine)), 5):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            paired[name] = couple(data, step=5)
+            paired[name] = couple(data, step=step)
             said[name] = " ".join(str(each.message) for each in caught)
     torch.save(paired, folder / f"{rank}.pt")
     (folder / f"{rank}.json").write_text(json.dumps({"traffic": traffic, "said": said}), encoding="utf-8")
@@ -234,20 +240,25 @@ def test_the_coupling_is_the_function_over_all_processes(written: list[dict[str,
         ("coupling", 3, 4),
         ("coupling, generator", drawn, 4),
         ("coupling, global generator", drawn_globally, 0),
+        ("seeds apart", drawn_globally, 0),
+        ("generators apart", drawn, 4),
     ):
         shares = torch.cat([each["paired"][name] for each in written])
         assert torch.equal(shares, assign_across(x, seed=seed, step=step))
+    assert not torch.equal(*(torch.cat([each["paired"][name] for each in written]) for name in AGAIN))
     assert torch.equal(Joint(seed=3)(x, step=4), torch.cat([each["paired"]["coupling"] for each in written]))
     masked = torch.cat([each["paired"]["coupling, masked"] for each in written])
     assert torch.equal(Joint(seed=3)(x, step=4, mask=ending(20, 6)), masked)
     assert not torch.equal(Joint(seed=3)(x, step=4), masked)
 
 
+AGAIN = "seeds apart", "seeds apart, again"
 SAID: dict[str, tuple[str, list[str]]] = {
     "nan": ("process 2 refused its data", ["", "", "x holds NaN or infinity, first in row 0", ""]),
     "empty": ("process 1 refused its data", ["", "x has shape (0, 6); it must be", "", ""]),
     "seed": ("process 3 has seed ", [""] * 4),
     "step": ("process 1 has step 5, process 0 4; every process must call it once at every step", [""] * 4),
+    "a step here alone": ("whether a step is given, must be the same everywhere", [""] * 4),
     "row length": ("process 2 has row length 5, process 0 6; rows must be alike", [""] * 4),
     "options": ("process 3 has a digest of cost and precision of ", [""] * 4),
     "not a member": ("this process is not in the group that it was given", ["", "", "", ""]),
@@ -401,6 +412,24 @@ def test_the_coupling_is_told_its_noise_by_generator_or_step() -> None:
     assert len({tuple(noise.flatten().tolist()) for noise in drawn}) == len(drawn)
 
 
+def test_a_step_that_stands_still_is_told_once() -> None:
+    x, other = randn(2, 6, 4)
+
+    def told(call: Callable[[Joint], object]) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call(Joint())
+        return [str(each.message) for each in caught]
+
+    (message,) = told(lambda couple: [couple(each, step=7) for each in (x, other, x)])
+    assert "joint was called at step 7 again, with other data" in message
+    assert "leave step= away" in message
+    assert told(lambda couple: [couple(each, step=7) for each in (x, x)]) == []
+    assert told(lambda couple: [couple(each, step=step) for step, each in enumerate((x, other))]) == []
+    assert told(lambda couple: [couple(each) for each in (x, other)]) == []
+    assert told(lambda couple: [couple(each, None, stream(0, 0, "noise"), step=7) for each in (x, other)]) == []
+
+
 def test_the_coupling_is_its_own_configuration() -> None:
     couple = Joint(cost="dot", precision="fp32", seed=4)
     plain = describe("coupling", couple)
@@ -484,3 +513,6 @@ def test_a_window_is_one_assignment(sizes: list[int]) -> None:
     assert torch.equal(torch.cat(noises), assign(torch.cat(xs), drawn, cost="dot"))
     apart = torch.cat([assign(x, noise, cost="dot") for x, noise in zip(xs, cut(drawn, sizes), strict=True)])
     assert torch.equal(torch.cat(noises), apart) == (len(sizes) == 1)
+    labels, mask = cut(torch.arange(sum(sizes)) % 2, sizes), cut(randn(sum(sizes), 3, 1) > 0, sizes)
+    whole = assign(torch.cat(xs), drawn, labels=torch.cat(labels), mask=torch.cat(mask))
+    assert torch.equal(torch.cat(assign_window(xs, generator=stream(0, 0, "noise"), labels=labels, mask=mask)), whole)

@@ -9,7 +9,7 @@ from immiscible_diffusion.couplings.conditional import Conditional, assign_condi
 from immiscible_diffusion.couplings.flipped import Flipped
 from immiscible_diffusion.couplings.greedy import Greedy, greedy_index
 from immiscible_diffusion.couplings.independent import Independent
-from immiscible_diffusion.couplings.joint import Joint, assign_across, assign_window
+from immiscible_diffusion.couplings.joint import Joint, assign_across
 from immiscible_diffusion.couplings.nearest import Nearest, nearest
 from immiscible_diffusion.couplings.oversampled import Oversampled, oversample
 from immiscible_diffusion.couplings.rotated import Rotated
@@ -17,7 +17,7 @@ from immiscible_diffusion.couplings.scheduled import Mixed, Warmup
 from immiscible_diffusion.couplings.semidiscrete import Semidiscrete, assign_data, fit_dual
 from immiscible_diffusion.couplings.sinkhorn import Sinkhorn, sinkhorn_index
 from immiscible_diffusion.couplings.viewed import Viewed
-from immiscible_diffusion.couplings.windowed import Windowed
+from immiscible_diffusion.couplings.windowed import Windowed, assign_window
 from immiscible_diffusion.prefetch import ahead
 
 __all__ = [

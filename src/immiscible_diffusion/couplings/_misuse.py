@@ -14,7 +14,7 @@ from torch import Tensor
 
 from immiscible_diffusion.couplings._shared_noise import several_processes, warn_if_shared
 
-__all__ = ["MisuseWarning", "watch_call", "watch_noise", "watch_partners"]
+__all__ = ["MisuseWarning", "warn_once", "watch_call", "watch_noise", "watch_partners"]
 
 _BAND = 0.1
 """How far from 1 the noise's root mean square may be: noise offset 0.1 makes it 1.005, swapped CIFAR-10 data 0.53."""
@@ -75,6 +75,12 @@ def watch_noise(norm: float, numel: int) -> None:
         f"where some libraries have (noise, data); and noise is paired before it is multiplied by sigma. "
         f"noise = couple(x) in place of the draw is right in both cases"
     )
+
+
+def warn_once(kind: str, message: str) -> None:
+    """Warn of a misuse, once for the user's line and this kind of it."""
+    if _first(kind):
+        _warn(message)
 
 
 def _warn(message: str) -> None:

@@ -1,4 +1,4 @@
-"""Assignment over more than one batch: those of all training processes, or of an accumulation window.
+"""Assignment over the batches of all training processes.
 
 The pairing over processes is a function of the joined batch alone, bit for bit, however its rows are spread: noise
 comes from counters (see _seeded_noise.py), costs are exact (see _joint_costs.py), and one process solves.
@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,18 +20,18 @@ from immiscible_diffusion.checks import (
     check_choice,
     check_finite,
 )
-from immiscible_diffusion.couplings._cost import Cost, Precision, real_part
+from immiscible_diffusion.couplings._cost import Cost, real_part
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._joint_costs import Wire, cost_rows
 from immiscible_diffusion.couplings._joint_ranks import Ranks
+from immiscible_diffusion.couplings._misuse import warn_once
 from immiscible_diffusion.couplings._seeded_noise import normal_rows, row_seeds, signed
-from immiscible_diffusion.couplings.assignment import assign
 from immiscible_diffusion.couplings.solvers.solve import solve
 from immiscible_diffusion.registry import register
-from immiscible_diffusion.tensors import batch_rows, normal_like
+from immiscible_diffusion.tensors import batch_rows
 from immiscible_diffusion.types import Float
 
-__all__ = ["Joint", "Wire", "assign_across", "assign_window"]
+__all__ = ["Joint", "Wire", "assign_across"]
 
 
 @torch.no_grad()
@@ -81,7 +81,16 @@ def assign_across(
     check_choice("cost", cost, Cost)
     check_choice("precision", precision, Wire)
     ranks = Ranks.of(group, Counter() if traffic is None else traffic)
-    sizes = _meet(ranks, x, mask, seed, step, f"{cost}, {precision}")
+    agreed = _meet(ranks, x, mask, seed, step, f"{cost}, {precision}")
+    return _across(ranks, agreed, x, mask, step, cost, precision)
+
+
+@torch.no_grad()
+def _across(
+    ranks: Ranks, agreed: "_Agreed", x: Tensor, mask: Tensor | None, step: int, cost: Cost, precision: Wire
+) -> Tensor:
+    """Return the noise of this process's rows, (b, *dims), after the processes have met."""
+    sizes, seed = agreed.sizes, agreed.seed
     x, n = real_part(x, mask), sum(sizes)
     costs, units = cost_rows(x, seed, step, n, cost, precision, mask)
     index = _solve_on_first(ranks, costs.cpu(), units.cpu(), sizes).to(x.device)
@@ -99,53 +108,28 @@ def _drawn(x: Tensor, seed: int, step: int, numbers: Tensor) -> Tensor:
     return normal_rows(row_seeds(seed, step, numbers), x[0].numel(), dtype=dtype).reshape(x.shape).to(x.dtype)
 
 
-@torch.no_grad()
-def assign_window(
-    xs: Sequence[Tensor],
-    *,
-    cost: Cost = "l2",
-    precision: Precision = "fp32",
-    generator: torch.Generator | None = None,
-) -> list[Tensor]:
-    """Return noise for each of several micro-batches, (b_i, *dims), assigned over all of them at once.
+class _Agreed(NamedTuple):
+    """What the processes found when they met: the rows of each, the seed of the noise, a digest of the data here."""
 
-    For a loop that accumulates gradients: the larger the pool, the nearer the noise.
+    sizes: list[int]
+    seed: int
+    data: int
 
-    Args:
-        xs: micro-batches of one row shape, dtype and device; their sizes may differ.
-        cost: see ``assign``.
-        precision: see ``assign``.
-        generator: where randomness comes from; the global one if None.
 
-    Marginal: standard normal, exactly: the window's noise is permuted.
-    Cost: that of ``assign`` on the joined window.
+def _meet(
+    ranks: Ranks, x: Tensor, mask: Tensor | None, seed: int, step: int, options: str, *, drawn: bool = False
+) -> _Agreed:
+    """Return what the processes agree on, after checking that all hold valid data of the same problem.
 
-    Raises:
-        ValueError: no micro-batches, or they differ in more than their sizes; otherwise as ``assign``.
-
-    >>> [len(noise) for noise in assign_window([torch.randn(8, 3), torch.randn(5, 3)])]
-    [8, 5]
+    A seed that was ``drawn`` need not be equal everywhere: that of process 0 is used.
     """
-    if not xs:
-        raise ValueError("xs holds no micro-batch; a window needs at least one")
-    for i, x in enumerate(xs):
-        batch_rows(x, f"xs[{i}]")
-        kind, first = ((*each.shape[1:], each.dtype, each.device) for each in (x, xs[0]))
-        if kind != first:
-            raise ValueError(f"xs[{i}] has rows {kind}, xs[0] {first}; micro-batches may differ in size alone")
-    joined = torch.cat(list(xs))
-    noise = assign(joined, normal_like(joined, generator), cost=cost, precision=precision)
-    return list(torch.split(noise, [len(x) for x in xs]))
-
-
-def _meet(ranks: Ranks, x: Tensor, mask: Tensor | None, seed: int, step: int, options: str) -> list[int]:
-    """Return the number of rows of every process, after checking that all hold valid data of the same problem."""
     refused = None
     try:
         batch_rows(x)
         rows = batch_rows(real_part(x, mask))
         check_finite(x=rows)
-        told = [len(x), rows.shape[1], seed, step, _digest(options.encode()), _digest(_bytes(rows[[0, -1]]))]
+        options = f"{options}, {'drawn' if drawn else 'given'}"
+        told = [len(x), rows.shape[1], _digest(options.encode()), seed, step, _digest(_bytes(rows[[0, -1]]))]
     except ValueError as error:
         refused, told = error, [0] * 6
     said = ranks.exchange([int(refused is not None), *(signed(word) for word in told)])
@@ -154,20 +138,21 @@ def _meet(ranks: Ranks, x: Tensor, mask: Tensor | None, seed: int, step: int, op
     for rank, words in enumerate(said):
         if words[0]:
             raise ValueError(f"process {rank} refused its data; its own error says why")
-        for i, (what, why) in enumerate(_AGREED.items(), 2):
-            if words[i] != said[0][i]:
+    for i, (what, why) in enumerate(_SAME.items(), 2):
+        for rank, words in enumerate(said):
+            if words[i] != said[0][i] and not (drawn and what == "seed"):
                 raise ValueError(f"process {rank} has {what} {words[i]}, process 0 {said[0][i]}; {why}")
     data = [words[-1] for words in said]
     if len(set(data)) < len(data):
         warnings.warn("two processes hold the same data; each must read its own part of every batch", stacklevel=4)
-    return [words[1] for words in said]
+    return _Agreed([words[1] for words in said], said[0][4], told[-1])
 
 
-_AGREED = {
+_SAME = {
     "row length": "rows must be alike everywhere",
-    "seed": "every process needs the same seed, or a generator in the same state: it makes the noise of all",
-    "step": "every process must call it once at every step",
-    "a digest of cost and precision of": "the options must be the same everywhere",
+    "a digest of cost and precision of": "the options, and whether a step is given, must be the same everywhere",
+    "seed": "every process needs the same seed: it makes the noise of all",
+    "step": "every process must call it once at every step; without step= process 0 draws the seed of every call",
 }
 
 
@@ -225,7 +210,8 @@ class Joint(DropIn):
     Args:
         cost: see ``assign``.
         precision: of the costs, as they are computed and sent: ``fp16`` in 16 bits, ``fp32`` in 32.
-        seed: of the noise, where no generator is given.
+        seed: of the noise, where a step is given and no generator. Without a step process 0 draws the seed of every
+            call, whatever the seeds of the others.
 
     Raises:
         ValueError: an unknown cost or precision.
@@ -269,18 +255,35 @@ class Joint(DropIn):
     def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
         """Return noise assigned over all processes, (b, *dims).
 
-        The noise is a function of the seed, the step and the row's number in the joined batch. A generator, which must
-        be in the same state on every process, draws the seed; without generator and step, the global one does.
+        The noise is a function of the seed, the step and the row's number in the joined batch. A generator draws the
+        seed; without generator and step, the global one does. Process 0 then tells the others its draw, so that the
+        states of the generators may differ between processes.
 
         Raises:
             ValueError: as ``assign_across``.
         """
         seed, generator, step = self.seed, rows.generator, rows.step
-        if generator is not None or step is None:
+        drawn = generator is not None or step is None
+        if drawn:
             device = "cpu" if generator is None else generator.device
             seed = int(torch.randint(2**63 - 1, (1,), generator=generator, device=device))
-        options: dict[str, Any] = {"cost": self.cost, "precision": self.precision, "mask": rows.mask}
-        return assign_across(x, seed=seed, step=step or 0, group=self._group(), **options)
+        ranks = Ranks.of(self._group(), Counter())
+        options = f"{self.cost}, {self.precision}"
+        agreed = _meet(ranks, x, rows.mask, seed, step or 0, options, drawn=drawn)
+        if not drawn:
+            self._watch_step(step, agreed.data)
+        return _across(ranks, agreed, x, rows.mask, step or 0, self.cost, self.precision)
+
+    def _watch_step(self, step: int | None, data: int) -> None:
+        """Warn where a step that stands still brings the noise of the call before to other data."""
+        before, vars(self)["_before"] = vars(self).get("_before"), (step, data)
+        if before is not None and before[0] == step and before[1] != data:
+            warn_once(
+                "step",
+                f"joint was called at step {step} again, with other data: a seed and a step make one noise, so it came "
+                f"again. A counter that stands still while gradients accumulate is no step: leave step= away, and "
+                f"process 0 draws a seed for every call",
+            )
 
     def _group(self) -> Any:
         """Return this coupling's separate group of all processes, made at the first call; None in one process."""
