@@ -14,7 +14,19 @@ from torch import Tensor, nn
 from immiscible_diffusion.checks import NotFiniteError, check_mask
 from immiscible_diffusion.prefetch import ahead
 from immiscible_diffusion.streams import stream, stream_seed
-from immiscible_diffusion.types import Batch, Codec, Coupling, HasMemory, HasTeacher, HasWindow, Method, Net, Source
+from immiscible_diffusion.types import (
+    Batch,
+    Codec,
+    Coupling,
+    HasChoice,
+    HasMemory,
+    HasTeacher,
+    HasTrainingRows,
+    HasWindow,
+    Method,
+    Net,
+    Source,
+)
 
 __all__ = ["NotFiniteError", "State", "Train", "fit", "new_state", "teacher_of"]
 
@@ -157,7 +169,8 @@ def fit(
         coupling.remember(_copied(state.memory))
     state.seconds = dict.fromkeys(_TIMED, 0.0) | state.seconds
     depth = coupling.window if isinstance(coupling, HasWindow) else 1
-    made, averages = _pairs(state, source, codec, coupling, config), _Averages(state)
+    pairs_of = _chosen_pairs if isinstance(coupling, HasChoice) else _pairs
+    made, averages = pairs_of(state, source, codec, coupling, config), _Averages(state)  # type: ignore[arg-type]
     try:
         with closing(ahead(made, depth) if config.prefetch else made) as pairs:
             begun = time.perf_counter()
@@ -241,6 +254,28 @@ def _pairs(
                 kept = _copied(coupling.memory())
             if start <= j < config.steps:
                 yield _Pair(batch.raw, share, batch.cond, batch.mask, kept, seconds)
+
+
+def _chosen_pairs(
+    state: State, source: Source, codec: Codec, coupling: HasChoice, config: Train
+) -> Generator[_Pair, None, None]:
+    """Yield the pairs of the steps that are left, of a coupling that chooses the rows; they depend on the step alone.
+
+    Raises:
+        ValueError: the source cannot give rows by number.
+    """
+    if not isinstance(source, HasTrainingRows):
+        raise ValueError(f"the coupling chooses rows by number, and source {type(source).__name__} cannot give them so")
+    device = next(state.net.parameters()).device
+    for i in range(state.step, config.steps):
+        begun = time.perf_counter()
+        choice = coupling.choose(config.batch, stream(config.seed, i, "noise", device))
+        chosen = time.perf_counter()
+        rows = source.training_rows(choice.places.cpu(), choice.mirrored.cpu(), stream(config.seed, i, "data"))
+        batch = _encoded(rows, codec, device)
+        seconds = {"data": time.perf_counter() - chosen, "coupling": chosen - begun}
+        memory = _copied(coupling.memory()) if isinstance(coupling, HasMemory) else None
+        yield _Pair(batch.raw, choice.noise, batch.cond, batch.mask, memory, seconds)
 
 
 def _encoded(batch: Batch, codec: Codec, device: torch.device) -> Batch:

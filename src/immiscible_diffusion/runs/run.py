@@ -9,7 +9,9 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ from immiscible_diffusion.runs.records import Records, read_records
 from immiscible_diffusion.sample import Trained
 from immiscible_diffusion.streams import stream_seed
 from immiscible_diffusion.train import State, fit, new_state
+from immiscible_diffusion.types import Coupling, HasPreparation, Source
 
 __all__ = ["data_batches", "execute"]
 
@@ -63,10 +66,11 @@ def execute(config: Config, folder: Path, device: torch.device) -> Generator[int
             )
         records.cut(state.step)
         session = records.begin_session(config, state.step)
-        trained = _trained(config, state)
-        saved, written = state.step, time.monotonic()
         source = conditioned(config.source, net, str(device))
-        training = fit(state, source, config.codec, config.coupling, config.method, config.train)
+        coupling = yield from _ready(config, source, device, state.step)
+        trained = _trained(config, coupling, state)
+        saved, written = state.step, time.monotonic()
+        training = fit(state, source, config.codec, coupling, config.method, config.train)
         try:
             for _ in itertools.chain([state], training):  # a run cut in mid-evaluation begins with it
                 step = state.step
@@ -125,10 +129,23 @@ def _start(config: Config, folder: Path, device: torch.device) -> State:
     return state
 
 
-def _trained(config: Config, state: State) -> Trained:
-    prior = config.coupling.prior(data_batches(config))
-    coupling = describe("coupling", config.coupling)["use"]
-    return Trained(state.ema, config.method, config.codec, prior, data_shape(config), coupling)
+def _ready(config: Config, source: Source, device: torch.device, step: int) -> Generator[int, None, Coupling]:
+    """Return the coupling, prepared with the data where it must be; yield the step on the way, to be stopped there."""
+    if not isinstance(config.coupling, HasPreparation):
+        return config.coupling
+    with closing(config.coupling.prepare(source, config.codec, device)) as preparing:
+        while True:
+            try:
+                next(preparing)
+            except StopIteration as end:
+                return cast("Coupling", end.value)
+            yield step
+
+
+def _trained(config: Config, coupling: Coupling, state: State) -> Trained:
+    prior = coupling.prior(data_batches(config))
+    use = describe("coupling", config.coupling)["use"]
+    return Trained(state.ema, config.method, config.codec, prior, data_shape(config), use)
 
 
 def _pace(state: State) -> dict[str, float]:
