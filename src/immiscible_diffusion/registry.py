@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["KINDS", "describe", "lookup", "make", "names", "read_table", "register"]
+__all__ = ["KINDS", "describe", "lookup", "make", "names", "read_table", "register", "written"]
 
 KINDS = {
     "coupling": "couplings",
@@ -168,9 +168,22 @@ def describe(kind: str, thing: Any) -> dict[str, Any]:
         raise ValueError(f"{cls.__name__} is not registered: decorate it with @register({kind!r})")
     built_in = cls.__module__.startswith("immiscible_diffusion.")
     use = _snake(cls.__name__) if built_in else f"{cls.__module__}:{cls.__qualname__}"
-    values = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing) if field.init}
+    values = written(thing)
     nested = {key: describe(key, value) if key in KINDS else value for key, value in values.items()}
     return {"use": use, **nested}
+
+
+def written(thing: Any) -> dict[str, Any]:
+    """Return what a configuration says of a dataclass, field by field.
+
+    A field with the metadata ``unless_default`` is left out where it has its default: an option that came later changes
+    neither the names of run folders nor the configurations in them.
+    """
+    return {
+        field.name: getattr(thing, field.name)
+        for field in dataclasses.fields(thing)
+        if field.init and not (field.metadata.get("unless_default") and getattr(thing, field.name) == field.default)
+    }
 
 
 @functools.cache

@@ -10,7 +10,7 @@ Time: ``t`` lies in [0, 1]; 0 is data, 1 is noise. ``x`` is data in model space,
 """
 
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.share import Share
+
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     # The tests load jaxtyping first, and every call is checked; a user's import needs torch alone.
-    from jaxtyping import Bool, Float, Int, UInt8
+    from jaxtyping import Float, Int, UInt8
 else:
 
     class _Unchecked:
         def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
             return item[0]
 
-    Bool = Float = Int = UInt8 = _Unchecked
+    Float = Int = UInt8 = _Unchecked
 
 __all__ = [
     "Batch",
-    "Bool",
-    "Choice",
     "Codec",
     "Condition",
     "Coupling",
@@ -42,7 +42,6 @@ __all__ = [
     "HasAutoencoder",
     "HasCaptionNumbers",
     "HasCaptions",
-    "HasChoice",
     "HasClassNames",
     "HasClip",
     "HasDenseCondition",
@@ -56,15 +55,16 @@ __all__ = [
     "HasMoments",
     "HasNullCondition",
     "HasPictures",
-    "HasPreparation",
     "HasPrompts",
     "HasRandomAccess",
     "HasRange",
+    "HasRowByRow",
     "HasRowNames",
+    "HasShares",
     "HasStockParts",
     "HasStockSampling",
     "HasTeacher",
-    "HasTrainingRows",
+    "HasTimes",
     "HasWindow",
     "Int",
     "Method",
@@ -104,19 +104,6 @@ class Batch(NamedTuple):
     cond: Tensor | None
     rows: Tensor | None = None
     mask: Tensor | None = None
-
-
-class Choice(NamedTuple):
-    """Noise, (b, *dims), and the training rows chosen for it.
-
-    ``places`` are their numbers among the training rows, (b,), 0 .. rows - 1; ``mirrored`` tells of which the mirror
-    image is meant, (b,); ``x`` is what the choice knows of them in model space, (b, *dims).
-    """
-
-    noise: Tensor
-    places: Tensor
-    mirrored: Tensor
-    x: Tensor
 
 
 @runtime_checkable
@@ -173,6 +160,7 @@ class Method(Protocol):
     ) -> Tensor:
         """Return the loss of each row, (b,).
 
+        ``generator`` draws the rows' times; a method that ``HasTimes`` is handed ``times`` in its place.
         ``mask`` is that of ``Batch``, handed on where a batch has one: a row's loss is the mean over its real places.
         """
         ...
@@ -327,26 +315,12 @@ class HasWindow(Protocol):
 
 
 @runtime_checkable
-class HasPreparation(Protocol):
-    """A coupling over a whole data set, which must be prepared with it before the first step."""
+class HasRowByRow(Protocol):
+    """A coupling that says whether a row's noise depends on that row of the data alone."""
 
-    def prepare(
-        self, source: "Source", codec: "Codec", device: torch.device | None = None
-    ) -> Generator[float, None, Coupling]:
-        """Yield the share of the work that is done, in 0..1, and return the coupling that is ready.
-
-        Everything that may be refused is refused before the first yield. What was made is kept: where it is there,
-        nothing is yielded. Closed in between, the next call goes on.
-        """
-        ...
-
-
-@runtime_checkable
-class HasChoice(Protocol):
-    """A coupling that draws noise first and chooses the data for it, from a source that ``HasTrainingRows``."""
-
-    def choose(self, b: int, generator: torch.Generator | None = None) -> Choice:
-        """Return so many noises and the rows of data that they are paired with."""
+    @property
+    def row_by_row(self) -> bool:
+        """Whether several processes may each hand over zeros for the others' rows."""
         ...
 
 
@@ -430,19 +404,11 @@ class HasRandomAccess(Source, Protocol):
 
 
 @runtime_checkable
-class HasTrainingRows(Protocol):
-    """A source that can give any of its training rows by number, as the rows of its batches are."""
+class HasShares(Source, Protocol):
+    """A source that reads one process's rows of every batch alone."""
 
-    def training_rows(
-        self, places: Int[Tensor, " b"], mirrored: Bool[Tensor, " b"], generator: torch.Generator | None = None
-    ) -> Batch:
-        """Return these training rows in this order, with their conditions.
-
-        Args:
-            places: their numbers among the training rows, 0 .. rows - 1.
-            mirrored: which of them are to be mirrored, where the source mirrors at random.
-            generator: draws what is random about a row, such as its posterior; without one, the posterior's mean.
-        """
+    def share_batches(self, size: int, seed: int, start: int, share: Share) -> Iterator[Batch]:
+        """Yield the rows of this share of each of the batches that ``batches`` yields."""
         ...
 
 
@@ -547,6 +513,20 @@ class HasTeacher(Protocol):
 
     def teacher_decay(self, progress: float) -> float:
         """Return the average's decay at this share of training, in [0, 1); 0 from the start on means no teacher."""
+        ...
+
+
+@runtime_checkable
+class HasTimes(Protocol):
+    """A method whose times can be drawn for a whole batch and handed to ``loss`` part by part, as ``times=``.
+
+    So the times do not depend on the number of parts or processes.
+    """
+
+    def draw_times(
+        self, b: int, *, progress: float, generator: torch.Generator | None, device: torch.device | str
+    ) -> Tensor:
+        """Return the times of b rows, (b, ...), which only this method need understand."""
         ...
 
 

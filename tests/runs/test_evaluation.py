@@ -43,7 +43,7 @@ def test_padding_is_not_compared() -> None:
     net = config.net.build(data_shape(config), config.source.classes).eval()
     trained = Trained(net, config.method, config.codec, StandardNormal(), data_shape(config))
     with torch.no_grad():
-        drawn = torch.cat(list(evaluation._images(trained, config, 2, "matched")))
+        drawn = torch.cat([part() for part in evaluation._parts(trained, config, 2, "matched")])
     held_out = config.source.held_out()
     assert held_out.mask is not None
     rows = torch.arange(len(drawn)) % len(held_out.raw)

@@ -24,6 +24,7 @@ COMMANDS = {
     "encode": "encoding:encode",
     "rollout": "policies:rollout",
     "run": "scripts:run_script",
+    "status": "watching:status",
 }
 """Name -> module:function of this folder. The function's docstring is the command's help."""
 

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -15,6 +16,7 @@ from immiscible_diffusion.files import read_json, write_json
 from immiscible_diffusion.runs.conditions import conditions_for
 from immiscible_diffusion.runs.evaluation import evaluate as measure
 from immiscible_diffusion.runs.folder import CONFIG
+from immiscible_diffusion.runs.run import trained_at
 from immiscible_diffusion.runs.write_samples import Asked, write_samples
 from immiscible_diffusion.sample import Start, Trained
 
@@ -61,13 +63,20 @@ def sample(
 def evaluate(
     run_folder: Folder,
     steps: Annotated[list[int] | None, typer.Option(min=1, help="Sampling steps; may be repeated.")] = None,
+    step: Annotated[
+        int | None, typer.Option(min=1, help="The training step of a checkpoint that was kept; by default the end.")
+    ] = None,
     n: Annotated[int | None, typer.Option("--n", min=2, help="How many images to generate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Names the images' noise.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Scale of classifier-free guidance; 1 is none.")] = None,
     device: Device = None,
 ) -> None:
-    """Measure a finished run against held-out data, and keep the numbers in RUN/evaluated.json."""
-    config, trained = _run(run_folder, device)
+    """Measure a run against held-out data, at its end or at a kept checkpoint, and keep it in RUN/evaluated.json."""
+    if step is None:
+        config, trained = _run(run_folder, device)
+    else:
+        config = _config(run_folder)
+        trained = trained_at(config, run_folder, step, torch.device(checked_device(device)))
     evaluation = dataclasses.replace(
         config.evaluate,
         steps=tuple(steps) if steps else config.evaluate.steps,
@@ -77,7 +86,8 @@ def evaluate(
     )
     measured = measure(trained, dataclasses.replace(config, evaluate=evaluation))
     guided = {} if evaluation.guidance == 1 else {"guidance": evaluation.guidance}
-    lines = [{**line, **guided} for line in measured]
+    at = {} if step is None else {"step": step}
+    lines = [{**at, **line, **guided} for line in measured]
     table = Table()
     for column in lines[0]:
         table.add_column(column, justify="right")
@@ -88,12 +98,18 @@ def evaluate(
     write_json(path, [*(read_json(path, [dict]) if path.exists() else []), *lines])
 
 
-def _run(folder: Path, device: str | None) -> tuple[Config, Trained]:
+def _config(folder: Path) -> Config:
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not a run folder: it has no config.json")
+    return read_config(read_json(folder / "config.json", CONFIG))  # imports modules of the user's own
+
+
+def _run(folder: Path, device: str | None) -> tuple[Config, Trained]:
+    config = _config(folder)
     if not (folder / "export").is_dir():
-        raise ValueError(f"{folder} is not finished: it has no export/; train it to the end first")
-    config = read_config(read_json(folder / "config.json", CONFIG))  # imports modules of the user's own
+        raise ValueError(
+            f"{folder} is not finished: it has no export/; train it to the end first, or measure a checkpoint by --step"
+        )
     trained = load_export(folder / "export")
     trained.net.to(checked_device(device))
     return config, trained

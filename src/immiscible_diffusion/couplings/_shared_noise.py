@@ -2,6 +2,9 @@
 
 import hashlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.distributed as dist
@@ -9,16 +12,27 @@ from torch import Tensor
 
 from immiscible_diffusion.tensors import batch_rows
 
-__all__ = ["several_processes", "warn_if_shared"]
+__all__ = ["several_processes", "shared_on_purpose", "warn_if_shared"]
 
 _LEAST = 16
 """Fewer numbers may be equal by chance in bf16."""
 _MOST = 64
+_on_purpose = ContextVar("_on_purpose", default=False)
+
+
+@contextmanager
+def shared_on_purpose() -> Iterator[None]:
+    """Say that every process draws the noise of all rows here, of which it keeps its own."""
+    token = _on_purpose.set(True)
+    try:
+        yield
+    finally:
+        _on_purpose.reset(token)
 
 
 def several_processes() -> bool:
-    """Return whether torch.distributed runs more than one process."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    """Return whether torch.distributed runs more than one process, each with noise of its own."""
+    return not _on_purpose.get() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def warn_if_shared(noise: Tensor) -> None:

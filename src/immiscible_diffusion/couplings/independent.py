@@ -27,6 +27,7 @@ class Independent(DropIn):
     """
 
     by_class: ClassVar[bool] = True
+    row_by_row: ClassVar[bool] = True
 
     def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
         """Return standard normal noise, (b, *dims)."""

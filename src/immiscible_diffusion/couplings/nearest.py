@@ -183,7 +183,7 @@ class Nearest(DropIn):
     """
 
     by_class: ClassVar[bool] = True
-
+    row_by_row: ClassVar[bool] = True
     k: float = 8
     cost: Cost = "l2"
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from immiscible_diffusion.checks import check_choice
 from immiscible_diffusion.data._batch_order import orders
 from immiscible_diffusion.files import digest_of
+from immiscible_diffusion.share import Share
 from immiscible_diffusion.types import Batch, Float, Int
 
 __all__ = ["Episodes", "Pad", "Windowed"]
@@ -103,12 +104,12 @@ class Windowed:
             )
         return train, rest
 
-    def batches(self, size: int, seed: int, start: int) -> Iterator[Batch]:
-        """Yield actions (size, horizon, a), scaled observations (size, observed o), steps and mask."""
+    def batches(self, size: int, seed: int, start: int, share: Share) -> Iterator[Batch]:
+        """Yield this share of every batch: actions (b, horizon, a), observations (b, observed o), steps, mask."""
         train, _ = self.rows
         why = f"source.held_out_episodes = {self.held_out} of {len(self.episodes.ends)} are held out"
         for order in orders(len(train), size, seed, start, why):
-            yield self.take(train[order])
+            yield self.take(train[share.of(order)])
 
     def take(self, steps: Int[Tensor, " b"]) -> Batch:
         """Return the windows of these steps; with ``pad`` = ``mask`` the batch has a mask, (b, horizon, 1).

@@ -11,6 +11,7 @@ from torch import Tensor
 from immiscible_diffusion.checks import check_choice
 from immiscible_diffusion.data._episodes import Episodes, Pad, Windowed
 from immiscible_diffusion.registry import register
+from immiscible_diffusion.share import Share
 from immiscible_diffusion.types import Batch, Float, Int
 
 __all__ = ["Detour"]
@@ -78,7 +79,7 @@ class Detour:
         Raises:
             ValueError: size is not within 1 and the number of windows.
         """
-        return self.windowed().batches(size, seed, start)
+        return self.windowed().batches(size, seed, start, Share())
 
     def take(self, rows: Int[Tensor, " b"]) -> Batch:
         """Return the windows of these steps, in this order.

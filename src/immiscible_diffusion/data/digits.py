@@ -9,8 +9,9 @@ from torch import Tensor
 
 from immiscible_diffusion.data._batch_order import orders
 from immiscible_diffusion.registry import register
+from immiscible_diffusion.share import Share
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Batch, Bool, Int
+from immiscible_diffusion.types import Batch, Int
 
 __all__ = ["Digits"]
 
@@ -54,18 +55,13 @@ class Digits:
         Raises:
             ValueError: size is not within 1 and the number of training rows.
         """
-        images, labels = _load()
-        rows = _split()[self.held_out_rows :]
-        for order in orders(
-            len(rows), size, seed, start, f"source.held_out_rows = {self.held_out_rows} of 1797 are held out"
-        ):
-            yield Batch(images[rows[order]], labels[rows[order]], rows[order])
+        return self.share_batches(size, seed, start, Share())
 
-    def training_rows(
-        self, places: Int[Tensor, " b"], mirrored: Bool[Tensor, " b"], generator: torch.Generator | None = None
-    ) -> Batch:
-        """Return the training images at these places, 0 .. rows - 1, with their labels; none is ever mirrored."""
-        return self.take(_split()[self.held_out_rows :][places])
+    def share_batches(self, size: int, seed: int, start: int, share: Share) -> Iterator[Batch]:
+        """Yield this share of each of these batches."""
+        rows, why = _split()[self.held_out_rows :], f"source.held_out_rows = {self.held_out_rows} of 1797 are held out"
+        for order in orders(len(rows), size, seed, start, why):
+            yield self.take(rows[share.of(order)])
 
     def take(self, rows: Int[Tensor, " b"]) -> Batch:
         """Return the images and labels with these row numbers, in this order.

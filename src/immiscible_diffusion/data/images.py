@@ -20,7 +20,8 @@ from immiscible_diffusion.data.containers.listing import Bad, Columns, digest, p
 from immiscible_diffusion.data.containers.open import OnBad, Opened, open_rows
 from immiscible_diffusion.data.containers.splits import split_of
 from immiscible_diffusion.registry import register
-from immiscible_diffusion.types import Batch, Bool, Int
+from immiscible_diffusion.share import Share
+from immiscible_diffusion.types import Batch, Int
 
 __all__ = ["Images"]
 
@@ -135,28 +136,26 @@ class Images:
         Raises:
             ValueError: size is not within 1 and the number of training rows; unreadable data.
         """
+        return self.share_batches(size, seed, start, Share())
+
+    def share_batches(self, size: int, seed: int, start: int, share: Share) -> Iterator[Batch]:
+        """Yield this share of each of these batches.
+
+        Raises:
+            ValueError: as ``batches``.
+        """
         found = self._opened
+        whole = flipped_orders(len(found.train), size, seed, start, self._held_out_words())
+        shares = ((share.of(order), share.of(flip)) for order, flip in whole)
         if self.memory:
-            for order, flip in flipped_orders(len(found.train), size, seed, start, self._held_out_words()):
+            for order, flip in shares:
                 yield self._batch(*self._fetch(found.train[order]), flip)
             return
-        plans, ahead = tee(flipped_orders(len(found.train), size, seed, start, self._held_out_words()))
+        plans, ahead = tee(shares)
         upcoming = (found.train[order] for order, _ in ahead)
         with closing(decoded(self._decoder(), upcoming, self.workers)) as made:
             for (rows, pixels, bad), (_, flip) in zip(made, plans, strict=False):
                 yield self._batch(rows, pixels, bad, flip)
-
-    def training_rows(
-        self, places: Int[Tensor, " b"], mirrored: Bool[Tensor, " b"], generator: torch.Generator | None = None
-    ) -> Batch:
-        """Return the training images at these places, 0 .. rows - 1, with their labels, mirrored where asked.
-
-        Where ``on_bad`` is ``skip``, the next good image stands in for a bad one. Without ``flip`` none is mirrored.
-
-        Raises:
-            ValueError: unreadable data.
-        """
-        return self._batch(*self._fetch(self._opened.train[places]), mirrored)
 
     def held_out(self) -> Batch:
         """Return the images and labels that training never sees; bad ones are missing from it.

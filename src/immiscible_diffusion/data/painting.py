@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.registry import register
+from immiscible_diffusion.share import Share
+from immiscible_diffusion.shared_batches import shared
 from immiscible_diffusion.streams import stream, stream_seed
 from immiscible_diffusion.types import Batch, Codec, Float, HasListing, Source, UInt8
 
@@ -74,8 +76,15 @@ class Painting:
         Raises:
             ValueError: as the source; it numbers no rows, or its data are no pictures.
         """
+        return self._painted(self.source.batches(size, seed, start), size, seed, start)
+
+    def share_batches(self, size: int, seed: int, start: int, share: Share) -> Iterator[Batch]:
+        """Yield this share of each of these batches."""
+        return self._painted(shared(self.source, size, seed, start, share), size, seed, start)
+
+    def _painted(self, batches: Iterator[Batch], size: int, seed: int, start: int) -> Iterator[Batch]:
         per_epoch = max(1, self.rows // size)
-        for number, batch in enumerate(self.source.batches(size, seed, start), start):
+        for number, batch in enumerate(batches, start):
             if batch.rows is None:
                 raise ValueError(f"{type(self.source).__name__} numbers no rows, which name their holes")
             epoch_seed = stream_seed(seed, number // per_epoch, "hole")

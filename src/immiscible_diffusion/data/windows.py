@@ -13,6 +13,7 @@ from immiscible_diffusion.data._changes import state_of
 from immiscible_diffusion.data._demonstrations import read_demonstrations
 from immiscible_diffusion.data._episodes import Pad, Windowed
 from immiscible_diffusion.registry import register
+from immiscible_diffusion.share import Share
 from immiscible_diffusion.types import Batch, Int
 
 __all__ = ["Windows"]
@@ -78,7 +79,11 @@ class Windows:
         Raises:
             ValueError: size is not within 1 and the number of windows; a file that cannot be read.
         """
-        return self.windowed().batches(size, seed, start)
+        return self.share_batches(size, seed, start, Share())
+
+    def share_batches(self, size: int, seed: int, start: int, share: Share) -> Iterator[Batch]:
+        """Yield this share of each of these batches."""
+        return self.windowed().batches(size, seed, start, share)
 
     def take(self, rows: Int[Tensor, " b"]) -> Batch:
         """Return the windows of these steps, in this order.

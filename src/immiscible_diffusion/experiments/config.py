@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from immiscible_diffusion.registry import describe, make, read_table
+from immiscible_diffusion.registry import describe, make, read_table, written
 from immiscible_diffusion.train import Train
 from immiscible_diffusion.types import Codec, Coupling, Features, Method, Metric, NetDescription, Source
 
@@ -98,7 +98,7 @@ class Config:
             "metrics": [describe("metric", metric) for metric in self.evaluate.metrics.values()],
             "also": [describe("features", features) for features in self.evaluate.also],
         }
-        return {**kinds, "train": dataclasses.asdict(self.train), "evaluate": evaluate}
+        return {**kinds, "train": written(self.train), "evaluate": evaluate}
 
 
 def read_config(values: Mapping[str, Any]) -> Config:

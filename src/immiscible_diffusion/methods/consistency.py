@@ -15,7 +15,7 @@ from immiscible_diffusion.methods.samplers import fresh_like
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.schedules import karras, uniform
 from immiscible_diffusion.tensors import expand
-from immiscible_diffusion.types import Float, Generators, Net, StockSampling
+from immiscible_diffusion.types import Float, Generators, Int, Net, StockSampling
 
 __all__ = ["Consistency", "improved"]
 
@@ -101,6 +101,20 @@ class Consistency:
         count = level_count(progress, growth=self.growth, first=self.first, last=self.last)
         return math.exp(self.first * math.log(self.teacher) / count)
 
+    def draw_times(
+        self,
+        b: int,
+        *,
+        progress: float = 0.0,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Int[Tensor, " b"]:
+        """Return the number of the lower level of each trained pair, (b,), among ``levels(progress)``."""
+        sigmas = self.levels(progress)
+        reached = chances(sigmas, self.draw).cumsum(0).to(device)
+        drawn = torch.searchsorted(reached, uniform(b, generator, torch.device(device)).double(), right=True)
+        return drawn.clamp(max=len(sigmas) - 2)  # the sum may round to less than 1
+
     def loss(
         self,
         net: Net,
@@ -112,6 +126,7 @@ class Consistency:
         progress: float = 0.0,
         generator: torch.Generator | None = None,
         mask: Tensor | None = None,
+        times: Tensor | None = None,
     ) -> Float[Tensor, " b"]:
         """Return each row's distance of f at one level to the teacher's f at the level before, (b,).
 
@@ -125,6 +140,7 @@ class Consistency:
             generator: draws the levels.
             mask: True where x is real, in a shape that broadcasts over it: a row's loss is the mean over these places,
                 0 where it has none. None: everywhere.
+            times: what ``draw_times`` drew for these rows, (b,); drawn here by default.
 
         Raises:
             ValueError: x and noise differ in shape.
@@ -135,11 +151,10 @@ class Consistency:
         """
         check_alike(x, noise)
         sigmas = self.levels(progress)
-        reached = chances(sigmas, self.draw).cumsum(0).to(x.device)
-        drawn = torch.searchsorted(reached, uniform(len(x), generator, x.device).double(), right=True)
-        drawn = drawn.clamp(max=len(sigmas) - 2)  # the sum may round to less than 1
+        if times is None:
+            times = self.draw_times(len(x), progress=progress, generator=generator, device=x.device)
         precise = torch.promote_types(x.dtype, torch.float32)  # adjacent levels may be one number in bf16
-        before, after = (sigmas.to(x.device)[each].to(precise) for each in (drawn, drawn + 1))
+        before, after = (sigmas.to(x.device)[each].to(precise) for each in (times, times + 1))
         before_net = _dropout_state(x.device)
         ours = self._f(net, x + (expand(after, x) * noise).to(x.dtype), after, cond)
         after_net = _dropout_state(x.device)

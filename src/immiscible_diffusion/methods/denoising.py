@@ -71,6 +71,17 @@ class Denoising:
                 f"clip is {self.clip} with sampler {self.sampler!r}; it must be finite, at least 0, and 0 but for ddim"
             )
 
+    def draw_times(
+        self,
+        b: int,
+        *,
+        progress: float = 0.0,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Float[Tensor, " b"]:
+        """Return the times at which ``loss`` would train a batch of b rows, (b,), as the schedule draws them."""
+        return self.schedule.draw(b, generator, torch.device(device))
+
     def loss(
         self,
         net: Net,
@@ -82,6 +93,7 @@ class Denoising:
         progress: float = 0.0,
         generator: torch.Generator | None = None,
         mask: Tensor | None = None,
+        times: Tensor | None = None,
     ) -> Float[Tensor, " b"]:
         """Return each row's mean squared error of the prediction, (b,), in float32 at least.
 
@@ -95,6 +107,7 @@ class Denoising:
             generator: draws the times.
             mask: True where x is real, in a shape that broadcasts over it: a row's loss is the mean over these places,
                 0 where it has none. None: everywhere.
+            times: what ``draw_times`` drew for these rows, (b,); drawn here by default.
 
         Raises:
             ValueError: x and noise differ in shape.
@@ -104,7 +117,7 @@ class Denoising:
         [0.0, 0.0, 0.0, 0.0]
         """
         check_alike(x, noise)
-        t = self.schedule.draw(len(x), generator, x.device)
+        t = self.draw_times(len(x), generator=generator, device=x.device) if times is None else times
         alpha, sigma = (expand(each, x) for each in self.schedule.coefficients(t))
         p, q = self._parts(alpha, sigma)
         return distance("l2", net(alpha * x + sigma * noise, t, cond), p * x + q * noise, mask=mask)

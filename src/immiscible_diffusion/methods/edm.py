@@ -61,6 +61,17 @@ class Edm:
         if not 0 <= self.churn < float("inf") or (self.churn and self.sampler == "dpmpp"):
             raise ValueError(f"churn is {self.churn} with sampler {self.sampler!r}; it must be >= 0, and 0 for dpmpp")
 
+    def draw_times(
+        self,
+        b: int,
+        *,
+        progress: float = 0.0,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Float[Tensor, " b"]:
+        """Return the noise levels sigma at which ``loss`` would train a batch of b rows, (b,)."""
+        return (self.p_mean + self.p_std * normal((b,), generator, torch.device(device))).exp()
+
     def loss(
         self,
         net: Net,
@@ -72,6 +83,7 @@ class Edm:
         progress: float = 0.0,
         generator: torch.Generator | None = None,
         mask: Tensor | None = None,
+        times: Tensor | None = None,
     ) -> Float[Tensor, " b"]:
         """Return each row's weighted mean squared error of the denoised data, (b,), in float32 at least.
 
@@ -88,6 +100,7 @@ class Edm:
             generator: draws the noise levels.
             mask: True where x is real, in a shape that broadcasts over it: a row's loss is the mean over these places,
                 0 where it has none. None: everywhere.
+            times: what ``draw_times`` drew for these rows, (b,); drawn here by default.
 
         Raises:
             ValueError: x and noise differ in shape.
@@ -97,7 +110,8 @@ class Edm:
         torch.Size([4])
         """
         check_alike(x, noise)
-        sigma = (self.p_mean + self.p_std * normal((len(x),), generator, x.device)).exp().to(x.dtype)
+        sigma = self.draw_times(len(x), generator=generator, device=x.device) if times is None else times
+        sigma = sigma.to(x.dtype)
         wide, (_, _, scale) = expand(sigma, x), scalings(expand(sigma, x), sigma_data=self.sigma_data)
         target = scale * (wide / self.sigma_data * x - self.sigma_data * noise)  # (x - c_skip x_t) / c_out, cancelled
         predicted = net(scale * (x + wide * noise), log_time(sigma).float(), cond)

@@ -1,7 +1,6 @@
 """One check of everything that a run will do, before its first step, so that nothing is refused after hours."""
 
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ from immiscible_diffusion.runs.conditions import conditioned, conditions_for, wi
 from immiscible_diffusion.runs.evaluation import fitted, held_out_features, networks
 from immiscible_diffusion.sample import clip_problem
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Batch, HasLeastRows, HasMemory, HasPreparation, Metric
+from immiscible_diffusion.types import Batch, HasLeastRows, HasMemory, Metric
 
 __all__ = ["Check", "check_run", "data_shape"]
 
@@ -65,6 +64,9 @@ def check_run(config: Config, device: torch.device) -> Check:
         _check_training(check, config, net.build, batch, shape)
         images = _check_sampling(check, config, shape)
         _check_metrics(check, config, device, images)
+    best = config.train.keep_best
+    if best and best.partition("-")[0] not in config.evaluate.metrics:
+        check.problems.append(f"train.keep_best: no metric {best!r}; there are {list(config.evaluate.metrics)}")
     return check
 
 
@@ -96,10 +98,7 @@ def _check_training(
         return
     coupling, generator = config.coupling, stream(config.train.seed, 0, "noise")
     kept = {name: value.clone() for name, value in coupling.memory().items()} if isinstance(coupling, HasMemory) else {}
-    if isinstance(coupling, HasPreparation):
-        noise = check.value("coupling", _begun, coupling, config, x)
-    else:
-        noise = check.value("coupling", lambda: coupling(x, batch.cond, generator, index=batch.rows, step=0))
+    noise = check.value("coupling", lambda: coupling(x, batch.cond, generator, index=batch.rows, step=0))
     if isinstance(coupling, HasMemory):
         coupling.remember(kept)
     if net is None or noise is None:
@@ -113,13 +112,6 @@ def _check_training(
 
     check.value("net", loss)
     check.value("evaluate.guidance", guided, net, config.evaluate.guidance)
-
-
-def _begun(coupling: HasPreparation, config: Config, x: Tensor) -> Tensor:
-    """Return noise like x, after the preparation has said what it refuses; nothing is fitted."""
-    with closing(coupling.prepare(config.source, config.codec)) as preparing:
-        next(preparing, None)
-    return torch.randn(x.shape, generator=stream(config.train.seed, 0, "noise"))
 
 
 def _check_sampling(check: Check, config: Config, shape: tuple[int, ...]) -> Tensor | None:

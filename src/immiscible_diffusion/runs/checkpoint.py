@@ -3,7 +3,7 @@
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,18 +13,21 @@ from torch import Tensor, nn
 from immiscible_diffusion.files import digest_of_file, new_folder, read_json, read_tensors, write_json, write_tensors
 from immiscible_diffusion.train import State, teacher_of
 
-__all__ = ["load_newest", "newest_step", "save"]
+__all__ = ["load_average", "load_newest", "newest_step", "save"]
 
 _DAMAGED = ".damaged"
-_MOMENTS = frozenset(("step", "exp_avg", "exp_avg_sq"))
-"""What AdamW keeps of a parameter."""
 
 
-def save(state: State, folder: Path, *, keep: int = 2) -> Path:
+def save(state: State, folder: Path, *, keep: int = 2, stays: Callable[[int], bool] = lambda step: False) -> Path:
     """Write the state as ``folder/step-<number>/`` and return that path.
 
-    ``state.json`` holds the SHA-256 of every other file. A crash in mid-write leaves the earlier checkpoints; the
-    newest ``keep`` stay.
+    ``state.json`` holds the SHA-256 of every other file. A crash in mid-write leaves the earlier checkpoints.
+
+    Args:
+        state: what is written.
+        folder: holds all checkpoints of a run.
+        keep: how many of the newest stay.
+        stays: tells of an older one's step whether it stays too.
     """
     target = folder / f"step-{state.step:09d}"
     with new_folder(target) as part:
@@ -33,21 +36,38 @@ def save(state: State, folder: Path, *, keep: int = 2) -> Path:
         moments = state.optimizer.state_dict()["state"]
         write_tensors(
             part / "optimizer.safetensors",
-            {f"{i}.{name}": value for i, values in moments.items() for name, value in values.items()},
+            {f"{i}.{name}": part for i, values in moments.items() for name, part in values.items() if part is not None},
         )
         write_tensors(part / "coupling.safetensors", state.memory)
         if state.teacher is not None:
             write_tensors(part / "teacher.safetensors", state.teacher.state_dict())
         digests = {path.name: digest_of_file(path) for path in sorted(part.iterdir())}
-        write_json(part / "state.json", {"step": state.step, "seconds": state.seconds, "sha256": digests})
+        about = {"step": state.step, "seconds": state.seconds, "sha256": digests, "skipped": state.skipped}
+        scaler = {} if state.scaler is None else {"scaler": state.scaler.state_dict()}
+        write_json(part / "state.json", about | scaler)
     for old in _steps(folder)[:-keep]:
-        shutil.rmtree(old)
+        if not stays(_number(old)):
+            shutil.rmtree(old)
     return target
+
+
+def load_average(net: nn.Module, folder: Path, step: int) -> None:
+    """Load the averaged weights of one checkpoint of the folder into a net.
+
+    Raises:
+        ValueError: there is no checkpoint of this step, or it is damaged or of another net.
+    """
+    path = folder / f"step-{step:09d}"
+    if not path.is_dir():
+        there = ", ".join(str(_number(each)) for each in _steps(folder)) or "none"
+        raise ValueError(f"{folder} has no checkpoint of step {step}; there are: {there}")
+    _about(path)
+    net.load_state_dict(_weights(path / "ema.safetensors", net))
 
 
 def newest_step(folder: Path) -> int:
     """Return the step of the newest checkpoint of the folder, whole or not; 0 if there is none."""
-    return max((int(path.name.removeprefix("step-")) for path in _steps(folder)), default=0)
+    return max(map(_number, _steps(folder)), default=0)
 
 
 def load_newest(state: State, folder: Path) -> bool:
@@ -96,10 +116,16 @@ class _Read(NamedTuple):
     teacher: dict[str, Tensor] | None
     moments: dict[int, dict[str, Tensor]]
     memory: dict[str, Tensor]
+    skipped: int
+    scaler: dict[str, float]
 
 
 def _steps(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{9}", path.name))
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _read(path: Path, state: State) -> _Read:
@@ -109,11 +135,6 @@ def _read(path: Path, state: State) -> _Read:
         ValueError: a file is missing, damaged, or does not fit the state.
     """
     about = _about(path)
-    for name, digest in about["sha256"].items():
-        if not (path / name).is_file():
-            raise ValueError(f"{name} is missing")
-        if digest_of_file(path / name) != digest:
-            raise ValueError(f"{name} is not as it was written")
     weights = {name: _weights(path / f"{name}.safetensors", state.net) for name in ("net", "ema")}
     has_teacher = (path / "teacher.safetensors").exists()
     return _Read(
@@ -123,16 +144,24 @@ def _read(path: Path, state: State) -> _Read:
         teacher=_weights(path / "teacher.safetensors", state.net) if has_teacher else None,
         moments=_moments(path / "optimizer.safetensors", state.optimizer),
         memory=read_tensors(path / "coupling.safetensors"),
+        skipped=int(about.get("skipped", 0)),
+        scaler=about.get("scaler", {}),
     )
 
 
 def _about(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself, its files compared with their digests."""
     about: dict[str, Any] = read_json(path / "state.json", {"step": int, "seconds": {"*": float}})
     about = {"sha256": {}, **about}  # checkpoints of earlier versions have none
     if not isinstance(about["sha256"], dict):
         raise ValueError("state.json has no table of sha256")
-    if about["step"] != int(path.name.removeprefix("step-")):
+    if about["step"] != _number(path):
         raise ValueError("state.json is of another step")
+    for name, digest in about["sha256"].items():
+        if not (path / name).is_file():
+            raise ValueError(f"{name} is missing")
+        if digest_of_file(path / name) != digest:
+            raise ValueError(f"{name} is not as it was written")
     return about
 
 
@@ -168,9 +197,16 @@ def _moments(path: Path, optimizer: torch.optim.Optimizer) -> dict[int, dict[str
         if value.ndim and value.shape != parameters[int(number)].shape:
             raise ValueError(f"{path.name} has {key} of another shape than its parameter")
         moments.setdefault(int(number), {})[name] = value
-    if {frozenset(values) for values in moments.values()} != {_MOMENTS}:
+    if {frozenset(values) for values in moments.values()} != {_averages_of(optimizer)}:
         raise ValueError(f"{path.name} must hold the same averages of every trained parameter")
     return moments
+
+
+def _averages_of(optimizer: torch.optim.Optimizer) -> frozenset[str]:
+    """Return the names of what an optimizer keeps of every parameter."""
+    if isinstance(optimizer, torch.optim.SGD):
+        return frozenset(("momentum_buffer",))
+    return frozenset(("step", "exp_avg", "exp_avg_sq"))
 
 
 def _put(state: State, read: _Read) -> None:
@@ -183,3 +219,6 @@ def _put(state: State, read: _Read) -> None:
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": read.moments, "param_groups": groups})
     state.memory, state.step, state.seconds = read.memory, read.step, dict(read.seconds)
+    state.skipped = read.skipped
+    if state.scaler is not None and read.scaler:
+        state.scaler.load_state_dict(read.scaler)

@@ -12,6 +12,8 @@ from torch import Tensor
 from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.nets.text_encoder import TextEncoder, text_encoder
 from immiscible_diffusion.registry import describe
+from immiscible_diffusion.share import Share
+from immiscible_diffusion.shared_batches import shared
 from immiscible_diffusion.types import (
     Batch,
     HasCaptionNumbers,
@@ -59,6 +61,11 @@ class EncodedCaptions:
     def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
         """Yield the source's batches with hidden states as condition."""
         for batch in self.source.batches(size, seed, start):
+            yield batch._replace(cond=self.states(batch.cond))
+
+    def share_batches(self, size: int, seed: int, start: int, share: Share) -> Iterator[Batch]:
+        """Yield this share of each of these batches; only its own captions are encoded."""
+        for batch in shared(self.source, size, seed, start, share):
             yield batch._replace(cond=self.states(batch.cond))
 
     def held_out(self) -> Batch:

@@ -3,7 +3,8 @@
 import itertools
 import json
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import describe
 from immiscible_diffusion.runs.conditions import conditions_for, once
 from immiscible_diffusion.runs.pictures import save_grid, save_paths
+from immiscible_diffusion.runs.team import ALONE, Team
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance
 from immiscible_diffusion.types import Batch, Features, HasFingerprint, HasFitting, HasPictures
 
@@ -27,7 +29,11 @@ _fitted: dict[str, Features] = {}
 
 
 def evaluate(
-    trained: Trained, config: Config, grids: Path | None = None, made: Collection[tuple[int, str]] = ()
+    trained: Trained,
+    config: Config,
+    grids: Path | None = None,
+    made: Collection[tuple[int, str]] = (),
+    team: Team = ALONE,
 ) -> Iterator[dict[str, Any]]:
     """Yield one measurement for every number of sampling steps and start.
 
@@ -40,6 +46,7 @@ def evaluate(
         grids: a folder for PNG grids of the first 64 images of each measurement; where a part of the picture is known,
             also of known part, result and truth side by side.
         made: sampling steps and start of the measurements that are left out.
+        team: the processes that draw the samples together; the first one measures them, and all yield the same.
     """
     asked = config.evaluate
     starts: list[Start] = ["matched"] if isinstance(trained.prior, StandardNormal) else ["matched", "normal"]
@@ -47,40 +54,54 @@ def evaluate(
     if not due:
         return
     device = next(trained.net.parameters()).device
-    compared = {suffix: fitted(config, features) for suffix, features in networks(config).items()}
+    networks_of = networks(config) if team.first else {}
+    compared = {suffix: fitted(config, features) for suffix, features in networks_of.items()}
     real = {suffix: held_out_features(config, network, device) for suffix, network in compared.items()}
     guided = with_guidance(trained, asked.guidance)
     for steps, start in due:
         begun = time.perf_counter()
-        images = torch.cat(list(_images(guided, config, steps, start)))
-        values: dict[str, float] = {}
-        for suffix, network in compared.items():
-            features = network(images.to(device)).cpu()
-            values |= {name + suffix: metric(real[suffix], features) for name, metric in asked.metrics.items()}
-        if grids is not None:
-            draw = save_grid if images.ndim == 4 else save_paths
-            draw(images[:_GRID], grids / f"steps-{steps}-{start}.png")
-            if isinstance(config.source, HasPictures):
-                beside = [*config.source.pictures(_TRIPLES), images]
-                rows = [each for triple in zip(*beside, strict=False) for each in (triple[0], triple[2], triple[1])]
-                save_grid(torch.stack(rows), grids / f"known-result-truth-{steps}-{start}.png", columns=9)
+        images = team.divided(_parts(guided, config, steps, start), device)
+
+        def measure(images: Tensor = images, steps: int = steps, start: Start = start) -> dict[str, float]:
+            values: dict[str, float] = {}
+            for suffix, network in compared.items():
+                features = network(images.to(device)).cpu()
+                values |= {name + suffix: metric(real[suffix], features) for name, metric in asked.metrics.items()}
+            if grids is not None:
+                _draw(images, config, grids, f"{steps}-{start}")
+            return values
+
+        values = team.once(measure)
         spent = time.perf_counter() - begun
         yield {"sampling_steps": steps, "start": start, **_sampling(asked), **values, "wall_seconds": round(spent, 3)}
 
 
-def _images(trained: Trained, config: Config, steps: int, start: Start) -> Iterator[Tensor]:
-    """Yield the images of one measurement; conditions are made for a part at a time, as texts' states are large.
+def _draw(images: Tensor, config: Config, grids: Path, name: str) -> None:
+    draw = save_grid if images.ndim == 4 else save_paths
+    draw(images[:_GRID], grids / f"steps-{name}.png")
+    if isinstance(config.source, HasPictures):
+        beside = [*config.source.pictures(_TRIPLES), images]
+        rows = [each for triple in zip(*beside, strict=False) for each in (triple[0], triple[2], triple[1])]
+        save_grid(torch.stack(rows), grids / f"known-result-truth-{name}.png", columns=9)
+
+
+def _parts(trained: Trained, config: Config, steps: int, start: Start) -> list[Callable[[], Tensor]]:
+    """Return what makes the images of one measurement, part by part, with conditions, as texts' states are large.
 
     Where held-out data are padded, what is generated there was never trained: it gets the held-out rows' own padding.
     """
     asked = config.evaluate
     padded = config.source.held_out() if next(config.source.batches(1, 0)).mask is not None else None
-    for first in range(0, asked.samples, _PART):
+
+    def made(first: int) -> Tensor:
         count = min(_PART, asked.samples - first)
         cond = conditions_for(config, count, first)
-        for made in generate(trained, count, steps=steps, seed=asked.seed, start=start, cond=cond, first=first):
-            yield made if padded is None else _with_padding(made, padded, first)
-            first += len(made)
+        images = torch.cat(
+            list(generate(trained, count, steps=steps, seed=asked.seed, start=start, cond=cond, first=first))
+        )
+        return images if padded is None else _with_padding(images, padded, first)
+
+    return [partial(made, first) for first in range(0, asked.samples, _PART)]
 
 
 def _with_padding(made: Tensor, held_out: Batch, first: int) -> Tensor:

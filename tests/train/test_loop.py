@@ -92,7 +92,7 @@ def test_arms_differ_in_the_coupling_alone() -> None:
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     class Recording(Denoising):
-        def loss(self, net, x, noise, cond=None, *, teacher=None, progress=0.0, generator=None, mask=None):  # type: ignore[no-untyped-def]
+        def loss(self, net, x, noise, cond=None, *, teacher=None, progress=0.0, generator=None, mask=None, times=None):  # type: ignore[no-untyped-def]
             state = generator.get_state()
             seen.append((x, noise, torch.rand(3, generator=generator)))
             generator.set_state(state)

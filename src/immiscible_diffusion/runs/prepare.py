@@ -1,0 +1,139 @@
+"""What comes before the first step of an experiment's runs: all checks, and what describes the runs in their folder."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from immiscible_diffusion.diagnostics.effect import Pairable, effect
+from immiscible_diffusion.diagnostics.idle import idle_reason
+from immiscible_diffusion.experiments.config import Config
+from immiscible_diffusion.experiments.experiment import Cell, Experiment
+from immiscible_diffusion.files import write_json
+from immiscible_diffusion.registry import describe
+from immiscible_diffusion.runs.check import check_run
+from immiscible_diffusion.runs.checkpoint import newest_step
+from immiscible_diffusion.runs.conditions import EncodedCaptions, conditioned, with_prompts
+from immiscible_diffusion.runs.folder import is_finished
+from immiscible_diffusion.runs.instrument import write_instrument
+
+__all__ = ["prepare", "run_name", "saved_steps"]
+
+_EFFECT_BATCHES, _TEXT_BATCHES = 50, 4
+
+
+def prepare(
+    experiment: Experiment, cells: Sequence[Cell], folder: Path, device: torch.device, threads: int, console: Console
+) -> None:
+    """Check all runs, write what describes them, and say what an option cannot do.
+
+    Raises:
+        ValueError: all that is wrong.
+    """
+    for cell in cells:
+        _adopt(folder, cell)
+    _check(cells, folder, device, threads)
+    write_json(folder / "index.json", _index(experiment, cells))
+    write_json(folder / "pairs.json", _pairs(cells))
+    with _on_threads(threads):
+        write_instrument(cells, folder, device)
+    for note in _notes(cells):
+        console.print(f"Note: {note}", highlight=False)
+
+
+def run_name(cell: Cell) -> str:
+    """Return how messages name a run: its arm and its seed."""
+    return f"{cell.arm}, seed {cell.seed}"
+
+
+def saved_steps(cells: Sequence[Cell], folder: Path) -> list[str]:
+    """Return what is on disk of each run that is not finished, as a line of text."""
+    lines = []
+    for cell in cells:
+        step, place = newest_step(folder / cell.folder / "checkpoints"), folder / cell.folder
+        if not is_finished(place):
+            kept = f"saved at step {step} of {cell.config.train.steps}" if step else "nothing is saved"
+            lines.append(f"{run_name(cell)}: {kept}")
+    return lines
+
+
+def _adopt(folder: Path, cell: Cell) -> None:
+    """Give a run folder of an earlier version the name that it has in this one."""
+    former, place = folder / cell.former_folder, folder / cell.folder
+    if former.is_dir() and not place.exists():
+        former.rename(place)
+
+
+def _check(cells: Sequence[Cell], folder: Path, device: torch.device, threads: int) -> None:
+    """Check the first unfinished run of every arm on as many threads as it will have.
+
+    Raises:
+        ValueError: all that is wrong, each line with the arms that it is true of.
+    """
+    first = {cell.arm: cell for cell in reversed(cells) if not is_finished(folder / cell.folder)}
+    arms_of: dict[str, list[str]] = {}
+    with _on_threads(threads):
+        for arm, cell in first.items():
+            for problem in check_run(cell.config, device).problems:
+                arms_of.setdefault(problem, []).append(arm)
+    if arms_of:
+        lines = [
+            problem if len(arms) == len(first) else f"{problem} (in {', '.join(arms)})"
+            for problem, arms in arms_of.items()
+        ]
+        raise ValueError(
+            "\n  ".join(["nothing was trained:", *lines]) if lines[1:] else f"nothing was trained: {lines[0]}"
+        )
+
+
+def _index(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, Any]:
+    return {
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "source": experiment.source,
+        "question": experiment.question,
+        "runs": [
+            {"arm": cell.arm, "seed": cell.seed, "folder": cell.folder, "point": dict(cell.point)} for cell in cells
+        ],
+    }
+
+
+def _pairs(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
+    """Return the effect of each arm's coupling on 50 batches of its data (4 of texts), on one thread, alone."""
+    first = {cell.arm: cell.config for cell in reversed(cells)}
+    with _on_threads(1):
+        return {arm: effect(config.coupling, _batches(config)) for arm, config in sorted(first.items())}
+
+
+@contextmanager
+def _on_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _notes(cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield what an arm's options cannot do for these data, with the remedy."""
+    for arm, config in sorted({cell.arm: cell.config for cell in cells}.items()):
+        batches = config.source.batches(config.train.batch, config.train.seed)
+        cond = [batch.cond for batch in itertools.islice(batches, _TEXT_BATCHES)]
+        if reason := idle_reason(
+            config.coupling, config.train.batch, [each for each in cond if each is not None] or None
+        ):
+            yield f"{arm}: {reason}"
+        if config.evaluate.guidance != 1 and describe("net", config.net).get("drop") == 0:
+            yield f"{arm}: guidance needs a net that was also trained without its condition: set net.drop, as 0.1"
+
+
+def _batches(config: Config) -> Iterator[Pairable]:
+    source = conditioned(config.source, with_prompts(config.net, config.source))
+    count = _TEXT_BATCHES if isinstance(source, EncodedCaptions) else _EFFECT_BATCHES
+    for batch in itertools.islice(source.batches(config.train.batch, config.train.seed), count):
+        yield config.codec.encode(batch.raw), batch.cond, batch.mask, batch.rows
