@@ -1,6 +1,7 @@
 """Part ``couplings``: the time of every pairing on the device, and its share of a training step."""
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from benchmarks.measuring import repeated, spread_ms
 from benchmarks.step import bench_step
 from immiscible_diffusion.codecs import Pixels
 from immiscible_diffusion.couplings import assign_data, fit_dual
+from immiscible_diffusion.couplings._potentials import ascend, noises_a_step
 from immiscible_diffusion.methods import Denoising
 
 __all__ = ["pairing"]
@@ -86,11 +88,11 @@ def _semidiscrete(site: Site, images: Tensor) -> None:
     task = f"semidiscrete among {len(data)}"
     if all(site.rows.has("couplings", task=task, b=b) for b in batches):
         return
-    generator = torch.Generator(site.device).manual_seed(0)
-    _, spent = repeated(lambda: fit_dual(data, steps=10, generator=generator), device=site.device, seconds=0.0)
-    dual = fit_dual(data, steps=100, generator=generator)
+    generator, a_step = torch.Generator(site.device).manual_seed(0), noises_a_step(len(data))
+    _, spent = repeated(lambda: list(islice(ascend(data), 10)), device=site.device, seconds=0.0)
+    dual = fit_dual(data, noises=100 * a_step / len(data))
     site.rows.add(
-        "couplings", task=f"{task}, one step of fitting", b=256, d=d, **spread_ms([value / 10 for value in spent])
+        "couplings", task=f"{task}, one step of fitting", b=a_step, d=d, **spread_ms([value / 10 for value in spent])
     )
     for b in batches:
         noise = torch.randn(b, d, device=site.device, generator=generator)

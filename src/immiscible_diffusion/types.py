@@ -10,7 +10,7 @@ Time: ``t`` lies in [0, 1]; 0 is data, 1 is noise. ``x`` is data in model space,
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
@@ -22,17 +22,19 @@ from immiscible_diffusion.share import Share
 
 if TYPE_CHECKING or "jaxtyping" in sys.modules:
     # The tests load jaxtyping first, and every call is checked; a user's import needs torch alone.
-    from jaxtyping import Float, Int, UInt8
+    from jaxtyping import Bool, Float, Int, UInt8
 else:
 
     class _Unchecked:
         def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
             return item[0]
 
-    Float = Int = UInt8 = _Unchecked
+    Bool = Float = Int = UInt8 = _Unchecked
 
 __all__ = [
     "Batch",
+    "Bool",
+    "Choice",
     "Codec",
     "Condition",
     "Coupling",
@@ -42,6 +44,7 @@ __all__ = [
     "HasAutoencoder",
     "HasCaptionNumbers",
     "HasCaptions",
+    "HasChoice",
     "HasClassNames",
     "HasClip",
     "HasDenseCondition",
@@ -55,6 +58,7 @@ __all__ = [
     "HasMoments",
     "HasNullCondition",
     "HasPictures",
+    "HasPreparation",
     "HasPrompts",
     "HasRandomAccess",
     "HasRange",
@@ -65,6 +69,7 @@ __all__ = [
     "HasStockSampling",
     "HasTeacher",
     "HasTimes",
+    "HasTrainingRows",
     "HasWindow",
     "Int",
     "Method",
@@ -104,6 +109,19 @@ class Batch(NamedTuple):
     cond: Tensor | None
     rows: Tensor | None = None
     mask: Tensor | None = None
+
+
+class Choice(NamedTuple):
+    """Noise, (b, *dims), and the training rows chosen for it.
+
+    ``places`` are their numbers among the training rows, (b,), 0 .. rows - 1; ``mirrored`` tells of which the mirror
+    image is meant, (b,); ``x`` is what the choice knows of them in model space, (b, *dims).
+    """
+
+    noise: Tensor
+    places: Tensor
+    mirrored: Tensor
+    x: Tensor
 
 
 @runtime_checkable
@@ -315,6 +333,30 @@ class HasWindow(Protocol):
 
 
 @runtime_checkable
+class HasPreparation(Protocol):
+    """A coupling over a whole data set, which must be prepared with it before the first step."""
+
+    def prepare(
+        self, source: "Source", codec: "Codec", device: torch.device | None = None
+    ) -> Generator[float, None, Coupling]:
+        """Yield the share of the work that is done, in 0..1, and return the coupling that is ready.
+
+        Everything that may be refused is refused before the first yield. What was made is kept: where it is there,
+        nothing is yielded. Closed in between, the next call goes on.
+        """
+        ...
+
+
+@runtime_checkable
+class HasChoice(Protocol):
+    """A coupling that draws noise first and chooses the data for it, from a source that ``HasTrainingRows``."""
+
+    def choose(self, b: int, generator: torch.Generator | None = None) -> Choice:
+        """Return so many noises and the rows of data that they are paired with."""
+        ...
+
+
+@runtime_checkable
 class HasRowByRow(Protocol):
     """A coupling that says whether a row's noise depends on that row of the data alone."""
 
@@ -399,6 +441,23 @@ class HasRandomAccess(Source, Protocol):
         """Return these rows in this order, uint8 (b, c, h, w), without flips; ``rows`` as in ``Batch.rows``.
 
         Images that cannot be read may be missing from it. A number beyond the last is a ValueError or IndexError.
+        """
+        ...
+
+
+@runtime_checkable
+class HasTrainingRows(Protocol):
+    """A source that can give any of its training rows by number, as the rows of its batches are."""
+
+    def training_rows(
+        self, places: Int[Tensor, " b"], mirrored: Bool[Tensor, " b"], generator: torch.Generator | None = None
+    ) -> Batch:
+        """Return these training rows in this order, with their conditions.
+
+        Args:
+            places: their numbers among the training rows, 0 .. rows - 1.
+            mirrored: which of them are to be mirrored, where the source mirrors at random.
+            generator: draws what is random about a row, such as its posterior; without one, the posterior's mean.
         """
         ...
 

@@ -125,6 +125,26 @@ def commands(folder: Path, run: Path) -> list[list[str]]:
     ]
 
 
+OPTIONS = [
+    *(
+        ("sample", option)
+        for option in ("--steps", "--seed", "--guidance", "--labels", "--sampler", "--start", "--eta")
+    ),
+    *(("evaluate", option) for option in ("--steps", "--seed", "--guidance")),
+]
+
+
+@pytest.mark.parametrize(("command", "option"), OPTIONS)
+def test_any_value_of_an_option(
+    command: str, option: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, run = copied(folder, tmp_path / "demo")
+    for value in (*VALUES, "200000000000", "1" * 400):
+        shutil.rmtree(run / "generated", ignore_errors=True)
+        assert cli.run([command, str(run), "--n", "2", "--steps", "1", option, value]) in (0, 1, 2)
+        assert "Traceback" not in capsys.readouterr().err
+
+
 def copied(folder: Path, to: Path) -> tuple[Path, Path]:
     shutil.rmtree(to, ignore_errors=True)
     shutil.copytree(folder, to)

@@ -14,11 +14,12 @@ from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import make, names
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Coupling, HasMemory, Prior
+from pairing import PAIRING
 from sweeps import sweep
 
 pytestmark = pytest.mark.medium
 
-NAMES = names("coupling")
+NAMES = PAIRING
 
 
 def randn(*shape: int) -> Tensor:
@@ -236,7 +237,7 @@ def test_a_wrapper_hands_on_all_that_it_was_given() -> None:
     assert (calls[0][3], calls[1]) == (7, (None, None, None, 0))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", names("coupling"))
 def test_the_docstring_tells_marginal_and_cost(name: str) -> None:
     documentation = type(make("coupling", name)).__doc__ or ""
     assert "Marginal:" in documentation

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.couplings import (
+    Cells,
     Joint,
     Mixed,
     Nearest,
     Oversampled,
-    Semidiscrete,
     Viewed,
     fit_dual,
     measured_prior,
@@ -21,10 +21,11 @@ from immiscible_diffusion.couplings import (
 )
 from immiscible_diffusion.couplings.solvers.sparse import solve_sparse
 from immiscible_diffusion.priors import StandardNormal
-from immiscible_diffusion.registry import make, names
+from immiscible_diffusion.registry import make
 from immiscible_diffusion.schedules import uniform
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.tensors import normal
+from pairing import PAIRING
 
 pytestmark = pytest.mark.medium
 
@@ -39,8 +40,8 @@ def registered(name: str, **options: Any) -> Tensor:
 
 
 def semidiscrete() -> Tensor:
-    dual = fit_dual(X, steps=30, generator=stream(0, 0, "noise"))
-    return torch.cat([dual, Semidiscrete(X, dual)(X, None, stream(0, 1, "noise"), index=INDEX).flatten()])
+    dual = fit_dual(X, noises=20)
+    return torch.cat([dual, Cells(X, dual, flip=True).choose(24, stream(0, 1, "noise")).noise.flatten()])
 
 
 def prior(coupling: Any) -> Tensor:
@@ -49,8 +50,8 @@ def prior(coupling: Any) -> Tensor:
 
 
 CALLS: dict[str, Callable[[], Tensor]] = {
-    **{name: lambda name=name: registered(name) for name in names("coupling")},  # type: ignore[misc]
-    **{f"{name}, masked": lambda name=name: registered(name, mask=MASK) for name in names("coupling")},  # type: ignore[misc]
+    **{name: lambda name=name: registered(name) for name in PAIRING},  # type: ignore[misc]
+    **{f"{name}, masked": lambda name=name: registered(name, mask=MASK) for name in PAIRING},  # type: ignore[misc]
     **{
         f"nearest by {cost}": lambda cost=cost: nearest(X, 4, cost=cost, generator=stream(0, 0, "noise"))  # type: ignore[misc]
         for cost in ("l2", "dot", "l1", "cosine")

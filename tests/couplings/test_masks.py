@@ -15,7 +15,6 @@ from immiscible_diffusion.couplings import (
     Joint,
     Mixed,
     Rotated,
-    Semidiscrete,
     Viewed,
     Warmup,
     Windowed,
@@ -23,7 +22,6 @@ from immiscible_diffusion.couplings import (
     assign_across,
     assign_conditional,
     assign_index,
-    fit_dual,
     greedy_index,
     nearest,
     oversample,
@@ -32,9 +30,10 @@ from immiscible_diffusion.couplings import (
 from immiscible_diffusion.couplings._joint_costs import cost_rows
 from immiscible_diffusion.couplings._seeded_noise import normal_rows, row_seeds
 from immiscible_diffusion.couplings.viewed import standardised
-from immiscible_diffusion.registry import make, names
+from immiscible_diffusion.registry import make
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Coupling
+from pairing import PAIRING
 from sweeps import sweep
 
 COSTS = ["l2", "dot", "l1", "cosine"]
@@ -170,7 +169,7 @@ def test_the_mask_brings_noise_nearer_where_data_are_real() -> None:
     assert (independent - fives) < 0.8 * (independent - masked)
 
 
-NAMES = names("coupling")
+NAMES = PAIRING
 
 
 def couple(name: str, x: Tensor, mask: Tensor | None, step: int = 0) -> Tensor:
@@ -332,11 +331,7 @@ def test_standardised_data_leave_the_padding_out() -> None:
     torch.testing.assert_close(standardised(x, torch.ones_like(mask)), standardised(x))
 
 
-def test_couplings_of_whole_rows_refuse_a_mask() -> None:
-    data = randn(16, 4, 2)
-    dual = fit_dual(data, steps=20, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(ValueError, match="semidiscrete noise belongs to whole rows of its data and takes no mask"):
-        Semidiscrete(data, dual)(data, index=torch.arange(16), mask=ending(16, 4))
+def test_views_of_whole_images_refuse_a_mask() -> None:
     images, corner = randn(4, 3, 8, 8), torch.ones(4, 1, 8, 8, dtype=torch.bool)
     with pytest.raises(ValueError, match="pooled images, whose cells take no mask; choose view = 'standardised'"):
         Viewed("pooled", size=2)(images, mask=corner)

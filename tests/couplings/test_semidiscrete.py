@@ -1,265 +1,333 @@
-"""Semidiscrete transport against its closed form on a line, linear programmes, and the law within a cell."""
+"""Noise first, then the datum whose cell it falls in; the fit is kept, goes on, and is the same on the way."""
 
-import math
-from collections.abc import Callable
-from itertools import pairwise
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import kstest, norm, truncnorm
+from PIL import Image
+from scipy.stats import norm
 from torch import Tensor
 
-from immiscible_diffusion.couplings import semidiscrete
-from immiscible_diffusion.couplings.semidiscrete import Semidiscrete, assign_data, fit_dual, unevenness
+from encodable import Blur, Pictures
+from immiscible_diffusion import MLP, Assignment, Denoising, Digits, Pixels, Train, fit, new_state
+from immiscible_diffusion.couplings import Cells, Flipped, Semidiscrete, Windowed, prepared, semidiscrete
+from immiscible_diffusion.couplings._data_points import data_points
+from immiscible_diffusion.couplings.semidiscrete import unevenness
+from immiscible_diffusion.data import Images, Latents
+from immiscible_diffusion.data.latent_files import encode
+from immiscible_diffusion.diagnostics.effect import effect
 from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.registry import describe, make
+from immiscible_diffusion.runs import checkpoint
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Coupling, HasMemory
-from sweeps import sweep
+from immiscible_diffusion.types import Batch, Coupling, HasChoice, HasMemory, HasPreparation, HasTrainingRows
 
 pytestmark = pytest.mark.medium
+
+CPU = torch.device("cpu")
+SOURCE = Digits(held_out_rows=1500)  # 297 rows
+LINE = torch.tensor([[-2.0], [-1.5], [0.0], [0.1], [0.7], [4.0]])
+EDGES = norm.ppf([i / 6 for i in range(7)])
 
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def randn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=generator(seed))
-
-
-LINE = torch.tensor([[-2.0], [-1.5], [0.0], [0.1], [0.7], [4.0]])
-EDGES = norm.ppf([i / 6 for i in range(7)])
-
-
-def exact_dual() -> Tensor:
-    """Return the potentials of points on a line: neighbours tie where a sixth of the noise, each, is below.
-
-    g_k + b x_k = g_{k+1} + b x_{k+1} at the edge b between them.
-    """
+def on_line() -> Cells:
+    """Return the cells of six points on a line, whose edges are the sixths of the normal distribution."""
     steps = [-EDGES[k + 1] * float(LINE[k + 1] - LINE[k]) for k in range(5)]
-    dual = torch.tensor([0.0, *steps], dtype=torch.float64).cumsum(0)
-    return (dual - dual.mean()).float()
+    return Cells(LINE, torch.tensor([0.0, *steps]).cumsum(0))
 
 
-def test_potentials_on_a_line_are_those_of_the_closed_form() -> None:
-    """512,000 noises left errors of 0.005 to 0.017 over six seeds, seen; the data backwards, the control, 2.3."""
-    dual = fit_dual(LINE, steps=2000, generator=generator(0))
-    torch.testing.assert_close(dual, exact_dual(), rtol=0, atol=0.04)
-    assert (fit_dual(LINE, steps=10, generator=generator(0)) - exact_dual()).abs().max() > 0.05
-    assert (fit_dual(LINE.flip(0), steps=2000, generator=generator(0)) - exact_dual()).abs().max() > 0.5
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "immiscible-diffusion" / "potentials"
 
 
-def test_each_noise_on_a_line_goes_to_the_cell_that_it_lies_in() -> None:
-    noise = randn(500, 1)
-    expected = torch.bucketize(noise[:, 0], torch.tensor(EDGES[1:-1], dtype=torch.float32))
-    assert torch.equal(assign_data(noise, LINE, exact_dual()), expected)
-    assert not torch.equal(assign_data(noise, LINE, torch.zeros(6)), expected)
+def made(couple: Semidiscrete, source: Any = SOURCE) -> tuple[list[float], Cells]:
+    """Return the shares that a preparation yields, and what it returns."""
+    shares, preparing = list[float](), couple.prepare(source, Pixels())
+    while True:
+        try:
+            shares.append(next(preparing))
+        except StopIteration as end:
+            return shares, end.value
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 40, 1000])
-def test_chunks_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    noise, data, dual = randn(50, 2, 3), randn(40, 2, 3, seed=1), randn(40, seed=2)
-    monkeypatch.setattr(semidiscrete, "_CHUNK", chunk)
-    expected = (dual + noise.flatten(1) @ data.flatten(1).T).argmax(1)
-    assert torch.equal(assign_data(noise, data, dual), expected)
+def test_each_noise_chooses_the_datum_whose_cell_it_lies_in() -> None:
+    """The noise is what the generator draws, in its order; on a line a cell is a sixth of the distribution."""
+    choice = on_line().choose(500, generator(0))
+    assert torch.equal(choice.noise, torch.randn(500, 1, generator=generator(0)))
+    expected = torch.bucketize(choice.noise[:, 0], torch.tensor(EDGES[1:-1], dtype=torch.float32))
+    assert torch.equal(choice.places, expected)
+    assert torch.equal(choice.x, LINE[expected])
+    assert not choice.mirrored.any()
+    assert not torch.equal(Cells(LINE, torch.zeros(6)).choose(500, generator(0)).places, expected)
 
 
-def test_a_constant_added_to_the_data_moves_no_cell() -> None:
-    noise, data, dual = randn(50, 3), randn(40, 3, seed=1), randn(40, seed=2)
-    assert torch.equal(assign_data(noise, data + 2, dual), assign_data(noise, data, dual))
+def test_mirrored_pairs_are_mirror_images_of_pairs() -> None:
+    """Half of them, noise and datum alike, so that noise stays normal and distances what they were."""
+    data = torch.randn(20, 3, 4, 4, generator=generator(1))
+    plain = Cells(data, torch.zeros(20)).choose(400, generator(0))
+    flipped = Cells(data, torch.zeros(20), flip=True).choose(400, generator(0))
+    side = flipped.mirrored
+    assert torch.equal(flipped.places, plain.places)
+    assert 150 < int(side.sum()) < 250
+    for one, other in ((flipped.noise, plain.noise), (flipped.x, plain.x)):
+        assert torch.equal(one[side], other[side].flip(-1))
+        assert torch.equal(one[~side], other[~side])
+        assert not torch.equal(one[side], other[side])
 
 
-DATA, NOISE = 1.5 * randn(32, 8), randn(1024, 8, seed=5)
+def test_the_fit_ends_even_and_says_how_far_it_is(cache: Path) -> None:
+    shares, cells = made(Semidiscrete(0.2))
+    assert shares[0] == 0.0
+    assert shares[-1] == pytest.approx(1, abs=0.01)
+    assert all(0 <= share <= 1 for share in shares)
+    assert torch.equal(cells.data, data_points(SOURCE, Pixels(), CPU))
+    assert -0.02 < unevenness(cells.data, cells.dual, draws=60_000, generator=generator(9)) < 0.25
+    assert unevenness(cells.data, torch.zeros(297), draws=60_000, generator=generator(9)) > 0.5
+    _, finer = made(Semidiscrete(0.05))
+    assert unevenness(cells.data, finer.dual, draws=60_000, generator=generator(9)) < 0.07
 
 
-def programme() -> tuple[Tensor, float]:
-    """Return all inner products, (m, n), and the greatest mean of them when every datum takes m / n noises.
-
-    The linear programme with uniform marginals is an assignment of noises to copies of the data.
-    """
-    product = NOISE.double() @ DATA.double().T
-    copies = product.repeat_interleave(32, 1)
-    rows, columns = linear_sum_assignment(copies, maximize=True)
-    return product, float(copies[rows, columns].mean())
-
-
-def bound(product: Tensor, dual: Tensor) -> float:
-    """Return the dual's value, which no pairing with uniform marginals exceeds."""
-    return float((product + dual).max(1).values.mean() - dual.mean())
-
-
-def test_the_map_costs_what_the_linear_programme_does() -> None:
-    """The dual bounds the programme from above, whatever the potentials; fitted ones come within 0.3 per cent, seen."""
-    product, best = programme()
-    dual = fit_dual(DATA, generator=generator(1))
-    assert best < bound(product, dual) < 1.005 * best
-    reached = product[torch.arange(1024), assign_data(NOISE, DATA, dual)].mean()
-    assert float(reached) == pytest.approx(best, rel=0.005)
-    assert bound(product, torch.zeros(32)) > 1.1 * best
-    assert bound(product, fit_dual(DATA, steps=10, generator=generator(1))) > 1.01 * best
-    assert bound(product, dual.roll(1)) > 1.01 * best
+def test_what_was_fitted_is_kept_by_the_data_and_the_tolerance(cache: Path) -> None:
+    _, first = made(Semidiscrete(0.5))
+    shares, again = made(Semidiscrete(0.5))
+    assert shares == []
+    assert torch.equal(first.dual, again.dual)
+    (file,) = cache.glob("*.safetensors")
+    whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-3] ^= 1
+    for damaged in (whole[:200], bytes(flipped), whole.replace(b"ended", b"endes"), b""):
+        assert damaged != whole
+        file.write_bytes(damaged)
+        shares, mended = made(Semidiscrete(0.5))
+        assert shares
+        assert torch.equal(first.dual, mended.dual)
+        assert made(Semidiscrete(0.5))[0] == []
+    for other in (made(Semidiscrete(0.4)), made(Semidiscrete(0.5), Digits(held_out_rows=1499))):
+        assert other[0]
+    assert len(list(cache.glob("*.safetensors"))) == 3
 
 
-def test_the_cells_even_out_as_the_fit_goes_on() -> None:
-    data = randn(300, 16)
-    found = [unevenness(data, torch.zeros(300), draws=6000, generator=generator(2))]
-    for steps in (20, 100, 1000):
-        dual = fit_dual(data, steps=steps, generator=generator(1))
-        found.append(unevenness(data, dual, draws=6000, generator=generator(2)))
-    assert found == sorted(found, reverse=True)
-    assert found[0] > 1 > 0.2 > found[2]
-    assert found[3] < 0.05
+@pytest.mark.parametrize("cut", [1, 5, 17])
+def test_a_fit_that_was_cut_goes_on_and_ends_the_same(cut: int, cache: Path) -> None:
+    whole_shares, whole = made(Semidiscrete(0.1))
+    (file,) = cache.glob("*.safetensors")
+    file.unlink()
+    preparing = Semidiscrete(0.1).prepare(SOURCE, Pixels())
+    assert len(list(itertools.islice(preparing, cut))) == cut
+    preparing.close()  # as an interrupt does
+    assert file.exists() == (cut > 1)  # the first yield comes before the first step
+    shares, resumed = made(Semidiscrete(0.1))
+    assert torch.equal(resumed.dual, whole.dual)
+    assert len(shares) == len(whole_shares) - cut + 1
 
 
-def test_unevenness_is_unbiased() -> None:
-    """Masses on the line are known without potentials; the plain estimate, not corrected for its bias, is too high."""
-    edges = [-math.inf, *[0.0] * 5, math.inf]  # without potentials the two ends take all
-    masses = [norm.cdf(b) - norm.cdf(a) for a, b in pairwise(edges)]
-    exact = 6 * sum(mass**2 for mass in masses) - 1
-    assert exact == pytest.approx(2)
-    assert unevenness(LINE, torch.zeros(6), draws=4000, generator=generator(0)) == pytest.approx(2, abs=0.02)
-    few = [unevenness(LINE, exact_dual(), draws=20, generator=generator(i)) for i in range(400)]
-    assert sum(few) / 400 == pytest.approx(0, abs=5 * math.sqrt(12) / 20 / 20)
-    with_bias = 5 / 20
-    assert with_bias > 5 * math.sqrt(12) / 20 / 20
+def test_a_cache_that_cannot_be_written_costs_the_fit_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="the cache .* cannot be written"):
+        assert made(Semidiscrete(0.8))[1].dual.shape == (297,)
 
 
-def served(couple: Semidiscrete, epochs: int) -> Tensor:
-    """Return the noise of every row of the line for each epoch, (epochs, 6)."""
-    found = []
-    for i in range(epochs):
-        order = torch.randperm(6, generator=generator(i))
-        noise = torch.empty(6)
-        for rows in (order[:4], order[4:]):
-            noise[rows] = couple(LINE[rows], None, stream(i, len(rows), "noise"), index=rows)[:, 0]
-        found.append(noise)
-    return torch.stack(found)
+def test_equal_rows_are_given_up_with_a_word(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Twins(Digits):
+        def training_rows(self, places: Tensor, mirrored: Tensor, generator: Any = None) -> Batch:
+            return super().training_rows(places // 2, mirrored)
+
+    monkeypatch.setattr(semidiscrete, "_MOST", 2.0)
+    with pytest.warns(UserWarning, match=r"stay uneven: .*, not coupling.unevenness = 0.3; rows that are equal"):
+        made(Semidiscrete(0.3), Twins(held_out_rows=1500))
 
 
-def p_cell(noise: Tensor, k: int) -> float:
-    return float(kstest(noise.numpy(), truncnorm(EDGES[k], EDGES[k + 1]).cdf).pvalue)
+@pytest.fixture
+def pictures(tmp_path: Path) -> Images:
+    """Fifteen pictures without symmetry, of which training sees twelve, some mirrored."""
+    for i in range(15):
+        values = np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        (tmp_path / "images" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(values).save(tmp_path / "images" / "ab"[i % 2] / f"{i:02d}.png")
+    return Images(str(tmp_path / "images"), size=8, held_out_rows=3, flip=True)
 
 
-@pytest.mark.parametrize("keep", sweep([8, 1], 2))
-def test_a_datum_gets_a_fresh_draw_from_its_cell(keep: int) -> None:
-    noise = served(Semidiscrete(LINE, exact_dual(), keep=keep), 400)
-    for k in range(6):
-        assert p_cell(noise[:, k], k) > 1e-4
-        assert len(set(noise[:, k].tolist())) == 400
-        assert p_cell(noise[:, (k + 1) % 6], k) < 1e-4
-    assert kstest(noise.flatten().numpy(), norm.cdf).pvalue > 1e-4
-    product = (noise[1:] - noise.mean(0)) * (noise[:-1] - noise.mean(0)) / noise.var(0)
-    assert product.mean(0).abs().max() < 5 / 400**0.5
+@pytest.mark.parametrize("memory", [True, False])
+def test_images_come_with_their_labels_mirrored_as_the_choice_says(pictures: Images, memory: bool, cache: Path) -> None:
+    source = dataclasses.replace(pictures, memory=memory)
+    cells = prepared(Semidiscrete(0.5), source, Pixels())
+    assert isinstance(cells, Cells)
+    assert cells.flip
+    assert len(cells.data) == source.rows == 12
+    choice = cells.choose(64, generator(0))
+    batch = source.training_rows(choice.places, choice.mirrored)
+    assert torch.equal(Pixels().encode(batch.raw), choice.x)
+    assert batch.rows is not None
+    assert batch.cond is not None
+    names = [Path(source.row_name(int(row))).parent.name for row in batch.rows]
+    assert names == ["ab"[label] for label in batch.cond.tolist()]
+    held_out = source.held_out().rows
+    assert held_out is not None
+    assert not set(batch.rows.tolist()) & set(held_out.tolist())
+    plain = prepared(Semidiscrete(0.5), dataclasses.replace(source, flip=False), Pixels())
+    assert isinstance(plain, Cells)
+    assert torch.equal(plain.dual, cells.dual)  # read: cells do not depend on the flip
+    assert not plain.choose(64, generator(0)).mirrored.any()
 
 
-def test_a_row_that_comes_twice_gets_two_noises() -> None:
-    rows = torch.tensor([3, 1, 3, 3, 0])
-    noise = Semidiscrete(LINE, exact_dual())(LINE[rows], None, generator(0), index=rows)
-    assert len(set(noise[:, 0].tolist())) == 5
-    assert torch.equal(assign_data(noise, LINE, exact_dual()), rows)
+def test_cells_of_random_posteriors_are_those_of_their_means(tmp_path: Path, cache: Path) -> None:
+    list(encode(Pictures(), Blur(), tmp_path / "encoded", flip=True))
+    for flip in (False, True):
+        source = Latents(str(tmp_path / "encoded"), flip=flip)
+        places, sides = torch.arange(source.rows), torch.arange(source.rows) % 2 == 1
+        means = source.training_rows(places, torch.zeros_like(sides))
+        assert torch.equal(source.training_rows(places, torch.zeros_like(sides)).raw, means.raw)
+        draws = torch.stack([source.training_rows(places, sides, generator(i)).raw for i in range(300)])
+        mirrored = source.training_rows(places, sides)
+        spread = draws.std(0)
+        assert bool((spread > 0).any())
+        error = ((draws.mean(0) - mirrored.raw).abs() - 5 * spread / 300**0.5).max()
+        assert float(error) < 1e-3
+        assert not torch.equal(mirrored.raw, means.raw)
+        batch = next(dataclasses.replace(source, flip=False).batches(source.rows, 0))
+        assert means.rows is not None
+        assert batch.rows is not None
+        assert means.rows.sort().values.equal(batch.rows.sort().values)
+        order = batch.rows.argsort()
+        if means.cond is not None and batch.cond is not None and source.classes is not None:
+            assert torch.equal(means.cond[means.rows.argsort()], batch.cond[order])
 
 
-def test_a_saved_run_goes_on_as_it_would_have() -> None:
-    couple = Semidiscrete(LINE, exact_dual())
-    resumed, forgot = Semidiscrete(LINE, torch.zeros(6)), Semidiscrete(LINE, exact_dual())
-    assert couple.memory() == {}
-    rows = torch.arange(6)
-    couple(LINE, None, generator(0), index=rows)
-    kept = {name: tensor.clone() for name, tensor in couple.memory().items()}
-    resumed.remember(kept)
-    for i in (1, 2, 3):
-        expected = couple(LINE, None, generator(i), index=rows)
-        assert torch.equal(resumed(LINE, None, generator(i), index=rows), expected)
-        assert not torch.equal(forgot(LINE, None, generator(i), index=rows), expected)
-    resumed.remember({})
-    assert resumed.memory() == {}
-    resumed(LINE[[0, 5]], None, generator(0), index=torch.tensor([0, 5]))
-    assert torch.equal(resumed.memory()["dual"], torch.zeros(6))
+SEEN: list[tuple[Tensor, Tensor]] = []
+CONFIG = Train(steps=8, batch=32, lr=1e-2)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_noise_is_like_x_and_falls_on_it(dtype: torch.dtype) -> None:
-    data = randn(20, 3, 4, 4)
-    dual = fit_dual(data, steps=200, generator=generator(0))
-    rows = torch.tensor([19, 0, 7], dtype=torch.int32)
-    x = data[rows].to(dtype).requires_grad_()
-    noise = Semidiscrete(data, dual)(x, None, generator(1), index=rows)
-    assert (noise.shape, noise.dtype, noise.requires_grad) == (x.shape, dtype, False)
-    assert torch.equal(assign_data(noise, data, dual), rows.long())
-    assert dtype != torch.float64 or not torch.equal(noise, noise.float().double())
+class Recording(Denoising):
+    """A method that keeps what it sees."""
+
+    def loss(self, net: Any, x: Tensor, noise: Tensor, cond: Tensor | None = None, **options: Any) -> Tensor:
+        SEEN.append((x, noise))
+        return super().loss(net, x, noise, cond, **options)
 
 
-def test_it_is_nearer_than_the_assignment_of_a_small_batch() -> None:
-    """A batch of four has little to choose from; the cell of a datum does not know of batches."""
-    data, rows = randn(200, 6), torch.arange(200)
-    couple = Semidiscrete(data, fit_dual(data, generator=generator(0)))
-    noise = couple(data, None, generator(1), index=rows)
-    single = torch.cat([couple(data[i : i + 1], None, generator(i), index=rows[i : i + 1]) for i in range(200)])
-    fresh = randn(200, 6, seed=2)
-    small = torch.empty_like(fresh)
-    for i in range(0, 200, 4):
-        product = (data[i : i + 4] @ fresh[i : i + 4].T).double()
-        small[i : i + 4] = fresh[i : i + 4][linear_sum_assignment(product, maximize=True)[1]]
-    gains = [float(torch.linalg.vecdot(data, each).mean()) for each in (noise, single, small)]
-    assert min(gains[:2]) > 1.5 * gains[2]
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_training_takes_the_chosen_rows_and_goes_on_exactly(cache: Path, tmp_path: Path, prefetch: bool) -> None:
+    """The resumed run's cells come from elsewhere: it keeps to its own."""
+    config = dataclasses.replace(CONFIG, prefetch=prefetch)
+    cells = prepared(Semidiscrete(0.5), SOURCE, Pixels())
+    assert isinstance(cells, Cells)
+
+    def fresh() -> Any:
+        torch.manual_seed(0)
+        return new_state(MLP(width=8, depth=1).build((1, 8, 8), None), config)
+
+    SEEN.clear()
+    state = fresh()
+    for _ in fit(state, SOURCE, Pixels(), cells, Recording(), config):
+        if state.step == 3:
+            checkpoint.save(state, tmp_path / "kept")
+    whole = list(SEEN)
+    for i, (x, noise) in enumerate(whole):
+        choice = cells.choose(32, stream(0, i, "noise"))
+        assert torch.equal(x, choice.x)
+        assert torch.equal(noise, choice.noise)
+    SEEN.clear()
+    resumed = fresh()
+    assert checkpoint.load_newest(resumed, tmp_path / "kept")
+    elsewhere = Cells(cells.data, torch.randn(len(cells.data), generator=generator(4)))
+    list(fit(resumed, SOURCE, Pixels(), elsewhere, Recording(), config))
+    assert all(
+        torch.equal(*each) for one, other in zip(SEEN, whole[3:], strict=True) for each in zip(one, other, strict=True)
+    )
+    assert all(torch.equal(*each) for each in zip(resumed.net.parameters(), state.net.parameters(), strict=True))
+    assert not torch.equal(
+        elsewhere.choose(32, stream(0, 3, "noise")).x,
+        Cells(cells.data, elsewhere.dual).choose(32, stream(0, 3, "noise")).x,
+    )
 
 
-def test_it_is_a_coupling_that_remembers_and_starts_from_the_standard_normal() -> None:
-    couple = Semidiscrete(LINE, exact_dual())
+def test_the_noise_is_nearer_than_that_of_a_batch(cache: Path) -> None:
+    cells = prepared(Semidiscrete(0.2), SOURCE, Pixels())
+    batches = [(Pixels().encode(batch.raw), batch.cond) for batch in itertools.islice(SOURCE.batches(32, 0), 9)]
+    whole, batch = effect(cells, batches), effect(Assignment(), batches)
+    assert whole["distance_reduction_percent"] > 1.3 * batch["distance_reduction_percent"]
+    assert whole["noise_square"] == pytest.approx(1, abs=0.02)
+
+
+def test_it_is_made_from_a_file_and_has_its_abilities() -> None:
+    couple = make("coupling", {"use": "semidiscrete", "unevenness": 0.2})
+    assert couple == Semidiscrete(0.2)
+    assert make("coupling", describe("coupling", couple)) == couple
     assert isinstance(couple, Coupling)
-    assert isinstance(couple, HasMemory)
-    assert couple.prior([LINE]) == StandardNormal()
+    assert isinstance(couple, HasPreparation)
+    assert isinstance(on_line(), Coupling)
+    assert isinstance(on_line(), HasChoice)
+    assert isinstance(on_line(), HasMemory)
+    assert couple.prior([]) == on_line().prior([]) == StandardNormal()
+    assert isinstance(Digits(), HasTrainingRows)
+    assert prepared(Assignment(), Digits(), Pixels()) == Assignment()
 
 
-FAR = torch.cat([LINE, torch.tensor([[0.05]])])
-HIDDEN = torch.cat([exact_dual(), torch.tensor([-9.0])])
-X, ROWS, NAN = LINE[:2], torch.arange(2), torch.full((2, 1), math.nan)
+def padded() -> Any:
+    class Padded(Digits):
+        def training_rows(self, places: Tensor, mirrored: Tensor, generator: Any = None) -> Batch:
+            return super().training_rows(places, mirrored)._replace(mask=torch.ones(len(places), 1, 1, 8).bool())
+
+    return Padded()
 
 
-def couple_on_line() -> Semidiscrete:
-    return Semidiscrete(LINE, exact_dual(), keep=2)
+class Stream:
+    """A source that cannot give a row by number."""
+
+    shape, rows, classes = (1, 8, 8), 100, None
+
+    def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+        return Digits().batches(size, seed, start)
+
+    def held_out(self) -> Batch:
+        return Digits().held_out()
 
 
-FAILURES: dict[str, tuple[Callable[[], object], str]] = {
-    "no index": (lambda: couple_on_line()(X), r"pass their numbers as index"),
-    "index shape": (
-        lambda: couple_on_line()(X, index=torch.arange(3)),
-        r"index has dtype torch.int64 and shape \(3,\)",
-    ),
-    "index dtype": (lambda: couple_on_line()(X, index=ROWS.float()), r"index has dtype torch.float32"),
-    "no such row": (lambda: couple_on_line()(X, index=ROWS + 5), r"rows \(1,\), 5..6, are not all among the 6 of data"),
-    "negative row": (lambda: couple_on_line()(X, index=ROWS - 1), r"-1..0, are not all among"),
-    "row shape": (lambda: couple_on_line()(randn(2, 3), index=ROWS), r"rows \(3,\), 0..1, .* the 6 of data, \(1,\)"),
-    "too often": (lambda: couple_on_line()(LINE[:3], index=torch.zeros(3).long()), r"3 times in a batch; keep is 2"),
-    "nan": (lambda: couple_on_line()(NAN, index=ROWS), r"x holds NaN or infinity, first in row 0"),
-    "empty cell": (
-        lambda: Semidiscrete(FAR, HIDDEN)(FAR, None, generator(0), index=torch.arange(7)),
-        r"no noise fell on row 6 in \d+ draws; fit the potentials with more steps",
-    ),
-    "potentials": (lambda: Semidiscrete(LINE, torch.zeros(5)), r"6 rows of data on cpu need as many potentials there"),
-    "keep": (lambda: Semidiscrete(LINE, torch.zeros(6), keep=0), r"keep is 0;"),
-    "data": (lambda: Semidiscrete(NAN, torch.zeros(2)), r"data holds NaN or infinity, first in row 0"),
-    "memory": (lambda: couple_on_line().remember({"seeds": ROWS}), r"this coupling remembers {'dual': \(6,\), 'seeds'"),
-    "fit data": (lambda: fit_dual(NAN), r"data holds NaN or infinity"),
-    "fit steps": (lambda: fit_dual(LINE, steps=0), r"steps is 0; it must be a whole number >= 1"),
-    "fit rate": (lambda: fit_dual(LINE, rate=math.nan), r"rate is nan; it must be a number > 0"),
-    "draws": (lambda: unevenness(LINE, exact_dual(), draws=1), r"draws is 1"),
-    "shapes": (lambda: assign_data(randn(2, 3), LINE, exact_dual()), r"do not fit: there came \[\(2, 3\), \(6, 1\)"),
-    "noise": (lambda: assign_data(NAN, LINE, exact_dual()), r"noise holds NaN or infinity, first in row 0"),
-}
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("failure", FAILURES)
-def test_misuse_is_named(failure: str) -> None:
-    call, message = FAILURES[failure]
-    with pytest.raises(ValueError, match=message):
-        call()
-
-
-def test_it_is_not_registered() -> None:
-    """It needs a data set, so that ``make`` cannot build it from a file; the contract tests do not see it."""
-    from immiscible_diffusion.registry import names
-
-    assert "semidiscrete" not in names("coupling")
+@pytest.mark.usefixtures("unchecked", "cache")
+def test_misuse_is_named_before_any_fit() -> None:
+    x = torch.randn(4, 1, 8, 8)
+    for couple in (Semidiscrete(), on_line()):
+        with pytest.raises(ValueError, match="draws noise first and chooses the data for it"):
+            couple(x)
+    with pytest.raises(ValueError, match=r"source Stream cannot give them so .*take coupling = 'assignment'"):
+        next(Semidiscrete().prepare(Stream(), Pixels()))
+    with pytest.raises(ValueError, match="source Stream cannot give them so"):
+        next(
+            fit(
+                new_state(MLP(width=8).build((1, 8, 8), None), CONFIG),
+                Stream(),
+                Pixels(),
+                on_line(),
+                Denoising(),
+                CONFIG,
+            )
+        )
+    with pytest.raises(ValueError, match="these data are padded"):
+        next(Semidiscrete().prepare(padded(), Pixels()))
+    for wrap in (Flipped, Windowed):
+        for couple in (Semidiscrete(), on_line()):
+            with pytest.raises(ValueError, match="which chooses the data for its noise; it cannot be wrapped"):
+                wrap(couple)
+    with pytest.raises(ValueError, match="unevenness is 0"):
+        Semidiscrete(0)
+    with pytest.raises(ValueError, match="6 rows of data on cpu need as many potentials there"):
+        Cells(LINE, torch.zeros(5))
+    with pytest.raises(ValueError, match="data holds NaN or infinity, first in row 0"):
+        Cells(torch.full((2, 1), torch.nan), torch.zeros(2))
+    with pytest.raises(ValueError, match="remember 6 potentials, dual; there came"):
+        on_line().remember({"dual": torch.zeros(5)})
+    with pytest.raises(ValueError, match="b is 0"):
+        on_line().choose(0)

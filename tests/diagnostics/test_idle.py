@@ -22,9 +22,10 @@ from immiscible_diffusion.couplings import (
 )
 from immiscible_diffusion.diagnostics.effect import effect
 from immiscible_diffusion.diagnostics.idle import idle_reason, share_with_partners
-from immiscible_diffusion.registry import make, names
+from immiscible_diffusion.registry import make
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Coupling
+from pairing import PAIRING
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -40,7 +41,7 @@ def built(name: str) -> Any:
 APART = {"independent", "cached", "joint", "warmup", "mixed", "rotated", "windowed"}
 
 
-@pytest.mark.parametrize("name", sorted({*names("coupling")} - APART))
+@pytest.mark.parametrize("name", sorted({*PAIRING} - APART))
 def test_what_is_said_of_a_batch_of_one_is_what_happens(name: str) -> None:
     """A row's noise is then the first draw of its generator, or that draw's negative."""
     coupling, x = built(name), 5 * randn(1, 20)

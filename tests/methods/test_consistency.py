@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from immiscible_diffusion import make, names
+from immiscible_diffusion import make
 from immiscible_diffusion.methods import Consistency, Edm, improved
 from immiscible_diffusion.methods._consistency_levels import chances, level_count
 from immiscible_diffusion.methods._distances import distance
 from immiscible_diffusion.methods._preconditioning import scalings
 from immiscible_diffusion.schedules import karras, log_time
 from immiscible_diffusion.types import Net
+from pairing import PAIRING
 
 pytestmark = pytest.mark.medium
 
@@ -47,7 +48,7 @@ def oracle(method: Consistency | Edm, x: Tensor, noise: Tensor, progress: float)
     return net
 
 
-@pytest.mark.parametrize("coupling", names("coupling"))
+@pytest.mark.parametrize("coupling", PAIRING)
 @pytest.mark.parametrize("method", [*METHODS, Edm()], ids=[*IDS, "edm"])
 def test_a_net_that_knows_the_pair_has_no_loss(method: Consistency | Edm, coupling: str) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from immiscible_diffusion import Assignment, Betas, Denoising, Straight, make, names
+from immiscible_diffusion import Assignment, Betas, Denoising, Straight, make
 from immiscible_diffusion.methods import Prediction
 from immiscible_diffusion.types import Coupling, Net
+from pairing import PAIRING
 from shapes import unchecked
 
 METHODS: list[tuple[Betas | Straight, Prediction]] = [
@@ -39,7 +40,7 @@ def oracle(method: Denoising, x: Tensor, noise: Tensor) -> Net:
     return net
 
 
-@pytest.mark.parametrize("coupling", names("coupling"))
+@pytest.mark.parametrize("coupling", PAIRING)
 @pytest.mark.parametrize(("schedule", "predict"), METHODS, ids=IDS)
 def test_a_net_that_knows_the_pair_has_no_loss(schedule: Betas | Straight, predict: Prediction, coupling: str) -> None:
     method, couple = Denoising(schedule, predict), make("coupling", coupling)

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from immiscible_diffusion.couplings import semidiscrete
+from immiscible_diffusion.couplings._potentials import ascend
 from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.experiments.experiment import Cell, read_experiment
 from immiscible_diffusion.runs.check import check_run
@@ -146,3 +148,30 @@ def test_the_check_leaves_the_global_generator_and_the_memory_of_a_coupling(tmp_
         assert check_run(given, CPU).problems == []
     assert torch.equal(torch.get_rng_state(), before)
     assert given.coupling.memory() == {}  # type: ignore[attr-defined]
+
+
+def test_a_coupling_over_the_data_set_is_checked_and_not_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Control: what a check must not call is called by the launch, once for all runs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fits = list[int]()
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        fits.append(1)
+        return ascend(*arguments, **options)
+
+    monkeypatch.setattr(semidiscrete, "ascend", counted)
+    coarse = "grid.coupling", {"semidiscrete": {"use": "semidiscrete", "unevenness": 1.0}}
+    assert check_run(cells(coarse)[0].config, CPU).problems == []
+    assert fits == []
+    painting = "source", {"use": "painting", "source": "digits", "codec": "pixels"}
+    refused = check_run(cells(coarse, painting)[0].config, CPU).problems
+    assert any(line.startswith("coupling: ") and "source Painting cannot give them so" in line for line in refused)
+    experiment, console = read_experiment("demo"), Console(file=io.StringIO())
+    for _ in range(2):
+        for cell, error in launch(
+            experiment, cells(coarse), tmp_path / "runs", workers=1, device="cpu", console=console
+        ):
+            assert error is None, cell
+    assert fits == [1]

@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from immiscible_diffusion.cli.options import choice, out
+from immiscible_diffusion.couplings import prepared
 from immiscible_diffusion.diagnostics.inspect import inspect as compare_pairs
 from immiscible_diffusion.files import write_bytes, write_json
 from immiscible_diffusion.registry import names
@@ -16,6 +17,7 @@ from immiscible_diffusion.report.page import FIGURES, inspect_table, terminal_ta
 from immiscible_diffusion.report.page import report as write_report
 from immiscible_diffusion.report.record import read_record
 from immiscible_diffusion.runs.conditions import with_states
+from immiscible_diffusion.types import HasPreparation
 
 __all__ = ["inspect", "print_report", "report"]
 
@@ -26,7 +28,9 @@ def inspect(
     ] = "digits",
     couplings: Annotated[
         list[str] | None,
-        typer.Option("--coupling", help="A name or a table; may be repeated. By default all, with their defaults."),
+        typer.Option(
+            "--coupling", help="A name or a table; may be repeated. By default all but those over a whole data set."
+        ),
     ] = None,
     codec: Annotated[str, typer.Option(help="How raw data become model space; the scale matters.")] = "pixels",
     text: Annotated[
@@ -38,10 +42,14 @@ def inspect(
     out_folder: Annotated[Path, typer.Option("--out", help="Where inspect.json and inspect.png go.")] = Path("inspect"),
 ) -> None:
     """Measure couplings on your own data: what they gain, what they cost, what they do to the noise."""
-    texts = couplings or names("coupling")
-    chosen = {text: choice("coupling", text) for text in texts}
     data_source, data_codec = choice("source", source), choice("codec", codec)
     data_source = with_states(data_source, text) if text else data_source
+    chosen = {text: choice("coupling", text) for text in couplings or names("coupling")}
+    chosen = {
+        text: prepared(coupling, data_source, data_codec)
+        for text, coupling in chosen.items()
+        if couplings or not isinstance(coupling, HasPreparation)
+    }
     drawn = itertools.islice(data_source.batches(batch, seed), batches)
     captioned = data_source.classes is None and not text  # numbers of captions are no labels
     pairs = [(data_codec.encode(each.raw), None if captioned else each.cond, each.mask, each.rows) for each in drawn]

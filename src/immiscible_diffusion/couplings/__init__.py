@@ -1,5 +1,6 @@
 """Couplings: data in, noise paired with it out. x is never reordered."""
 
+from immiscible_diffusion.couplings._data_points import data_points, prepared
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._measured_start import measured_prior
 from immiscible_diffusion.couplings._misuse import MisuseWarning
@@ -14,7 +15,7 @@ from immiscible_diffusion.couplings.nearest import Nearest, nearest
 from immiscible_diffusion.couplings.oversampled import Oversampled, oversample
 from immiscible_diffusion.couplings.rotated import Rotated
 from immiscible_diffusion.couplings.scheduled import Mixed, Warmup
-from immiscible_diffusion.couplings.semidiscrete import Semidiscrete, assign_data, fit_dual
+from immiscible_diffusion.couplings.semidiscrete import Cells, Semidiscrete, assign_data, fit_dual
 from immiscible_diffusion.couplings.sinkhorn import Sinkhorn, sinkhorn_index
 from immiscible_diffusion.couplings.viewed import Viewed
 from immiscible_diffusion.couplings.windowed import Windowed, assign_window
@@ -23,6 +24,7 @@ from immiscible_diffusion.prefetch import ahead
 __all__ = [
     "Assignment",
     "Cached",
+    "Cells",
     "Conditional",
     "DropIn",
     "Flipped",
@@ -48,10 +50,12 @@ __all__ = [
     "assign_index",
     "assign_window",
     "couple",
+    "data_points",
     "fit_dual",
     "greedy_index",
     "measured_prior",
     "nearest",
     "oversample",
+    "prepared",
     "sinkhorn_index",
 ]

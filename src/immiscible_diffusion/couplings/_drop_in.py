@@ -13,7 +13,7 @@ from immiscible_diffusion.couplings._several import Masks, as_one, classes, spli
 from immiscible_diffusion.couplings._shared_noise import several_processes, warn_if_shared
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.tensors import normal_like
-from immiscible_diffusion.types import Coupling, Float, HasMemory, HasWindow, Prior
+from immiscible_diffusion.types import Coupling, Float, HasChoice, HasMemory, HasPreparation, HasWindow, Prior
 
 __all__ = ["DropIn", "Rows", "check_coupling", "memory_of", "noise_from", "restore"]
 
@@ -214,11 +214,13 @@ def _wanted(
 
 
 def check_coupling(coupling: object) -> None:
-    """Raise ValueError unless a wrapper was given a coupling to wrap, and no window, which must be the outermost."""
+    """Raise ValueError unless a wrapper was given a coupling that it can wrap: one that pairs the data of a batch."""
     if not isinstance(coupling, Coupling):
         raise ValueError(f"coupling is {coupling!r}; it must be a coupling, such as Assignment()")
     if isinstance(coupling, HasWindow):
         raise ValueError(f"coupling is {coupling!r}; the loop asks the outermost coupling for a window: wrap it last")
+    if isinstance(coupling, HasPreparation | HasChoice):
+        raise ValueError(f"coupling is {coupling!r}, which chooses the data for its noise; it cannot be wrapped")
 
 
 def noise_from(coupling: Coupling, x: Tensor, rows: Rows) -> Tensor:

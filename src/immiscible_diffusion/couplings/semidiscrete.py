@@ -1,188 +1,199 @@
 """Optimal transport from all noise to a whole data set (Mousavi-Hosseini et al., arXiv:2509.25519).
 
-One number for each datum, its potential g_k, splits noise space into cells: noise z belongs to the datum of largest
-g_k + <z, x_k>. With the right potentials every cell has mass 1 / n, and the map is the optimal one for squared
-distance. Training can draw noise and take the datum that it falls on, which needs no coupling: potentials once, and two
-lines in every step.
+Potentials, fitted once to a data set, split noise space into a cell of equal mass for each datum. Training draws noise
+and takes the datum whose cell it falls in: the pairs of an assignment over the whole data set, whatever the batch size.
+In a loop of one's own that is two lines in every step:
 
 >>> data, generator = torch.randn(64, 3), torch.Generator().manual_seed(0)
->>> dual = fit_dual(data, generator=generator)
+>>> dual = fit_dual(data)
 >>> noise = torch.randn(16, 3, generator=generator)
 >>> x = data[assign_data(noise, data, dual)]  # and labels by the same index
-
-``Semidiscrete`` is for a loop that draws its data first: it keeps noise for every datum's cell. It is not registered,
-because it needs a data set, which an experiment file cannot hold.
 """
 
+import json
 import math
+import time
+import warnings
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.checks import (
-    check_finite,
-    check_number,
-    check_whole,
+from immiscible_diffusion.checks import check_finite, check_number, check_whole
+from immiscible_diffusion.couplings._data_points import data_points, digest_of_rows
+from immiscible_diffusion.couplings._potentials import (
+    Potentials,
+    ascend,
+    assign_data,
+    fit_dual,
+    noises_a_step,
+    unevenness,
 )
-from immiscible_diffusion.couplings._drop_in import DropIn, Rows
-from immiscible_diffusion.couplings._seeded_noise import normal_rows
-from immiscible_diffusion.tensors import batch_rows, full_precision, normal
-from immiscible_diffusion.types import Float, Int
+from immiscible_diffusion.extras import needs
+from immiscible_diffusion.files import cache_folder, digest_of, keep_in_cache
+from immiscible_diffusion.priors import StandardNormal
+from immiscible_diffusion.registry import register
+from immiscible_diffusion.streams import stream
+from immiscible_diffusion.tensors import batch_rows, normal
+from immiscible_diffusion.types import Choice, Codec, Float, HasFlip, Prior, Source
 
-__all__ = ["Semidiscrete", "assign_data", "fit_dual", "unevenness"]
+__all__ = ["Cells", "Semidiscrete", "assign_data", "fit_dual", "unevenness"]
 
-_LAST = 1e-3
-"""The last step's length as a share of the first's."""
-_CHUNK = 1 << 16
-_DRAW = 1024
-_PATIENCE = 50
-"""Draws, in units of n, after which a cell without noise is given up: one of mass 1 / n is missed with e^-50."""
-
-
-@torch.no_grad()
-@full_precision
-def assign_data(
-    noise: Float[Tensor, "b *dims"], data: Float[Tensor, "n *dims"], dual: Float[Tensor, " n"]
-) -> Int[Tensor, " b"]:
-    """Return the index of the datum that each noise falls on, argmax over k of g_k + <z, x_k>, (b,).
-
-    Cost: O(b n d); memory b times 65,536 and no copy of the data.
-
-    Raises:
-        ValueError: shapes that do not fit; NaN or infinity on the CPU.
-
-    >>> assign_data(torch.tensor([[-1.0], [0.4]]), torch.tensor([[0.0], [1.0]]), torch.tensor([0.0, -0.5])).tolist()
-    [0, 0]
-    """
-    rows, data = batch_rows(noise, "noise").float(), batch_rows(data, "data")
-    if rows.shape[1] != data.shape[1] or dual.shape != (len(data),):
-        shapes = [tuple(each.shape) for each in (noise, data, dual)]
-        raise ValueError(f"noise (b, *dims), data (n, *dims) and potentials (n,) do not fit: there came {shapes}")
-    best = torch.full((len(rows),), -math.inf, device=rows.device, dtype=torch.float32)
-    index = torch.zeros(len(rows), dtype=torch.long, device=rows.device)
-    for i in range(0, len(data), _CHUNK):
-        score = torch.addmm(dual[i : i + _CHUNK].float(), rows, data[i : i + _CHUNK].float().T)
-        value, k = score.max(1)
-        index = torch.where(value > best, k + i, index)
-        best = torch.maximum(value, best)
-    if rows.device.type == "cpu" and not bool(best.isfinite().all()):
-        check_finite(noise=noise, data=data, dual=dual)
-    return index
+_GROWTH = 1.3
+"""The cells are measured each time the fit has drawn so many times the noises of the time before."""
+_KEEP_EVERY = 30.0
+"""Seconds of fitting that a killed process may lose."""
+_ENOUGH, _MOST = 1.3, 30.0
+"""Noises a datum, divided by the tolerance, that reach it, and after which it is given up, as where rows are equal."""
 
 
-@torch.no_grad()
-def fit_dual(
-    data: Float[Tensor, "n *dims"],
-    *,
-    steps: int = 1000,
-    batch: int = 256,
-    rate: float = 0.3,
-    generator: torch.Generator | None = None,
-) -> Float[Tensor, " n"]:
-    """Return the potentials of the data, (n,), float32, of mean 0, by stochastic descent.
+@register("coupling")
+@dataclass(frozen=True)
+class Semidiscrete:
+    """Draw noise first and train on the datum whose cell of the optimal map it falls in (arXiv:2509.25519).
 
-    The potentials minimise E[max_k (g_k + <z, x_k>)] - mean(g), which is convex; the gradient at k is the mass of cell
-    k less 1 / n (arXiv:2509.25519). A batch of noises estimates it with standard error sqrt(1 / (n batch)), and a step
-    is ``rate`` times the spread of the data times the gradient in these units. Steps shrink geometrically to a
-    thousandth; then the mean of late iterates leaves the cells no more even than the last (seen, 32 to 20,000 points).
+    The cells are those of the training rows in model space, unmirrored, and of a random posterior's mean, around which
+    the datum that is trained on is drawn as ever. Where the source mirrors at random, half of the pairs are mirrored,
+    noise and datum alike. Labels and captions come with the row. Rows come with replacement: an epoch's length of steps
+    shows some twice and others not.
+
+    The potentials are fitted once for a data set, a scale and a tolerance, with a progress bar; they are kept under
+    ``$XDG_CACHE_HOME/immiscible-diffusion`` (``~/.cache`` where unset), and a fit that was cut goes on there. In a loop
+    of one's own: ``prepared(Semidiscrete(), source, codec).choose(b, generator)``.
+
+    Marginal: standard normal, exactly. What is off by the fit is how often each datum is shown, see ``unevenness``.
+    Cost: O(b n d) for a batch, as long as the fit's; the fit draws about 1.3 / ``unevenness`` noises for each datum.
+        Memory of all data in float32.
 
     Args:
-        data: the data set in model space, on the device that is to do the work.
-        steps: how many batches of noise; ``unevenness`` tells whether they were enough. 1,000 of 256 left 0.015
-            for 1,000 random points in 64 dimensions and 0.05 for 5,000 (seen).
-        batch: noises in a step; the more data, the more of them.
-        rate: length of the first step.
-        generator: where noise comes from; the global one if None.
-
-    Cost: steps times O(batch n d); memory of the data and batch times 65,536.
+        unevenness: the fit ends when the chi^2 distance of the cells' masses from equal ones is at most this; at 0.1
+            the weights of the data are off by 16 % in total variation, at most.
 
     Raises:
-        ValueError: no floating data, NaN or infinity, or options that are not positive.
+        ValueError: ``unevenness`` is not positive.
 
-    >>> data = torch.tensor([[0.0], [1.0]])
-    >>> dual = fit_dual(data, generator=torch.Generator().manual_seed(0))
-    >>> bool((dual[0] - dual[1]).abs() < 0.05)
-    True
+    >>> from immiscible_diffusion import Digits, Pixels
+    >>> from immiscible_diffusion.couplings import prepared
+    >>> couple = prepared(Semidiscrete(unevenness=0.5), Digits(held_out_rows=1700), Pixels())
+    >>> couple.choose(4, torch.Generator().manual_seed(0)).noise.shape
+    torch.Size([4, 1, 8, 8])
     """
-    check_whole(steps=steps, batch=batch)
-    check_number(rate=rate, above=0)
-    rows = batch_rows(data, "data").float()
-    check_finite(data=rows)
-    n, d = rows.shape
-    spread = float((rows - rows.mean(0)).square().sum(1).mean().sqrt())
-    dual = rows.new_zeros(n)
-    for i in range(steps):
-        owner = assign_data(normal((batch, d), generator, rows.device), rows, dual)
-        length = rate * _LAST ** (i / steps) * spread * math.sqrt(batch / n)
-        dual -= length * (torch.bincount(owner, minlength=n).to(dual) * (n / batch) - 1)
-    return dual - dual.mean()
 
+    unevenness: float = 0.1
 
-@torch.no_grad()
-def unevenness(
-    data: Float[Tensor, "n *dims"],
-    dual: Float[Tensor, " n"],
-    *,
-    draws: int,
-    generator: torch.Generator | None = None,
-) -> float:
-    """Return the chi^2 distance of the cells' masses from 1 / n, n sum_k p_k^2 - 1, without bias.
+    def __post_init__(self) -> None:
+        check_number(unevenness=self.unevenness, above=0)
 
-    The paper stops at 0.05. The noise's distribution under ``Semidiscrete`` is off the normal by at most half its
-    square root in total variation. The estimate's own standard error is about sqrt(2 n) / draws at 0.
+    def __call__(
+        self,
+        x: Tensor,
+        cond: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        index: Tensor | None = None,
+        step: int | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Refuse: there are no cells before ``prepare``, and then the noise chooses the data.
 
-    Args:
-        data: as in ``fit_dual``.
-        dual: the potentials.
-        draws: how many noises to count, at least 2; 20 n tells 0.05 from 0.
-        generator: where noise comes from; the global one if None.
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "semidiscrete draws noise first and chooses the data for it: prepared(coupling, source, codec).choose(...)"
+        )
 
-    >>> data, dual = torch.tensor([[0.0], [1.0]]), torch.zeros(2)
-    >>> bool(unevenness(data, dual, draws=1000, generator=torch.Generator().manual_seed(0)) < 0.1)
-    True
-    """
-    check_whole(draws=draws, at_least=2)
-    rows = batch_rows(data, "data").float()
-    n, d = rows.shape
-    count = torch.zeros(n, dtype=torch.long, device=rows.device)
-    for i in range(0, draws, _DRAW):
-        noise = normal((min(_DRAW, draws - i), d), generator, rows.device)
-        count += torch.bincount(assign_data(noise, rows, dual), minlength=n)
-    pairs = (count * (count - 1)).sum().double() / (draws * (draws - 1))
-    return float(n * pairs - 1)
+    def prior(self, data: Iterable[Tensor]) -> Prior:
+        """Return the standard normal."""
+        return StandardNormal()
+
+    def prepare(
+        self, source: Source, codec: Codec, device: torch.device | None = None
+    ) -> Generator[float, None, "Cells"]:
+        """Fit the potentials, or what is left of the fit; yield the share that is done, and return the coupling.
+
+        What may be refused is refused before the first yield. Two processes that fit the same do so one after the
+        other. Closed or interrupted, the fit keeps what it has done.
+
+        Args:
+            source: its training rows have the cells; it must be able to give them one by one (``HasTrainingRows``).
+            codec: takes them to model space.
+            device: where data are kept and compared; the CPU if None.
+
+        Raises:
+            ValueError: a source that cannot give its rows, padded data, NaN or infinity.
+        """
+        from filelock import FileLock
+
+        data = data_points(source, codec, device or torch.device("cpu"))
+        digest = digest_of(json.dumps(["potentials 1", digest_of_rows(data), self.unevenness]).encode())
+        path = cache_folder() / "potentials" / f"{digest[:32]}.safetensors"
+        state, ended = _read(path, digest)
+        with ExitStack() as stack:
+            if not ended:
+                yield 0.0
+                with suppress(OSError, NotImplementedError):  # a cache that cannot be written: fit without it
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(FileLock(path.with_suffix(".lock")))
+                state, ended = _read(path, digest)
+            if not ended:
+                state = yield from self._fitted(data, state, path, digest)
+        if state is None:
+            raise AssertionError("a finished fit has a state")
+        return Cells(data, state.dual.to(data.device), isinstance(source, HasFlip) and source.flip)
+
+    def _fitted(
+        self, data: Tensor, start: Potentials | None, path: Path, digest: str
+    ) -> Generator[float, None, Potentials]:
+        """Ascend until the cells are even; yield the share that is done, and return the last state."""
+        a_step = noises_a_step(len(data)) / len(data)
+        last, total = (math.ceil(each / self.unevenness / a_step) for each in (_MOST, _ENOUGH))
+        states, ended = ascend(data, start), False
+        state = start or Potentials(data.new_zeros(len(data)), 0)
+        due, kept = max(1 / a_step, state.steps * _GROWTH), time.monotonic()
+        try:
+            while not ended:
+                state = next(states)
+                if state.steps >= due:
+                    left = self._measured(data, state)
+                    ended = left <= self.unevenness or state.steps >= last
+                    if left > self.unevenness and ended:
+                        _warn(left, self.unevenness)
+                    total = math.ceil(state.steps * max(1.0, left / self.unevenness))
+                    due = min(state.steps * _GROWTH, max(state.steps + 1, total))
+                if not ended and time.monotonic() - kept > _KEEP_EVERY:
+                    _keep(state, path, digest, ended=False)
+                    kept = time.monotonic()
+                yield min(1.0, state.steps / total)
+        finally:
+            _keep(state, path, digest, ended=ended)
+        return state
+
+    def _measured(self, data: Tensor, state: Potentials) -> float:
+        """Return the unevenness with a standard error of a quarter of the tolerance."""
+        draws = math.ceil(6 * math.sqrt(len(data)) / self.unevenness) + 2
+        return unevenness(data, state.dual, draws=draws, generator=stream(1, state.steps, "noise", data.device))
 
 
 @dataclass(frozen=True, eq=False)
-class Semidiscrete(DropIn):
-    """Give each datum noise from its own cell of the optimal map (arXiv:2509.25519); batch size plays no part.
-
-    Noise is drawn in bulk and kept, as a seed, for the datum that it falls on, until a batch has that datum. Whether a
-    noise is kept depends on counts alone, so the distribution in a cell is exact. ``index``, the row of each datum in
-    ``data``, decides; augmented data get noise of the row that they came from.
-
-    Marginal: standard normal up to the fit of the potentials: every cell has weight 1 / n where its mass is p_k. See
-        ``unevenness``.
-    Cost: O(n d) for each noise drawn: in the first epoch about ln(n) of them for each one used, then about two; memory
-        8 bytes times ``keep`` a row of the data set, and the data.
+class Cells:
+    """A data set with the cells of its rows; ``Semidiscrete().prepare`` makes it.
 
     Args:
-        data: the data set in model space, (n, *dims), on the device that is to do the work.
-        dual: its potentials, from ``fit_dual``, (n,).
-        keep: how many noises wait for a datum at most.
+        data: the training rows in model space, (n, *dims), on the device that is to do the work.
+        dual: their potentials, (n,), on the same device.
+        flip: mirror half of the pairs, noise and datum alike: the normal distribution has no side.
 
     Raises:
-        ValueError: potentials that do not fit the data, or ``keep`` below 1.
-
-    >>> data = torch.tensor([[-1.0], [1.0]])
-    >>> couple = Semidiscrete(data, torch.zeros(2))
-    >>> (couple(data, index=torch.tensor([0, 1])) * data > 0).tolist()
-    [[True], [True]]
+        ValueError: potentials that do not fit the data, NaN or infinity.
     """
 
     data: Float[Tensor, "n *dims"]
     dual: Float[Tensor, " n"]
-    keep: int = 8
+    flip: bool = False
     _memory: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -192,83 +203,97 @@ class Semidiscrete(DropIn):
                 f"{len(self.data)} rows of data on {self.data.device} need as many potentials there; "
                 f"there came {tuple(self.dual.shape)} on {self.dual.device}"
             )
-        check_whole(keep=self.keep)
 
-    @torch.no_grad()
-    def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
-        """Return noise from the cell of each row, (b, *dims).
+    def choose(self, b: int, generator: torch.Generator | None = None) -> Choice:
+        """Return so many noises and the row of data that each falls on.
+
+        Args:
+            b: how many.
+            generator: where noise comes from; the global one if None.
 
         Raises:
-            ValueError: a mask; no ``index``, or rows that ``data`` has not; a row more than ``keep`` times in a batch;
-                NaN or infinity in x on the CPU; a cell that no noise falls on.
+            ValueError: b is no whole number >= 1.
         """
-        if rows.mask is not None:
-            raise ValueError("semidiscrete noise belongs to whole rows of its data and takes no mask")
-        if x.device.type == "cpu":
-            check_finite(x=x)
-        index = self._checked(rows.index, x)
-        table, count = self._filled(torch.bincount(index, minlength=len(self.data)), rows.generator)
-        seeds = table[index, count[index] - 1 - _ranks(index)]
-        count -= torch.bincount(index, minlength=len(count))
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        return normal_rows(seeds, x[0].numel(), x.device, dtype).reshape(x.shape).to(x.dtype)
+        check_whole(b=b)
+        data = self.data
+        noise = normal((b, *data.shape[1:]), generator, data.device)
+        k = assign_data(noise, data, self._memory.get("dual", self.dual))
+        x, mirrored = data[k], torch.zeros(b, dtype=torch.bool, device=data.device)
+        if self.flip:
+            mirrored = normal((b,), generator, data.device) < 0
+            side = mirrored.reshape(-1, *[1] * (x.ndim - 1))
+            noise, x = (torch.where(side, rows.flip(-1), rows) for rows in (noise, x))
+        return Choice(noise, k, mirrored, x)
+
+    def __call__(
+        self,
+        x: Tensor,
+        cond: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        index: Tensor | None = None,
+        step: int | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Refuse: the noise chooses the data.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("semidiscrete draws noise first and chooses the data for it: call choose(b, generator)")
+
+    def prior(self, data: Iterable[Tensor]) -> Prior:
+        """Return the standard normal."""
+        return StandardNormal()
 
     def memory(self) -> dict[str, Tensor]:
-        """Return the potentials (n,), the kept seeds (n, keep), and how many are kept for each datum, (n,)."""
-        return dict(self._memory)
+        """Return the potentials, (n,), so that a run goes on with its own, whatever the cache holds by then."""
+        return {"dual": self._memory.get("dual", self.dual)}
 
     def remember(self, memory: dict[str, Tensor]) -> None:
-        """Restore potentials and seeds; an empty dict forgets the seeds and goes back to ``dual``.
+        """Take potentials for those that the cells were made with; an empty dict goes back to these.
 
         Raises:
-            ValueError: they belong to other data or another ``keep``.
+            ValueError: they belong to other data.
         """
-        n = len(self.data)
-        expected = {"dual": (n,), "seeds": (n, self.keep), "count": (n,)}
         shapes = {name: tuple(tensor.shape) for name, tensor in memory.items()}
-        if memory and shapes != expected:
-            raise ValueError(f"this coupling remembers {expected}; there came {shapes}")
+        if memory and shapes != {"dual": (len(self.dual),)}:
+            raise ValueError(f"these cells remember {len(self.dual)} potentials, dual; there came {shapes}")
         self._memory.clear()
-        self._memory.update({name: tensor.to(self.data.device) for name, tensor in memory.items()})
-
-    def _checked(self, index: Tensor | None, x: Tensor) -> Tensor:
-        if index is None:
-            raise ValueError("semidiscrete noise belongs to rows of the data set: pass their numbers as index")
-        n, shape = len(self.data), tuple(self.data.shape[1:])
-        if x.shape[1:] != shape or not bool(((index >= 0) & (index < n)).all()):
-            came = f"{tuple(x.shape[1:])}, {int(index.min())}..{int(index.max())}"
-            raise ValueError(f"rows {came}, are not all among the {n} of data, {shape}")
-        return index.long().to(self.data.device)
-
-    def _filled(self, needed: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Return the seeds that wait, (n, keep), and their number, (n,), with at least as many as are needed."""
-        if bool((needed > self.keep).any()):
-            raise ValueError(f"a row comes {int(needed.max())} times in a batch; keep is {self.keep}")
-        data = batch_rows(self.data)
-        if not self._memory:
-            self._memory["dual"] = self.dual.float()
-            self._memory["seeds"] = torch.zeros(len(data), self.keep, dtype=torch.int64, device=data.device)
-            self._memory["count"] = torch.zeros(len(data), dtype=torch.int64, device=data.device)
-        dual, table, count = (self._memory[name] for name in ("dual", "seeds", "count"))
-        source, drawn = data.device if generator is None else generator.device, 0
-        many = max(1, min(_DRAW, (1 << 24) // data.shape[1]))
-        while bool((count < needed).any()):
-            if drawn > _PATIENCE * len(data) + _DRAW:
-                row = int((count < needed).nonzero()[0])
-                raise ValueError(f"no noise fell on row {row} in {drawn} draws; fit the potentials with more steps")
-            seeds = torch.randint(-(2**63), 2**63 - 1, (many,), generator=generator, device=source).to(data.device)
-            owner = assign_data(normal_rows(seeds, data.shape[1]), data, dual)
-            slot = count[owner] + _ranks(owner)
-            kept = slot < self.keep
-            table[owner[kept], slot[kept]] = seeds[kept]
-            count.add_(torch.bincount(owner, minlength=len(data))).clamp_(max=self.keep)
-            drawn += many
-        return table, count
+        self._memory.update({name: tensor.to(self.dual.device) for name, tensor in memory.items()})
 
 
-def _ranks(index: Tensor) -> Tensor:
-    """Return how many equal entries stand before each one, (b,)."""
-    values, order = index.sort(stable=True)
-    ranks = torch.empty_like(index)
-    ranks[order] = torch.arange(len(index), device=index.device) - torch.searchsorted(values, values)
-    return ranks
+def _warn(left: float, wanted: float) -> None:
+    warnings.warn(
+        f"the cells of semidiscrete stay uneven: {left:.3g}, not coupling.unevenness = {wanted:.3g}; rows that are "
+        "equal share a cell that no potential divides. Training goes on with these",
+        stacklevel=3,
+    )
+
+
+def _keep(state: Potentials, path: Path, digest: str, *, ended: bool) -> None:
+    with needs("nets", "potentials need safetensors"):
+        from safetensors.torch import save
+    record = json.dumps({"steps": state.steps, "ended": ended, "digest": digest})
+    dual = state.dual.cpu().contiguous()
+    checked = digest_of(record.encode() + dual.numpy().tobytes())
+    keep_in_cache(path, save({"dual": dual}, {"record": record, "checked": checked}))
+
+
+def _read(path: Path, digest: str) -> tuple[Potentials | None, bool]:
+    """Return what was kept and whether the fit had ended; None where nothing is kept, or it is damaged."""
+    with needs("nets", "potentials need safetensors"):
+        from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            dual = file.get_tensor("dual").clone()
+    except (OSError, SafetensorError):
+        return None, False
+    text = metadata.get("record", "")
+    if metadata.get("checked") != digest_of(text.encode() + dual.numpy().tobytes()):
+        return None, False
+    record = json.loads(text)
+    if record["digest"] != digest:
+        return None, False
+    return Potentials(dual, record["steps"]), record["ended"]

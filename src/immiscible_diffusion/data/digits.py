@@ -11,7 +11,7 @@ from immiscible_diffusion.data._batch_order import orders
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.share import Share
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Batch, Int
+from immiscible_diffusion.types import Batch, Bool, Int
 
 __all__ = ["Digits"]
 
@@ -62,6 +62,12 @@ class Digits:
         rows, why = _split()[self.held_out_rows :], f"source.held_out_rows = {self.held_out_rows} of 1797 are held out"
         for order in orders(len(rows), size, seed, start, why):
             yield self.take(rows[share.of(order)])
+
+    def training_rows(
+        self, places: Int[Tensor, " b"], mirrored: Bool[Tensor, " b"], generator: torch.Generator | None = None
+    ) -> Batch:
+        """Return the training images at these places, 0 .. rows - 1, with their labels; none is ever mirrored."""
+        return self.take(_split()[self.held_out_rows :][places])
 
     def take(self, rows: Int[Tensor, " b"]) -> Batch:
         """Return the images and labels with these row numbers, in this order.

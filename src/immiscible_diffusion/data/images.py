@@ -21,7 +21,7 @@ from immiscible_diffusion.data.containers.open import OnBad, Opened, open_rows
 from immiscible_diffusion.data.containers.splits import split_of
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.share import Share
-from immiscible_diffusion.types import Batch, Int
+from immiscible_diffusion.types import Batch, Bool, Int
 
 __all__ = ["Images"]
 
@@ -156,6 +156,18 @@ class Images:
         with closing(decoded(self._decoder(), upcoming, self.workers)) as made:
             for (rows, pixels, bad), (_, flip) in zip(made, plans, strict=False):
                 yield self._batch(rows, pixels, bad, flip)
+
+    def training_rows(
+        self, places: Int[Tensor, " b"], mirrored: Bool[Tensor, " b"], generator: torch.Generator | None = None
+    ) -> Batch:
+        """Return the training images at these places, 0 .. rows - 1, with their labels, mirrored where asked.
+
+        Where ``on_bad`` is ``skip``, the next good image stands in for a bad one. Without ``flip`` none is mirrored.
+
+        Raises:
+            ValueError: unreadable data.
+        """
+        return self._batch(*self._fetch(self._opened.train[places]), mirrored)
 
     def held_out(self) -> Batch:
         """Return the images and labels that training never sees; bad ones are missing from it.

@@ -18,7 +18,7 @@ from immiscible_diffusion.files import digest_of
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.share import Share
 from immiscible_diffusion.streams import stream, stream_seed
-from immiscible_diffusion.types import Batch, Int
+from immiscible_diffusion.types import Batch, Bool, Int
 
 __all__ = ["Latents"]
 
@@ -101,9 +101,30 @@ class Latents:
         why = f"{held_out} of {self.rows + held_out} were held out when {self.path} was encoded"
         for number, order in enumerate(orders(self.rows, size, seed, start, why), start):
             epoch_seed = stream_seed(seed, number // (self.rows // size), "data")
-            rows = [_row(stored, position, epoch_seed, self.flip) for position in share.of(order).tolist()]
+            rows = [_drawn_row(stored, position, epoch_seed, self.flip) for position in share.of(order).tolist()]
             z, cond, numbers = zip(*rows, strict=True)
             yield Batch(torch.stack(z), None if cond[0] is None else torch.stack(cond), torch.stack(numbers))
+
+    def training_rows(
+        self, places: Int[Tensor, " b"], mirrored: Bool[Tensor, " b"], generator: torch.Generator | None = None
+    ) -> Batch:
+        """Return the training latents at these places, 0 .. rows - 1, with labels or numbers of captions.
+
+        Args:
+            places: which.
+            mirrored: which of them are those of the mirror images.
+            generator: draws from the posteriors, and one of a row's captions; without it, the means and the first.
+
+        Raises:
+            ValueError: an unfinished or damaged folder.
+        """
+        stored = self._stored()
+        rows = [
+            _row(stored, place, bool(side), generator)
+            for place, side in zip(places.tolist(), mirrored.tolist(), strict=True)
+        ]
+        z, cond, numbers = zip(*rows, strict=True)
+        return Batch(torch.stack(z), None if cond[0] is None else torch.stack(cond), torch.stack(numbers))
 
     def held_out(self) -> Batch:
         """Return the images (n, c, h, w), uint8, that were kept from training, with labels or numbers of captions.
@@ -199,21 +220,30 @@ def _open(path: Path, written: int) -> Callable[[str], Any]:
     return cache(safe_open(path, "pt").get_slice)
 
 
-def _row(stored: _Stored, position: int, epoch_seed: int, flip: bool) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Return one row's draw, its condition and its number."""
+def _drawn_row(stored: _Stored, position: int, epoch_seed: int, flip: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return one row's draw in one epoch, its condition and its number."""
     file = bisect_right(stored.first_rows, position) - 1
-    read, at = stored.open(file), position - stored.first_rows[file]
-    row = read("rows")[at]
+    row = stored.open(file)("rows")[position - stored.first_rows[file]]
     # A seed of its own: the epoch's order comes from (seed, epoch, "data") itself.
     generator = stream(epoch_seed, int(row), "data")
     mirrored = bool(torch.rand((), generator=generator) < 0.5) and flip  # drawn always, so that eps stays the same
-    side = "_flipped" if mirrored else ""
+    return _row(stored, position, mirrored, generator)
+
+
+def _row(
+    stored: _Stored, position: int, mirrored: bool, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return one row, its condition and its number; without a generator, its mean and its first caption."""
+    file = bisect_right(stored.first_rows, position) - 1
+    read, at = stored.open(file), position - stored.first_rows[file]
+    row, side = read("rows")[at], "_flipped" if mirrored else ""
     z: Tensor = read("mean" + side)[at].float()
-    if stored.manifest.posterior:  # out of place: z may lie in the mapped file
+    if stored.manifest.posterior and generator is not None:  # out of place: z may lie in the mapped file
         z = z + read("std" + side)[at].float() * torch.randn(z.shape, generator=generator)
     if stored.manifest.classes is not None:
         return z, read("labels")[at], row
     if not stored.manifest.captions:
         return z, None, row
     begin, end = (int(read("row_ends")[i]) if i >= 0 else 0 for i in (at - 1, at))
-    return z, stored.first_captions[file] + torch.randint(begin, end, (), generator=generator), row
+    number = begin if generator is None else torch.randint(begin, end, (), generator=generator)
+    return z, torch.as_tensor(stored.first_captions[file] + number), row

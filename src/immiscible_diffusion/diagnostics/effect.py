@@ -12,7 +12,7 @@ from torch import Tensor
 from immiscible_diffusion.couplings import Independent
 from immiscible_diffusion.diagnostics.marginal import leak, principal_variance
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Coupling, HasMemory, HasWindow
+from immiscible_diffusion.types import Coupling, HasChoice, HasMemory, HasWindow
 
 __all__ = ["Pairable", "effect", "pools"]
 
@@ -55,9 +55,16 @@ def effect(coupling: Coupling, data: Iterable[Pairable], *, seed: int = 0) -> di
     window = coupling.window if isinstance(coupling, HasWindow) else 1
     for i, (x, cond, options) in enumerate(pools(data, window)):
         begun = time.perf_counter()
-        noise = coupling(x, cond, stream(seed, i, "noise", x.device), step=0, **options)
+        if isinstance(coupling, HasChoice):  # of rows of its own, whose conditions are not known here
+            chosen = coupling.choose(len(x), stream(seed, i, "noise", x.device))
+            x, noise, cond = chosen.x, chosen.noise, None
+        else:
+            noise = coupling(x, cond, stream(seed, i, "noise", x.device), step=0, **options)
         spent.append(1000 * (time.perf_counter() - begun) / window)
-        plain = Independent()(x, cond, stream(seed, i, "noise", x.device))
+        if isinstance(coupling, HasChoice):  # the same noise, at other rows
+            plain = noise.roll(1, 0)
+        else:
+            plain = Independent()(x, cond, stream(seed, i, "noise", x.device))
         share = 1.0
         if (mask := options.get("mask")) is not None:
             x, noise, plain = (torch.where(mask, each, 0) for each in (x, noise, plain))

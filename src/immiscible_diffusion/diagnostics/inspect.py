@@ -14,7 +14,7 @@ from immiscible_diffusion.diagnostics.idle import idle_reason
 from immiscible_diffusion.diagnostics.marginal import gaussian_kl, leak, principal_variance
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.tensors import normal_like
-from immiscible_diffusion.types import Coupling, HasCostMatrix, HasWindow
+from immiscible_diffusion.types import Coupling, HasChoice, HasCostMatrix, HasWindow
 
 __all__ = ["inspect"]
 
@@ -52,7 +52,8 @@ def inspect(couplings: Mapping[str, Coupling], data: Sequence[Pairable], *, seed
         variances, coordinates = principal_variance(x, noise, count)
         measured["principal_variance"] = [round(value, 5) for value in variances.tolist()]
         measured["kl"] = gaussian_kl(coordinates)
-        measured["leak"] = leak(coordinates, torch.cat(labels)[: len(x)]) if len(labels) == len(data) else None
+        known = len(labels) == len(data) and not isinstance(coupling, HasChoice)
+        measured["leak"] = leak(coordinates, torch.cat(labels)[: len(x)]) if known else None
         measured["cost_ms"] = _cost_milliseconds(coupling, [x for x, _, _ in batches])
         measured["idle"] = idle_reason(coupling, len(data[0][0]), labels)
         rows.append(measured)
@@ -63,6 +64,11 @@ def _paired(coupling: Coupling, data: Sequence[Pairable], seed: int) -> tuple[Te
     """Return the data, 0 where they are padding, and their noise, (n, d) each."""
     xs, noises = list[Tensor](), list[Tensor]()
     for i, (x, cond, options) in enumerate(pools(data, coupling.window if isinstance(coupling, HasWindow) else 1)):
+        if isinstance(coupling, HasChoice):
+            chosen = coupling.choose(len(x), stream(seed, i, "noise"))
+            xs.append(chosen.x)
+            noises.append(chosen.noise)
+            continue
         noises.append(coupling(x, cond, stream(seed, i, "noise"), step=0, **options))
         xs.append(torch.where(options["mask"], x, 0) if "mask" in options else x)
     return torch.cat(xs).flatten(1).float(), torch.cat(noises).flatten(1).float()

@@ -1,6 +1,7 @@
 """One check of everything that a run will do, before its first step, so that nothing is refused after hours."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from immiscible_diffusion.runs.conditions import conditioned, conditions_for, wi
 from immiscible_diffusion.runs.evaluation import fitted, held_out_features, networks
 from immiscible_diffusion.sample import clip_problem
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Batch, HasLeastRows, HasMemory, Metric
+from immiscible_diffusion.types import Batch, HasLeastRows, HasMemory, HasPreparation, Metric
 
 __all__ = ["Check", "check_run", "data_shape"]
 
@@ -98,7 +99,10 @@ def _check_training(
         return
     coupling, generator = config.coupling, stream(config.train.seed, 0, "noise")
     kept = {name: value.clone() for name, value in coupling.memory().items()} if isinstance(coupling, HasMemory) else {}
-    noise = check.value("coupling", lambda: coupling(x, batch.cond, generator, index=batch.rows, step=0))
+    if isinstance(coupling, HasPreparation):
+        noise = check.value("coupling", _begun, coupling, config, x)
+    else:
+        noise = check.value("coupling", lambda: coupling(x, batch.cond, generator, index=batch.rows, step=0))
     if isinstance(coupling, HasMemory):
         coupling.remember(kept)
     if net is None or noise is None:
@@ -112,6 +116,13 @@ def _check_training(
 
     check.value("net", loss)
     check.value("evaluate.guidance", guided, net, config.evaluate.guidance)
+
+
+def _begun(coupling: HasPreparation, config: Config, x: Tensor) -> Tensor:
+    """Return noise like x, after the preparation has said what it refuses; nothing is fitted."""
+    with closing(coupling.prepare(config.source, config.codec)) as preparing:
+        next(preparing, None)
+    return torch.randn(x.shape, generator=stream(config.train.seed, 0, "noise"))
 
 
 def _check_sampling(check: Check, config: Config, shape: tuple[int, ...]) -> Tensor | None:

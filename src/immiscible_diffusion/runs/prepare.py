@@ -1,13 +1,14 @@
 """What comes before the first step of an experiment's runs: all checks, and what describes the runs in their folder."""
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from immiscible_diffusion.diagnostics.effect import Pairable, effect
 from immiscible_diffusion.diagnostics.idle import idle_reason
@@ -20,6 +21,7 @@ from immiscible_diffusion.runs.checkpoint import newest_step
 from immiscible_diffusion.runs.conditions import EncodedCaptions, conditioned, with_prompts
 from immiscible_diffusion.runs.folder import is_finished
 from immiscible_diffusion.runs.instrument import write_instrument
+from immiscible_diffusion.types import Coupling, HasPreparation
 
 __all__ = ["prepare", "run_name", "saved_steps"]
 
@@ -38,7 +40,8 @@ def prepare(
         _adopt(folder, cell)
     _check(cells, folder, device, threads)
     write_json(folder / "index.json", _index(experiment, cells))
-    write_json(folder / "pairs.json", _pairs(cells))
+    couplings = _prepared(cells, device, console)
+    write_json(folder / "pairs.json", _pairs(cells, couplings))
     with _on_threads(threads):
         write_instrument(cells, folder, device)
     for note in _notes(cells):
@@ -102,11 +105,41 @@ def _index(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def _pairs(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
+def _prepared(cells: Sequence[Cell], device: torch.device, console: Console) -> dict[str, Coupling]:
+    """Return each arm's coupling, prepared with its data where it must be; what the runs will read is then there."""
+    couplings = dict[str, Coupling]()
+    for arm, config in sorted({cell.arm: cell.config for cell in reversed(cells)}.items()):
+        couplings[arm] = config.coupling
+        if not isinstance(config.coupling, HasPreparation):
+            continue
+        source = conditioned(config.source, with_prompts(config.net, config.source))
+        with (
+            _preparation(console) as progress,
+            closing(config.coupling.prepare(source, config.codec, device)) as preparing,
+        ):
+            bar = progress.add_task(f"preparing {arm}", total=1.0)
+            while True:
+                try:
+                    progress.update(bar, completed=next(preparing))
+                except StopIteration as end:
+                    couplings[arm] = end.value
+                    progress.remove_task(bar)
+                    break
+    return couplings
+
+
+def _preparation(console: Console) -> Progress:
+    share, elapsed, left = TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), share, elapsed, TextColumn("left"), left, console=console
+    )
+
+
+def _pairs(cells: Sequence[Cell], couplings: Mapping[str, Coupling]) -> dict[str, dict[str, float]]:
     """Return the effect of each arm's coupling on 50 batches of its data (4 of texts), on one thread, alone."""
     first = {cell.arm: cell.config for cell in reversed(cells)}
     with _on_threads(1):
-        return {arm: effect(config.coupling, _batches(config)) for arm, config in sorted(first.items())}
+        return {arm: effect(couplings[arm], _batches(config)) for arm, config in sorted(first.items())}
 
 
 @contextmanager

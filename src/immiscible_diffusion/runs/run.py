@@ -9,9 +9,9 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from immiscible_diffusion.runs.team import ALONE, Team
 from immiscible_diffusion.sample import Trained
 from immiscible_diffusion.streams import stream_seed
 from immiscible_diffusion.train import State, fit, new_state
+from immiscible_diffusion.types import Coupling, HasPreparation, Source
 
 __all__ = ["data_batches", "execute", "trained_at"]
 
@@ -80,11 +81,12 @@ def execute(
             )
         records.cut(state.step)
         session = team.once(lambda: records.begin_session(config, state.step))
-        trained = _trained(config, state.ema)
-        saved, written = state.step, time.monotonic()
         source = conditioned(config.source, net, str(device))
+        coupling = yield from _ready(config, source, device, state.step, team)
+        trained = _trained(config, coupling, state.ema)
+        saved, written = state.step, time.monotonic()
         training = fit(
-            state, source, config.codec, config.coupling, config.method, config.train,
+            state, source, config.codec, coupling, config.method, config.train,
             accelerator=team.accelerator, stop=stop,
         )  # fmt: skip
         try:
@@ -188,7 +190,8 @@ def trained_at(config: Config, folder: Path, step: int, device: torch.device) ->
     """
     net = with_prompts(config.net, config.source).build(data_shape(config), config.source.classes)
     checkpoint.load_average(net, folder / "checkpoints", step)
-    return _trained(config, net.to(device).eval().requires_grad_(False))
+    source = conditioned(config.source, config.net, str(device))
+    return _trained(config, _prepared(config, source, device), net.to(device).eval().requires_grad_(False))
 
 
 def _start(config: Config, folder: Path, device: torch.device, team: Team) -> State:
@@ -200,10 +203,43 @@ def _start(config: Config, folder: Path, device: torch.device, team: Team) -> St
     return state
 
 
-def _trained(config: Config, net: nn.Module) -> Trained:
-    prior = config.coupling.prior(data_batches(config))
-    coupling = describe("coupling", config.coupling)["use"]
-    return Trained(net, config.method, config.codec, prior, data_shape(config), coupling)
+def _ready(
+    config: Config, source: Source, device: torch.device, step: int, team: Team
+) -> Generator[int, None, Coupling]:
+    """Return the coupling, prepared with the data where it must be; yield the step on the way, to be stopped there."""
+    if not isinstance(config.coupling, HasPreparation):
+        return config.coupling
+    if not team.alone:  # the first process prepared it before the first run, and kept what it made
+        return team.in_turn(lambda: _prepared(config, source, device))
+    with closing(config.coupling.prepare(source, config.codec, device)) as preparing:
+        while True:
+            try:
+                next(preparing)
+            except StopIteration as end:
+                return cast("Coupling", end.value)
+            yield step
+
+
+def _prepared(config: Config, source: Source, device: torch.device) -> Coupling:
+    """Return the coupling prepared with the data, in one go.
+
+    Raises:
+        ValueError: the coupling cannot be prepared with these data.
+    """
+    if not isinstance(config.coupling, HasPreparation):
+        return config.coupling
+    preparing = config.coupling.prepare(source, config.codec, device)
+    while True:
+        try:
+            next(preparing)
+        except StopIteration as end:
+            return cast("Coupling", end.value)
+
+
+def _trained(config: Config, coupling: Coupling, net: nn.Module) -> Trained:
+    prior = coupling.prior(data_batches(config))
+    use = describe("coupling", config.coupling)["use"]
+    return Trained(net, config.method, config.codec, prior, data_shape(config), use)
 
 
 def _pace(state: State) -> dict[str, float]:

@@ -14,9 +14,20 @@ from immiscible_diffusion.prefetch import ahead
 from immiscible_diffusion.share import Share
 from immiscible_diffusion.streams import stream, stream_seed
 from immiscible_diffusion.train.options import Precision, Train
-from immiscible_diffusion.train.pairs import Pair, copied, masked, pairs
+from immiscible_diffusion.train.pairs import Pair, chosen_pairs, copied, masked, pairs
 from immiscible_diffusion.train.state import TIMED, Averages, State, check_state, teacher_of
-from immiscible_diffusion.types import Codec, Coupling, HasMemory, HasTeacher, HasTimes, HasWindow, Method, Net, Source
+from immiscible_diffusion.types import (
+    Codec,
+    Coupling,
+    HasChoice,
+    HasMemory,
+    HasTeacher,
+    HasTimes,
+    HasWindow,
+    Method,
+    Net,
+    Source,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -83,7 +94,8 @@ def fit(
     state.seconds = dict.fromkeys(TIMED, 0.0) | state.seconds
     share = Share() if accelerator is None else Share(accelerator.process_index, accelerator.num_processes)
     device = next(state.net.parameters()).device
-    made = pairs(source, codec, coupling, config, device, state.step, share)
+    pairs_of: Any = chosen_pairs if isinstance(coupling, HasChoice) else pairs
+    made = pairs_of(source, codec, coupling, config, device, state.step, share)
     depth = coupling.window if isinstance(coupling, HasWindow) else 1
     step = _Step(state, method, config, share, accelerator)
     try:

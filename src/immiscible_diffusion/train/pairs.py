@@ -17,9 +17,19 @@ from immiscible_diffusion.share import Share, gathered
 from immiscible_diffusion.shared_batches import shared
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.train.options import Train
-from immiscible_diffusion.types import Batch, Codec, Coupling, HasMemory, HasRowByRow, HasWindow, Source
+from immiscible_diffusion.types import (
+    Batch,
+    Codec,
+    Coupling,
+    HasChoice,
+    HasMemory,
+    HasRowByRow,
+    HasTrainingRows,
+    HasWindow,
+    Source,
+)
 
-__all__ = ["Pair", "copied", "masked", "pairs"]
+__all__ = ["Pair", "chosen_pairs", "copied", "masked", "pairs"]
 
 
 class Pair(NamedTuple):
@@ -79,6 +89,31 @@ def pairs(
             rows = len(noise) if share.world == 1 else config.batch
             if start <= j < config.steps:
                 yield Pair(batch.raw, noise, batch.cond, batch.mask, rows, kept, seconds)
+
+
+def chosen_pairs(
+    source: Source, codec: Codec, coupling: HasChoice, config: Train, device: torch.device, start: int, share: Share
+) -> Generator[Pair, None, None]:
+    """Yield the pairs of a coupling that chooses the rows; they depend on the step alone.
+
+    Every process chooses for all, and reads all rows, so that what is random about a row is the same everywhere.
+
+    Raises:
+        ValueError: the source cannot give rows by number.
+    """
+    if not isinstance(source, HasTrainingRows):
+        raise ValueError(f"the coupling chooses rows by number, and source {type(source).__name__} cannot give them so")
+    for i in range(start, config.steps):
+        begun = time.perf_counter()
+        choice = coupling.choose(config.batch, stream(config.seed, i, "noise", device))
+        chosen = time.perf_counter()
+        rows = source.training_rows(choice.places.cpu(), choice.mirrored.cpu(), stream(config.seed, i, "data"))
+        own = Batch(*(None if part is None else share.of(part) for part in rows))  # type: ignore[arg-type]
+        batch = _encoded(own, codec, device)
+        seconds = {"data": time.perf_counter() - chosen, "coupling": chosen - begun}
+        memory = copied(coupling.memory()) if isinstance(coupling, HasMemory) else None
+        noise = share.of(choice.noise)
+        yield Pair(batch.raw, noise, batch.cond, batch.mask, len(choice.noise), memory, seconds)
 
 
 def masked(mask: Tensor | None) -> dict[str, Tensor]:
