@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from immiscible_diffusion import Images
 from immiscible_diffusion.data.containers.listing import Columns
@@ -277,3 +278,38 @@ def test_a_table_that_is_not_read_is_told(
     assert not recwarn.list  # the controls: labels that are not wanted, and no table
     with pytest.warns(UserWarning, match=f"{name} of .* is not read: labels come from folders or dataset.json"):
         assert Images(path, size=4, held_out_rows=1).classes is None
+
+
+@pytest.mark.parametrize("write", [folder, zipped])
+@pytest.mark.parametrize("option", ["image", "label", "caption"])
+def test_a_folder_has_no_columns(tmp_path: Path, option: str, write: Callable[[Path, dict[str, bytes]], Path]) -> None:
+    path = str(write(tmp_path / "x.zip", {f"{i}.png": encoded(10 * i) for i in range(4)}))
+    with pytest.raises(ValueError, match=f"source.{option} is 'text'; .* has no columns: leave the option out"):
+        Images(path, size=4, held_out_rows=1, **{option: "text"}).rows  # type: ignore[arg-type]  # noqa: B018
+
+
+TEXTLESS = {
+    "int64": [1, 2, 3, 4],
+    "struct<raw: string>": [{"raw": "x"}] * 4,
+    "binary": [b"x"] * 4,
+    "list<[a-z]+: struct<raw: string>>": [[{"raw": "x"}]] * 4,
+    "null": [None] * 4,
+}
+
+
+@pytest.mark.parametrize("kind", TEXTLESS)
+def test_captions_that_are_no_texts_are_refused(tmp_path: Path, kind: str) -> None:
+    path = str(table(tmp_path / "x.parquet", image=PICTURES[:4], text=TEXTLESS[kind]))
+    with pytest.raises(
+        ValueError, match=f"column 'text' of .* must hold texts, .* it holds {kind}: set source.caption"
+    ):
+        Images(path, size=4, held_out_rows=1, caption="text").rows  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "texts", [["a", "b"] * 2, [["a", None], ["b", "c"]] * 2, pa.array(["a", "b"] * 2).dictionary_encode()]
+)
+def test_captions_that_are_texts_are_kept_and_missing_ones_left_out(tmp_path: Path, texts: Any) -> None:
+    path = str(table(tmp_path / "x.parquet", image=PICTURES[:4], text=texts))
+    captions = Images(path, size=4, held_out_rows=1, caption="text").captions(torch.arange(2))
+    assert captions == [("a",), ("b",) if texts[1] != ["b", "c"] else ("b", "c")]

@@ -198,6 +198,19 @@ def test_captions_become_hidden_states_on_the_way_to_the_net(folder: Path) -> No
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_texts_that_are_cut_are_told_once(copied: Path, recwarn: pytest.WarningsRecorder) -> None:
+    encoder = text_encoder(str(copied))
+    fits, cut = "word " * 75, "word " * 76  # of 77 tokens, two mark the ends
+    states = encoder([fits])
+    assert not [each for each in recwarn.list if "tokens" in str(each.message)]
+    with pytest.warns(UserWarning, match=r"1 of 3 texts have more than 77 tokens, .* and are cut, such as 'word word"):
+        found = encoder([fits, cut, "a"])
+    assert torch.equal(found[1], states[0])
+    recwarn.clear()
+    encoder([cut])
+    assert not recwarn.list
+
+
 def test_a_source_without_the_condition_asked_for_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match="Six has neither labels nor captions"):
         conditioned(Six(None), described(folder))

@@ -1,6 +1,7 @@
 """The frozen text encoder of a Stable Diffusion pipeline, from a local folder or the hub."""
 
 import threading
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -40,12 +41,17 @@ class TextEncoder:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.length = min(int(tokenizer.model_max_length), int(model.config.max_position_embeddings))
         self.width = int(model.config.hidden_size)
-        self._model, self._tokenizer = model, tokenizer
+        self._model, self._tokenizer, self._warned = model, tokenizer, False
         tokenizer.model_max_length = self.length
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Float[Tensor, "b l f"]:
-        """Return the last hidden states of texts, (b, length, width), float32; the empty text is the null condition."""
+        """Return the last hidden states of texts, (b, length, width), float32; the empty text is the null condition.
+
+        The first time that texts are longer than ``length`` tokens and are cut, a warning says how many.
+        """
+        if not self._warned:
+            self._warn_of_long(texts)
         device = next(self._model.parameters()).device
         parts = [torch.empty(0, self.length, self.width, device=device)]
         with torch.autocast(device.type, enabled=False):
@@ -59,6 +65,17 @@ class TextEncoder:
                 )
                 parts.append(self._model(tokens.input_ids.to(device))[0].float())
         return torch.cat(parts)
+
+    def _warn_of_long(self, texts: Sequence[str]) -> None:
+        long = [text for text in texts if len(text.encode()) > self.length - 2]  # a token is a byte or more
+        tokens = self._tokenizer(long, verbose=False)["input_ids"] if long else []
+        if cut := [text for text, numbers in zip(long, tokens, strict=True) if len(numbers) > self.length]:
+            self._warned = True
+            warnings.warn(
+                f"{len(cut)} of {len(texts)} texts have more than {self.length} tokens, all that this encoder reads, "
+                f"and are cut, such as {cut[0][:60]!r}: shorten them, or let what matters come first",
+                stacklevel=3,
+            )
 
     def save(self, folder: Path) -> None:
         """Write ``text_encoder/`` and ``tokenizer/`` into a pipeline's folder."""

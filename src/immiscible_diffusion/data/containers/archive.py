@@ -24,7 +24,7 @@ from immiscible_diffusion.data.containers.listing import (
     read_span,
     unsafe,
 )
-from immiscible_diffusion.data.containers.paths import METADATA, arranged, warn_of_metadata
+from immiscible_diffusion.data.containers.paths import METADATA, arranged, check_no_columns, warn_of_metadata
 from immiscible_diffusion.data.containers.splits import is_split, like_splits
 
 __all__ = ["list_zip"]
@@ -62,8 +62,9 @@ def list_zip(path: Path, split: str, columns: Columns) -> Listing:
     A single folder that holds everything else is looked through.
 
     Raises:
-        ValueError: the archive is damaged, or has no image or no such split.
+        ValueError: the archive is damaged, or has no image or no such split, or columns are named.
     """
+    check_no_columns(columns, str(path))
     bad: list[Bad] = []
     members: dict[str, zipfile.ZipInfo] = {}
     try:

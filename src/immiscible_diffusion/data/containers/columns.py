@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from immiscible_diffusion.data.containers.listing import LABELS, Columns
 
-__all__ = ["check_labels", "chosen_columns"]
+__all__ = ["check_captions", "check_labels", "chosen_columns"]
 
 _IMAGES = ("image", "img", "jpg", "png")
 _NUMBERS, _TEXTS = r"u?int(8|16|32|64)|bool", "(large_)?string(_view)?"
@@ -63,4 +63,18 @@ def check_labels(kind: str, column: str, where: str) -> None:
         raise ValueError(
             f"column {column!r} of {where} must hold names or whole numbers from 0; it holds {kind}: set source.label "
             "to another column, or to 'none'"
+        )
+
+
+def check_captions(kind: str, column: str, where: str) -> None:
+    """Raise ValueError unless Arrow's type of a column is one of texts, or of lists of texts.
+
+    >>> check_captions("list<element: string>", "captions", "pets.parquet")
+    """
+    if not re.fullmatch(
+        rf"{_TEXTS}|dictionary<values={_TEXTS}, .*>|(large_|fixed_size_)?list<\w+: {_TEXTS}.*>.*", kind
+    ):
+        raise ValueError(
+            f"column {column!r} of {where} must hold texts, one or a list a row; it holds {kind}: set source.caption "
+            "to another column"
         )

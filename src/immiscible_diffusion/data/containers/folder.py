@@ -16,7 +16,7 @@ from immiscible_diffusion.data.containers.listing import (
     is_ignored,
     plain,
 )
-from immiscible_diffusion.data.containers.paths import METADATA, arranged, warn_of_metadata
+from immiscible_diffusion.data.containers.paths import METADATA, arranged, check_no_columns, warn_of_metadata
 
 __all__ = ["list_folder"]
 
@@ -36,8 +36,9 @@ def list_folder(root: Path, split: str, columns: Columns) -> Listing:
     """Return the images of a folder.
 
     Raises:
-        ValueError: there is no image or no such split; a folder cannot be read.
+        ValueError: there is no image or no such split; a folder cannot be read; columns are named.
     """
+    check_no_columns(columns, str(root))
     bad: list[Bad] = []
     base = root.resolve()
     sizes = dict(_walk(base, "", bad))

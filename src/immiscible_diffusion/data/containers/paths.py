@@ -7,10 +7,10 @@ import numpy as np
 
 from immiscible_diffusion.data._decode import Reader
 from immiscible_diffusion.data.containers.labels import label_faults, tidy
-from immiscible_diffusion.data.containers.listing import IMAGE_SUFFIXES, Bad, Label, Listing, plain
+from immiscible_diffusion.data.containers.listing import IMAGE_SUFFIXES, Bad, Columns, Label, Listing, plain
 from immiscible_diffusion.data.containers.splits import parted, split_of
 
-__all__ = ["METADATA", "arranged", "warn_of_metadata"]
+__all__ = ["METADATA", "arranged", "check_no_columns", "warn_of_metadata"]
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """Tables of labels and captions that the hub's library reads beside images."""
@@ -70,6 +70,16 @@ def arranged(
         names or None,
         bad=tuple(Bad(plain(f"{where}{joint}{name}"), reason) for name, reason in bad),
     )
+
+
+def check_no_columns(columns: Columns, where: str) -> None:
+    """Raise ValueError where columns are named: a folder or an archive of images has none."""
+    given = columns._asdict() | {"label": "" if columns.label == "none" else columns.label}
+    if named := next((key for key, name in given.items() if name), None):
+        raise ValueError(
+            f"source.{named} is {given[named]!r}; {where} is a folder or an archive of images and has no columns: "
+            "leave the option out, or store the images as parquet or shards"
+        )
 
 
 def warn_of_metadata(tables: Sequence[str], where: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from immiscible_diffusion.data._decode import MAX_BYTES, UnreadableError
-from immiscible_diffusion.data.containers.columns import check_labels, chosen_columns
+from immiscible_diffusion.data.containers.columns import check_captions, check_labels, chosen_columns
 from immiscible_diffusion.data.containers.labels import labelled
 from immiscible_diffusion.data.containers.listing import Columns, Label, Labels, Listing, plain
 from immiscible_diffusion.files import parsed_json
@@ -134,6 +134,7 @@ def list_parquet(files: Sequence[Path], columns: Columns) -> Listing:
             check_labels(str(schema.field(named.label).type), named.label, where)
             labels += [int(value) if isinstance(value, bool) else value for value in _column(path, named.label)]
         if named.caption:
+            check_captions(str(schema.field(named.caption).type), named.caption, where)
             captions += [_texts(value) for value in _column(path, named.caption)]
     if head is None or not names:
         raise ValueError(f"there is no row in {plain(str(files[0]))}")
@@ -165,6 +166,8 @@ def list_hub(name: str, split: str, columns: Columns) -> Listing:
     columns = chosen_columns(table.column_names, features, columns, name)
     if columns.label:
         check_labels(str(table.data.schema.field(columns.label).type), columns.label, name)
+    if columns.caption:
+        check_captions(str(table.data.schema.field(columns.caption).type), columns.caption, name)
     if features[columns.image]["_type"] == "Image":
         table = table.cast_column(columns.image, datasets.Image(decode=False))
     cache = str(Path(datasets.config.HF_CACHE_HOME).resolve())
@@ -196,8 +199,9 @@ def _class_names(feature: Mapping[str, Any] | None) -> tuple[str, ...] | None:
 
 
 def _texts(value: object) -> tuple[str, ...]:
-    """Return the captions of one row; many sets have several."""
-    return tuple(map(str, value)) if isinstance(value, list) else () if value is None else (str(value),)
+    """Return the captions of one row; many sets have several. A missing one is left out."""
+    texts = value if isinstance(value, list) else [value]
+    return tuple(str(text) for text in texts if text is not None)
 
 
 def _column(path: Path, column: str) -> list[Any]:
