@@ -18,14 +18,16 @@ from benchmarks.measuring import recorded
 from benchmarks.papers import bench_papers, papers_line
 from benchmarks.precision import SETS, extract, filled, measure_precision
 from benchmarks.scripts import bench_scripts, decision_counts, scripts_line
+from benchmarks.semidiscrete import bench_semidiscrete, semidiscrete_line
 from benchmarks.step import bench_step, step_line
 from immiscible_diffusion.cli.options import checked_device, choice, out
+from immiscible_diffusion.couplings import data_points
 from immiscible_diffusion.data import Images
 from immiscible_diffusion.features import Inception
 from immiscible_diffusion.files import read_json, write_bytes, write_json
 from immiscible_diffusion.runs.folder import environment
 
-__all__ = ["couplings", "gpu", "gpu_pack", "images", "papers", "precision", "scripts", "step"]
+__all__ = ["couplings", "gpu", "gpu_pack", "images", "papers", "precision", "scripts", "semidiscrete", "step"]
 
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch.")]
 Record = Annotated[Path | None, typer.Option("--out", help="Write the figures to this JSON file.")]
@@ -64,6 +66,21 @@ def papers(
     torch.set_num_threads(threads)
     rows = bench_papers(_batches(data), repeats=repeats)
     _recorded(rows, papers_line, record, {"images": Path(data).name})
+
+
+def semidiscrete(
+    data: Annotated[str, typer.Option("--images", help="Folder, parquet file or hub name.")],
+    size: Annotated[int, typer.Option(min=1, help="Height and width in pixels.")] = 8,
+    noises: Annotated[list[float] | None, typer.Option(help="Noises a datum of the fit; may be repeated.")] = None,
+    threads: Threads = 1,
+    record: Record = None,
+) -> None:
+    """Measure semidiscrete pairs over a data set: the fit by its length, and two ways to pair with its cells."""
+    torch.set_num_threads(threads)
+    source = Images(data, size=size, held_out_rows=1)
+    x = data_points(source, choice("codec", "pixels"), torch.device("cpu"))
+    rows = bench_semidiscrete(x, noises=sorted(noises or [1, 3, 10]))
+    _recorded(rows, semidiscrete_line, record, {"images": Path(data).name, "rows_of_data": len(x), "size": size})
 
 
 def step(
