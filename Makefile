@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo check fast test tests test-all stock lint format results evidence clean
+.PHONY: demo check fast test tests test-all stock recipes lint format results evidence clean
 
 demo: $(READY)
 	$(BIN)/immiscible demo
@@ -28,6 +28,17 @@ tests: $(READY)
 
 test-all: $(READY) lint
 	$(PYTEST) -m "not gpu and not network"
+
+# The recipes with the packages that they are about, beside the environment and not in it: their own requirements are many.
+HOSTS := build/hosts
+HOST_PACKAGES := torchcfm flow-matching smalldiffusion denoising-diffusion-pytorch rectified-flow-pytorch k-diffusion lightning jax \
+  jaxlib ml_dtypes opt_einsum torchvision einops einx frozendict loguru ema-pytorch pytorch-fid torchdiffeq torchsde trampoline dctorch \
+  clean-fid clip-anytorch ftfy wcwidth regex wandb jsonmerge jsonschema attrs referencing rpds-py jsonschema-specifications \
+  scikit-image lazy-loader imageio tifffile lightning-utilities pytorch-lightning torchmetrics hyper-connections x-mlps-pytorch \
+  assoc-scan x-unet x-transformers torch-einops-utils discrete-continuous-embed-readout vector-quantize-pytorch POT accelerate 'setuptools<80'
+recipes: $(READY)
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(HOSTS) $(HOST_PACKAGES)
+	PYTHONPATH=$(HOSTS) $(BIN)/pytest -q -m "" -rs tests/recipes
 
 # What stock diffusers draws from our exports, in an environment that has never had this package.
 stock: $(READY)

@@ -282,7 +282,7 @@ def test_jax_has_no_torch_noise() -> None:
 
 def test_a_named_line_is_taken_whatever_it_is() -> None:
     assert chosen(REFUSED["sampling alone"], 4) == [4]
-    assert chosen(REFUSED["three losses"], 5, 8) == [5, 8]
+    assert chosen(REFUSED["three losses"], 5, 8, 5) == [5, 8]
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from immiscible_diffusion.scripts.choose import NO_TRAINING, Decision, decide
+from immiscible_diffusion.scripts.choose import Decision, decide
 from immiscible_diffusion.scripts.draws import find_draws
 from immiscible_diffusion.scripts.execute import Rewritten
 from immiscible_diffusion.scripts.imports import imported_files, parse
+from immiscible_diffusion.scripts.reasons import NO_TRAINING
 from immiscible_diffusion.scripts.rewrite import diff, rewrite
 
 __all__ = ["Prepared", "prepare", "read_script"]
