@@ -98,10 +98,7 @@ def run_app(app: typer.Typer, arguments: Sequence[str]) -> int:
         return refused(name, str(error))
     except (OSError, ArithmeticError) as error:
         return refused(name, str(error), code=1)
-    except (
-        RuntimeError,
-        MemoryError,
-    ) as error:  # torch's, where there is no memory for what was asked, or no such size
+    except (RuntimeError, MemoryError) as error:  # torch's: no memory for what was asked, or no such size
         return refused(name, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", code=1)
     return 0
 
