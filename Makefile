@@ -26,6 +26,7 @@ test: $(READY)
 tests: $(READY)
 	$(PYTEST)
 
+# Tests with other people's trainers are skipped unless these are installed: `.venv/bin/pip install -e '.[hosts]'` before it.
 test-all: $(READY) lint
 	$(PYTEST) -m "not gpu and not network"
 
