@@ -30,7 +30,8 @@ class OTPlanSampler:
     It has the methods of ``torchcfm.optimal_transport.OTPlanSampler`` and, with ``method="exact"``, its optimum: that
     of squared distance. x0 need not be noise.
 
-    Departs: ``sample_plan`` is without replacement by default, and then returns x1 and its labels in their own order.
+    Departs: ``sample_plan`` of the exact plan is without replacement by default, and returns x1 and its labels in their
+        own order. Plans of POT's methods are drawn from with replacement, as in TorchCFM.
 
     Args:
         method: ``exact``; or one of POT's, as in TorchCFM: ``sinkhorn``, ``unbalanced``, ``partial``.
@@ -81,7 +82,7 @@ class OTPlanSampler:
         rows, columns = np.divmod(chosen, pi.shape[1])
         return rows, columns
 
-    def sample_plan(self, x0: Tensor, x1: Tensor, replace: bool = False) -> tuple[Tensor, Tensor]:
+    def sample_plan(self, x0: Tensor, x1: Tensor, replace: bool | None = None) -> tuple[Tensor, Tensor]:
         """Return paired rows of x0 and x1, each (m, *dims); x1 in its own order for the exact plan."""
         i, j = self._pairs(x0, x1, None, replace)
         return x0[i], x1[j]
@@ -90,7 +91,7 @@ class OTPlanSampler:
     """The name of TorchCFM's own assignment without replacement."""
 
     def sample_plan_with_labels(
-        self, x0: Tensor, x1: Tensor, y0: Any = None, y1: Any = None, replace: bool = False
+        self, x0: Tensor, x1: Tensor, y0: Any = None, y1: Any = None, replace: bool | None = None
     ) -> tuple[Tensor, Tensor, Any, Any]:
         """Return paired rows as ``sample_plan``, and with them their labels y0 and y1, each None where not given."""
         i, j = self._pairs(x0, x1, y1 if self.per_class else None, replace)
@@ -105,13 +106,13 @@ class OTPlanSampler:
             paths.append(X[:, time][rows])
         return np.stack([path.cpu().numpy() for path in paths], 1)
 
-    def _pairs(self, x0: Tensor, x1: Tensor, labels: Tensor | None, replace: bool) -> tuple[Any, Any]:
+    def _pairs(self, x0: Tensor, x1: Tensor, labels: Tensor | None, replace: bool | None) -> tuple[Any, Any]:
         """Return which rows of x0 and of x1 are paired."""
         if self.method == "exact" and not replace and len(x0) == len(x1):
             return _partners(x0, x1, labels), slice(None)
         if labels is not None:
             raise ValueError("per_class pairs by method = 'exact' and without replacement, batches of one size")
-        return self.sample_map(self.get_map(x0, x1), len(x0), replace)
+        return self.sample_map(self.get_map(x0, x1), len(x0), self.method != "exact" if replace is None else replace)
 
     def _plan_of_pot(self, x0: Tensor, x1: Tensor) -> Floats:
         with needs("hosts", f"method {self.method!r} with {len(x0)} rows for {len(x1)} needs POT"):
