@@ -8,10 +8,10 @@ from torch import Tensor
 
 from immiscible_diffusion import couple
 from immiscible_diffusion.couplings import Assignment, Greedy, Mixed, Nearest, assign, assign_index
-from immiscible_diffusion.registry import make, names
+from immiscible_diffusion.registry import make
 from immiscible_diffusion.streams import stream
+from pairing import PAIRING
 
-NAMES = names("coupling")
 OTHERWISE = "joint", "independent", "nearest", "oversampled", "flipped", "rotated"
 """Those that keep no class apart, leave no pair to a class, choose noise for each row alone, or put it elsewhere."""
 
@@ -33,7 +33,7 @@ def test_couple_is_the_assignment_of_fresh_noise() -> None:
     assert not torch.equal(couple(X, generator=noise_stream()), noise)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAIRING)
 def test_what_randn_like_takes_changes_no_number(name: str) -> None:
     options: dict[str, Any] = {"device": X.device, "dtype": X.dtype, "memory_format": torch.channels_last}
     plain = make("coupling", name)(X, generator=noise_stream())
@@ -85,7 +85,7 @@ def test_labels_are_one_word_for_functions_and_objects() -> None:
     assert not torch.equal(couple(X, labels, noise_stream()), within)  # a condition alone is no label
 
 
-@pytest.mark.parametrize("name", sorted({*NAMES} - {*OTHERWISE}))
+@pytest.mark.parametrize("name", sorted({*PAIRING} - {*OTHERWISE}))
 def test_rows_pair_within_their_class(name: str) -> None:
     """Two classes on opposite sides: plain pairing gives each the noise of its side, pairing within them does not."""
     labels = torch.arange(64) % 2

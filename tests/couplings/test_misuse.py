@@ -11,7 +11,8 @@ from torch import Tensor
 
 from immiscible_diffusion import MisuseWarning
 from immiscible_diffusion.couplings import Assignment, Mixed, Nearest, Viewed, assign, assign_window, nearest
-from immiscible_diffusion.registry import make, names
+from immiscible_diffusion.registry import make
+from pairing import PAIRING
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -88,7 +89,7 @@ RIGHT: dict[str, Callable[[], object]] = {
     "the rest of an epoch in an object": lambda: [couple(X[start : start + 31]) for start in (0, 31)],
     "padding": lambda: assign(X, NOISE, mask=(CLASSES > 3).reshape(-1, 1, 1, 1)),
     "a window": lambda: assign_window([X[:1], X[1:2]]),
-    **{name: lambda name=name: make("coupling", name)(X, CLASSES % 4, step=1) for name in names("coupling")},  # type: ignore[misc]
+    **{name: lambda name=name: make("coupling", name)(X, CLASSES % 4, step=1) for name in PAIRING},  # type: ignore[misc]
 }
 couple = Assignment()
 

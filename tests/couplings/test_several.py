@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.couplings import Assignment, assign, assign_index, couple, nearest
-from immiscible_diffusion.registry import make, names
+from immiscible_diffusion.registry import make
 from immiscible_diffusion.streams import stream
-
-NAMES = names("coupling")
+from pairing import PAIRING
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -33,7 +32,7 @@ def test_one_index_for_several_tensors_is_the_cheapest_of_all() -> None:
     assert all(torch.equal(one, noise[index]) for one, noise in zip(paired, NOISES, strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PAIRING)
 def test_a_coupling_of_several_tensors_is_that_of_their_coordinates(name: str) -> None:
     joined = torch.cat([VIDEO.flatten(1), AUDIO.flatten(1)], 1)
     whole = make("coupling", name)(joined, generator=stream(0, 0, "noise"), step=1)
