@@ -85,6 +85,17 @@ def test_a_first_step_after_a_draw_passes(noise: PairedNoise) -> None:
     step_of(torch.nn.Parameter(torch.zeros(1)))
 
 
+def test_a_draw_inside_the_step_counts_as_lightning_makes_it(noise: PairedNoise) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+
+    def closure() -> float:
+        parameter.grad = torch.zeros_like(parameter)
+        return float(noise.like(torch.randn(4, 3)).sum())
+
+    torch.optim.SGD([parameter]).step(closure)
+    assert noise.drawn == 1
+
+
 @pytest.mark.parametrize(
     ("coupling", "lacking"),
     [

@@ -113,7 +113,7 @@ def test_noise_from_elsewhere_stops_at_the_first_step(script: Path, capfd: pytes
     )
     assert run(["run", str(script)]) == 1
     said = capfd.readouterr().err
-    assert "RuntimeError: the first optimizer step came" in said
+    assert "RuntimeError: the first optimizer step ended" in said
     assert "cli/scripts.py" not in said, "the traceback begins in the script"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from immiscible_diffusion.types import Coupling
 
@@ -17,14 +17,15 @@ __all__ = ["PairedNoise", "check_usable"]
 class PairedNoise:
     """A coupling in the place of ``torch.randn_like`` and ``torch.randn``, which sees to it that it is used.
 
-    The first draw is reported. The first step of an optimizer raises where no noise was drawn before it.
+    The first draw is reported. The first step of an optimizer raises at its end where no noise was drawn until then;
+    not at its beginning, since Lightning computes the loss in a closure inside the step.
     """
 
     def __init__(self, coupling: Coupling, where: str, say: Callable[[str], None]) -> None:
         """Take the coupling, the replaced lines in words, and the function that prints one line for the user."""
         self.drawn = 0
         self._coupling, self._where, self._say = coupling, where, say
-        self._hook = register_optimizer_step_pre_hook(self._check_step)
+        self._hook = register_optimizer_step_post_hook(self._check_step)
 
     def like(
         self,
@@ -86,7 +87,7 @@ class PairedNoise:
         self.close()
         if self.drawn == 0:
             raise RuntimeError(
-                f"the first optimizer step came, and {self._where} had drawn no noise: this script trains on other "
+                f"the first optimizer step ended, and {self._where} had drawn no noise: this script trains on other "
                 "noise. Name the line of its draw: immiscible run --at LINE, or --at FILE:LINE of a module"
             )
 
