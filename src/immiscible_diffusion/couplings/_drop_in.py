@@ -124,7 +124,8 @@ class DropIn(ABC):
             joined, joined_mask = as_one(x, mask)
             parts = split(self.draw(joined, rows._replace(mask=joined_mask), labels), x)
             return tuple(_wanted(*pair, device, dtype, memory_format) for pair in zip(parts, x, strict=True))
-        noise = self.draw(x, rows._replace(mask=mask), labels)
+        rows = rows._replace(mask=mask)  # type: ignore[arg-type]  # check_mask refuses several
+        noise = self.draw(x, rows, labels)
         return _wanted(noise, x, device, dtype, memory_format)
 
     def draw(self, x: Tensor, rows: Rows, labels: Tensor | Sequence[Tensor] | None) -> Tensor:
@@ -136,7 +137,7 @@ class DropIn(ABC):
         else:
             noise = self._within_classes(x, rows, rows.labels)
         if not torch.compiler.is_compiling():
-            watch_call(x if rows.mask is None else torch.where(rows.mask, x, 0))
+            watch_call(x, mask=rows.mask)
             if self.permutes:
                 watch_partners(x, self.classes(rows))
             if several_processes() and not vars(self).get("_compared"):

@@ -35,11 +35,12 @@ class MisuseWarning(UserWarning):
     """
 
 
-def watch_call(x: Tensor, noise: Tensor | None = None) -> None:
+def watch_call(x: Tensor, noise: Tensor | None = None, mask: Tensor | None = None) -> None:
     """Look at the first call from a line: warn of data that are still bytes, and of noise that processes share."""
     if not _first("data"):
         return
-    low, high = (float(value) for value in x.detach().aminmax())
+    real = x.detach() if mask is None else torch.where(mask, x.detach(), 0)
+    low, high = (float(value) for value in real.aminmax())
     if low >= _LEAST and _BRIGHT < high <= _MOST:
         _warn(
             f"x reaches from {low:g} to {high:g}, as bytes 0 to 255 do; noise of variance 1 pairs with data in model "
