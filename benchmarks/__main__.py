@@ -2,11 +2,22 @@
 
 import sys
 
-from benchmarks.commands import couplings, gpu, gpu_pack, images, papers, precision, scripts, semidiscrete, step
+from benchmarks.commands import (
+    couplings,
+    dimension,
+    gpu,
+    gpu_pack,
+    images,
+    papers,
+    precision,
+    scripts,
+    semidiscrete,
+    step,
+)
 from immiscible_diffusion.cli.options import new_app, run_app
 
 app = new_app("benchmarks", "Timings against the strongest public alternatives, recorded as they are measured.")
-for command in (couplings, papers, step, images, semidiscrete, scripts, precision, gpu, gpu_pack):
+for command in (couplings, dimension, papers, step, images, semidiscrete, scripts, precision, gpu, gpu_pack):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import typer
 from torch import Tensor
 
 from benchmarks.couplings import bench, bench_data, bench_line, bench_page, bench_sizes
+from benchmarks.dimension import bench_dimension, dimension_line, dimension_page
 from benchmarks.gpu.pack import build_pack
 from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.run import in_turn, run_part
@@ -27,7 +28,18 @@ from immiscible_diffusion.features import Inception
 from immiscible_diffusion.files import read_json, write_bytes, write_json
 from immiscible_diffusion.runs.folder import environment
 
-__all__ = ["couplings", "gpu", "gpu_pack", "images", "papers", "precision", "scripts", "semidiscrete", "step"]
+__all__ = [
+    "couplings",
+    "dimension",
+    "gpu",
+    "gpu_pack",
+    "images",
+    "papers",
+    "precision",
+    "scripts",
+    "semidiscrete",
+    "step",
+]
 
 Threads = Annotated[int, typer.Option(min=1, help="Threads of torch.")]
 Record = Annotated[Path | None, typer.Option("--out", help="Write the figures to this JSON file.")]
@@ -107,6 +119,28 @@ def images(
     out.print_json(data=measured)
     if record is not None:
         write_json(record, {"images": Path(data).name, "environment": environment(), **measured})
+
+
+def dimension(
+    data: Annotated[str, typer.Option("--images", help="Folder, parquet file or hub name.")],
+    codec: Annotated[str, typer.Option(help="Folder or hub name of an autoencoder in diffusers' layout.")],
+    pixels: Annotated[list[int] | None, typer.Option(help="Height and width; may be repeated.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the images.")] = "train",
+    rows: Annotated[int, typer.Option(min=1, help="Latents a size.")] = 64,
+    repeats: Annotated[int, typer.Option(min=2, help="Draws of noise for every latent.")] = 20,
+    threads: Threads = 1,
+    record: Record = None,
+    page: Annotated[Path | None, typer.Option(help="Put the table between the markers of this page.")] = None,
+) -> None:
+    """Measure what couplings gain on latents of real images, by their number of coordinates."""
+    torch.set_num_threads(threads)
+    measured = bench_dimension(
+        data, codec, pixels or [256, 512, 1024], split=split, rows=rows, batches=[1, 4, 16, 64], repeats=repeats
+    )
+    about = {"images": Path(data).name, "codec": Path(codec).name, "latents": rows, "repeats": repeats}
+    lines = _recorded(measured, dimension_line, record, about)
+    if page is not None:
+        write_bytes(page, dimension_page(page.read_text(encoding="utf-8"), lines).encode())
 
 
 def scripts(
