@@ -54,9 +54,12 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
             return real(output, target, *args, **kwargs)
 
         monkeypatch.setattr(nn.functional, "mse_loss", recorded)
-        hook = nn.modules.module.register_module_forward_pre_hook(
-            lambda module, args: scope["inputs"].append((module, args[0].detach())) if args else None
-        )
+
+        def seen(module: nn.Module, args: Any) -> None:
+            if args:
+                scope["inputs"].append((module, args[0].detach()))
+
+        hook = nn.modules.module.register_module_forward_pre_hook(seen)
         torch.manual_seed(0)
         try:
             for i in examples:
