@@ -90,6 +90,12 @@ $(READY): pyproject.toml constraints.txt
 clean:
 	rm -rf $(VENV) runs dist build .mypy_cache .ruff_cache .pytest_cache
 
+# Small runs killed at random moments, in one and two processes: each must end as an uninterrupted one does.
+.PHONY: chaos
+KILLS := 20
+chaos: $(READY)
+	$(BIN)/python -m benchmarks chaos --kills $(KILLS)
+
 # What a bare machine with a GPU needs beside this tree, at most 60 MiB together; see docs/gpu.md.
 .PHONY: gpu-pack
 EARLIER :=

@@ -3,6 +3,7 @@
 import sys
 
 from benchmarks.commands import (
+    chaos,
     couplings,
     dimension,
     gpu,
@@ -17,7 +18,7 @@ from benchmarks.commands import (
 from immiscible_diffusion.cli.options import new_app, run_app
 
 app = new_app("benchmarks", "Timings against the strongest public alternatives, recorded as they are measured.")
-for command in (couplings, dimension, papers, step, images, semidiscrete, scripts, precision, gpu, gpu_pack):
+for command in (chaos, couplings, dimension, papers, step, images, semidiscrete, scripts, precision, gpu, gpu_pack):
     app.command()(command)
 
 if __name__ == "__main__":

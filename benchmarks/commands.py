@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import torch
 import typer
 from torch import Tensor
 
+from benchmarks.chaos import bench_chaos, chaos_line
 from benchmarks.couplings import bench, bench_data, bench_line, bench_page, bench_sizes
 from benchmarks.dimension import bench_dimension, dimension_line, dimension_page
 from benchmarks.gpu.pack import build_pack
@@ -29,6 +31,7 @@ from immiscible_diffusion.files import read_json, write_bytes, write_json
 from immiscible_diffusion.runs.folder import environment
 
 __all__ = [
+    "chaos",
     "couplings",
     "dimension",
     "gpu",
@@ -78,6 +81,18 @@ def papers(
     torch.set_num_threads(threads)
     rows = bench_papers(_batches(data), repeats=repeats)
     _recorded(rows, papers_line, record, {"images": Path(data).name})
+
+
+def chaos(
+    kills: Annotated[int, typer.Option(min=1, help="How many kills.")] = 20,
+    seed: Annotated[int, typer.Option(help="Names the moments.")] = 0,
+    record: Record = None,
+) -> None:
+    """Kill small runs at random moments, in one and two processes; each must end as an uninterrupted one does."""
+    with TemporaryDirectory() as folder:
+        rows = _recorded(bench_chaos(kills, Path(folder), seed), chaos_line, record, {"kills": kills, "seed": seed})
+    if unlike := [row for row in rows if not row["equal"]]:
+        raise ArithmeticError(f"{len(unlike)} of {len(rows)} runs ended otherwise than an uninterrupted one")
 
 
 def semidiscrete(
