@@ -106,7 +106,9 @@ def _started(folder: Path, world: int, refuses: bool = False) -> list[BaseProces
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = process_context()
-    processes = [context.Process(target=_attempt, args=(r, world, port, str(folder), refuses)) for r in range(world)]
+    processes: list[BaseProcess] = [
+        context.Process(target=_attempt, args=(r, world, port, str(folder), refuses)) for r in range(world)
+    ]
     for process in processes:
         process.start()
     return processes
@@ -155,12 +157,12 @@ def _killed(processes: list[BaseProcess], folder: Path, chance: random.Random) -
     """
     victim, begun = chance.choice(processes), time.time()
     wait = chance.uniform(0, 1.0) if chance.random() < 0.1 else None
-    moment = chance.uniform(0, _TRAINING)
+    later = chance.uniform(0, _TRAINING)
     while victim.is_alive():
         session = folder / "environment.json"  # is written anew when a session begins
         if wait is not None and time.time() > begun + wait:
             break
-        if wait is None and session.exists() and begun < session.stat().st_mtime < time.time() - moment:
+        if wait is None and session.exists() and begun < session.stat().st_mtime < time.time() - later:
             break
         time.sleep(0.002)
     if victim.is_alive():

@@ -74,7 +74,7 @@ def _distances(coupling: Coupling, latents: Tensor, b: int, repeats: int) -> dic
     """Return each repeat's mean distance of pairs in full and of their coarse parts, (repeats,)."""
     generator = torch.Generator().manual_seed(0)
     full, coarse = torch.zeros(repeats), torch.zeros(repeats)
-    batches = latents[: len(latents) // b * b].split(b)
+    batches = torch.split(latents[: len(latents) // b * b], b)
     for i in range(repeats):
         for x in batches:
             noise = coupling(x, generator=generator)

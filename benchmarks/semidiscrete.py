@@ -58,7 +58,7 @@ def searches_of_keeping(n: int, batch: int, epochs: int, keep: int = 8) -> Itera
     generator = torch.Generator().manual_seed(0)
     kept, drawn, paired = torch.zeros(n, dtype=torch.long), 0, 0
     for _ in range(epochs):
-        for rows in torch.randperm(n, generator=generator).split(batch):
+        for rows in torch.split(torch.randperm(n, generator=generator), batch):
             while bool((kept[rows] < 1).any()):
                 fallen = torch.randint(0, n, (min(_DRAW, n),), generator=generator)
                 kept = (kept + torch.bincount(fallen, minlength=n)).clamp(max=keep)

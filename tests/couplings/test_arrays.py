@@ -45,7 +45,7 @@ def test_the_index_is_that_of_tensors_in_numpy(library: Any) -> None:
     assert np.array_equal(index, EXPECTED.numpy())
     options = {"labels": LABELS, "mask": MASK}
     tensors = {name: torch.from_numpy(value) for name, value in options.items()}
-    expected = assign_index(torch.from_numpy(X), torch.from_numpy(NOISE), **tensors)
+    expected = assign_index(torch.from_numpy(X), torch.from_numpy(NOISE), **tensors)  # type: ignore[call-overload]
     masked = assign_index(library(X), library(NOISE), **{name: library(value) for name, value in options.items()})
     assert np.array_equal(masked, expected.numpy())
     assert not np.array_equal(masked, index)

@@ -249,14 +249,14 @@ FAILURES: dict[str, tuple[Callable[[], object], str]] = {
     "row shapes": (lambda: assign(X, randn(5, 4)), r"x rows have shape \(3,\), noise rows \(4,\)"),
     "row axes": (lambda: assign(X, NOISE[:, :, None]), r"x rows have shape \(3,\), noise rows \(3, 1\)"),
     "too little noise": (lambda: assign(X, NOISE[:4]), r"5 rows of x need at least as many noise rows; there are 4"),
-    "cost": (lambda: assign(X, NOISE, cost="l3"), r"no cost named 'l3'; there are \['l2', 'dot'"),  # type: ignore[arg-type]
+    "cost": (lambda: assign(X, NOISE, cost="l3"), r"no cost named 'l3'; there are \['l2', 'dot'"),  # type: ignore[call-overload]
     "precision": (
-        lambda: assign(X, NOISE, precision="fp8"),  # type: ignore[arg-type]
+        lambda: assign(X, NOISE, precision="fp8"),  # type: ignore[call-overload]
         r"no precision named 'fp8'; there are \['fp32'",
     ),
     "integers": (lambda: assign(X.long(), NOISE), r"x is a torch.int64 tensor; it must be a floating-point tensor"),
     "integer noise": (lambda: assign(X, NOISE.int()), r"noise is a torch.int32 tensor"),
-    "no tensor": (lambda: assign(X.numpy(), NOISE), r"x is a ndarray"),  # type: ignore[arg-type]
+    "no tensor": (lambda: assign(X.numpy(), NOISE), r"x is a ndarray"),  # type: ignore[call-overload]
     "empty": (lambda: assign(X[:0], NOISE), r"x has shape \(0, 3\); it must be .* at least one element"),
     "no axis": (lambda: assign(X[0, 0], NOISE), r"x has shape \(\)"),
     "label dtype": (

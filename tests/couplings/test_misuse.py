@@ -34,6 +34,7 @@ def told(call: Callable[[], object], times: int = 5) -> list[warnings.WarningMes
     return list(caught)
 
 
+couple = Assignment()
 MISUSES: dict[str, tuple[Callable[[], object], str]] = {
     "swapped": (lambda: assign(NOISE, X), r"root mean square 0\.6.*Data come first, assign\(x, noise\)"),
     "scaled by sigma": (lambda: assign(X, NOISE * SIGMA * 3), r"before it is multiplied by sigma"),
@@ -91,7 +92,6 @@ RIGHT: dict[str, Callable[[], object]] = {
     "a window": lambda: assign_window([X[:1], X[1:2]]),
     **{name: lambda name=name: make("coupling", name)(X, CLASSES % 4, step=1) for name in PAIRING},  # type: ignore[misc]
 }
-couple = Assignment()
 
 
 @pytest.mark.parametrize("case", RIGHT)

@@ -103,10 +103,11 @@ def test_padding_of_rows_of_any_shape_has_no_say_and_keeps_its_noise(rows: str, 
     assert torch.equal(paired[wide], noise[assign_index(zeros, noise, mask=mask)][wide])
     assert paired.dtype == dtype
     assert not torch.equal(paired, assign(fives, noise))  # control: without the mask the fives decide
-    for draw in (
+    draws: list[Callable[[Tensor, int], Tensor]] = [
         lambda x, seed: nearest(x, 16, generator=stream(seed, 0, "noise"), mask=mask),
         lambda x, seed: couple(x, generator=stream(seed, 0, "noise"), mask=mask),
-    ):
+    ]
+    for draw in draws:
         assert torch.equal(draw(fives, 0), draw(zeros, 0))
         padding = torch.cat([draw(fives, seed)[~wide].float() for seed in range(30)])
         assert abs(float(padding.mean())) < 5 * len(padding) ** -0.5

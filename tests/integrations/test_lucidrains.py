@@ -32,8 +32,9 @@ class Keeping(Assignment):
     """Assignment that keeps what it was given and what it gave."""
 
     def pair(self, x: Tensor, rows: Any) -> Tensor:
-        vars(self)["x"], vars(self)["noise"] = x, super().pair(x, rows)
-        return vars(self)["noise"].clone()
+        noise = super().pair(x, rows)
+        vars(self)["x"], vars(self)["noise"] = x, noise
+        return noise.clone()
 
 
 class Losses:

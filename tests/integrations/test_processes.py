@@ -59,7 +59,7 @@ def accelerate(folder: Path, seed: int) -> None:
 def lightning(folder: Path, seed: int) -> None:
     import lightning
 
-    class Module(lightning.LightningModule):
+    class Module(lightning.LightningModule):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.net = torch.nn.Linear(6, 6)

@@ -91,8 +91,8 @@ def input_of(scope: Scope, net: nn.Module) -> Tensor:
 
 def is_paired(x: Any, noise: Any) -> bool:
     """Return whether an exact assignment, by another package, leaves every row where it is."""
-    flat = [torch.from_numpy(np.array(rows)).flatten(1).double() for rows in (x, noise)]
-    rows, columns = linear_sum_assignment(torch.cdist(*flat).numpy())
+    data, noises = (torch.from_numpy(np.array(rows)).flatten(1).double() for rows in (x, noise))
+    rows, columns = linear_sum_assignment(torch.cdist(data, noises).numpy())
     return bool((rows == columns).all())
 
 

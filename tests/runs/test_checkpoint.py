@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -151,11 +152,12 @@ def test_weights_that_are_tied_are_saved_and_stay_tied(tmp_path: Path) -> None:
         pass
     checkpoint.save(state, tmp_path)
     loaded = new_state(Tied(), config)
-    assert not torch.equal(loaded.net.enter.weight, state.net.enter.weight)
+    net, loaded_net = cast(Tied, state.net), cast(Tied, loaded.net)
+    assert not torch.equal(loaded_net.enter.weight, net.enter.weight)
     assert checkpoint.load_newest(loaded, tmp_path)
-    assert loaded.net.leave.weight is loaded.net.enter.weight
-    for net, ours in ((state.net, loaded.net), (state.ema, loaded.ema)):
-        for name, value in net.state_dict().items():
+    assert loaded_net.leave.weight is loaded_net.enter.weight
+    for module, ours in ((state.net, loaded.net), (state.ema, loaded.ema)):
+        for name, value in module.state_dict().items():
             assert torch.equal(ours.state_dict()[name], value), name
 
 

@@ -24,7 +24,7 @@ def tensor_of(array: Any) -> Tensor | None:
     if array is None or isinstance(array, Tensor):
         return array
     try:
-        tensor: Tensor = torch.from_dlpack(array)
+        tensor: Tensor = torch.utils.dlpack.from_dlpack(array)
     except (AttributeError, BufferError, RuntimeError, TypeError):  # memory of another device, or not to be written to
         try:
             return torch.from_numpy(np.array(array))

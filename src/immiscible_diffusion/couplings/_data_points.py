@@ -27,7 +27,7 @@ def data_points(source: Source, codec: Codec, device: torch.device) -> Float[Ten
             "give them so (types.HasTrainingRows): take coupling = 'assignment', alone or in windows ('windowed')"
         )
     parts = list[Tensor]()
-    for places in torch.arange(source.rows).split(_READ):
+    for places in torch.split(torch.arange(source.rows), _READ):
         batch = source.training_rows(places, torch.zeros(len(places), dtype=torch.bool))
         if batch.mask is not None:
             raise ValueError("a coupling over the whole data set pairs whole rows; these data are padded")
@@ -40,7 +40,7 @@ def data_points(source: Source, codec: Codec, device: torch.device) -> Float[Ten
 def digest_of_rows(data: Float[Tensor, "n *dims"]) -> str:
     """Return the SHA-256 of the data, equal where files, decoder, codec and scale are."""
     digest = hashlib.sha256(str(tuple(data.shape)).encode())
-    for part in data.split(_READ):
+    for part in torch.split(data, _READ):
         digest.update(part.contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
 

@@ -61,7 +61,8 @@ def one_noise(
 
 
 def _length(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1)
+    length: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return length
 
 
 def _unit(rows: Tensor) -> Tensor:
@@ -71,4 +72,5 @@ def _unit(rows: Tensor) -> Tensor:
 
 def _without(rows: Tensor, unit: Tensor) -> Tensor:
     """Return rows less their part along directions of length 1 or 0, (b, d)."""
-    return rows - torch.linalg.vecdot(rows, unit).unsqueeze(1) * unit
+    along: Tensor = torch.linalg.vecdot(rows, unit)
+    return rows - along.unsqueeze(1) * unit
