@@ -1,6 +1,6 @@
 """Assignment over processes against one process that holds the joined batch, and over an accumulation window.
 
-Run as a program, this file is one of four processes; the tests start them once and look at what they wrote.
+The tests start four processes once and look at what they wrote.
 """
 
 import copy
@@ -8,8 +8,6 @@ import importlib
 import json
 import os
 import pickle
-import subprocess
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -29,6 +27,7 @@ from immiscible_diffusion.couplings._joint_costs import _whole, cost_rows
 from immiscible_diffusion.couplings._seeded_noise import normal_rows, row_seeds
 from immiscible_diffusion.couplings.joint import Joint, assign_across
 from immiscible_diffusion.couplings.windowed import assign_window
+from immiscible_diffusion.processes import results
 from immiscible_diffusion.registry import describe, make
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Coupling
@@ -120,6 +119,7 @@ def message_of(call: Callable[[], object]) -> str:
 def process(rank: int, folder: Path) -> None:
     """Carry out every case as one of four processes, and write what came."""
     torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=4)
     groups: dict[str, Any] = {name: dist.new_group(members) for name, members in MEMBERS.items()} | {"all": None}
     paired, traffic, said = {}, {}, {}
@@ -164,10 +164,6 @@ def process(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-if __name__ == "__main__":
-    process(int(sys.argv[1]), Path(sys.argv[2]))
-    raise SystemExit
-
 CONTRACT = importlib.import_module("couplings.test_contract")
 
 
@@ -175,18 +171,7 @@ CONTRACT = importlib.import_module("couplings.test_contract")
 def written(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Start four processes; return for each what it was paired with, sent and said."""
     folder = tmp_path_factory.mktemp("processes")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    started = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], stderr=subprocess.PIPE, env=environment)
-        for rank in range(4)
-    ]
-    try:
-        for each in started:
-            _, error = each.communicate(timeout=120)
-            assert each.returncode == 0, error.decode()
-    finally:
-        for each in started:
-            each.kill()
+    list(results(process, [(rank, folder) for rank in range(4)], 4))
     return [
         {
             "paired": torch.load(folder / f"{rank}.pt", weights_only=True),

@@ -5,8 +5,6 @@ Run as a program, this file is one of two processes; the test starts them and lo
 
 import json
 import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from immiscible_diffusion.couplings import Assignment, Independent, Mixed, Nearest
 from immiscible_diffusion.couplings._shared_noise import _digest
+from immiscible_diffusion.processes import results
 from immiscible_diffusion.streams import stream
 
 pytestmark = pytest.mark.medium
@@ -39,10 +38,11 @@ def told(call: Callable[[], object]) -> list[str]:
     return [str(each.message) for each in caught]
 
 
-def process(rank: int, folder: Path, meeting: str) -> None:
+def process(rank: int, folder: Path) -> None:
     """Draw as two processes do, in turn where it matters who comes second."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     said: dict[str, list[str]] = {}
 
     def in_turn(name: str, call: Callable[[], object]) -> None:
@@ -70,29 +70,10 @@ def process(rank: int, folder: Path, meeting: str) -> None:
     dist.destroy_process_group()
 
 
-if __name__ == "__main__":
-    process(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
-    raise SystemExit
-
-
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("processes")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    arguments = [sys.executable, __file__]
-    started = [
-        subprocess.Popen(
-            [*arguments, str(rank), str(folder), f"file://{folder}/meeting"], stderr=subprocess.PIPE, env=environment
-        )
-        for rank in range(2)
-    ]
-    try:
-        for each in started:
-            _, error = each.communicate(timeout=120)
-            assert each.returncode == 0, error.decode()
-    finally:
-        for each in started:
-            each.kill()
+    list(results(process, [(rank, folder) for rank in range(2)], 2))
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
