@@ -55,9 +55,7 @@ def couplings(
     times: Annotated[int, typer.Option(min=1, help="Candidates of oversampling, times b.")] = 16,
     threads: Threads = 1,
     record: Record = None,
-    page: Annotated[
-        Path | None, typer.Option("--readme", help="Put the table between the markers of this page.")
-    ] = None,
+    page: Annotated[Path | None, typer.Option(help="Put the table between the markers of this page.")] = None,
 ) -> None:
     """Time the couplings against the strongest public ways to do the same."""
     torch.set_num_threads(threads)

@@ -20,7 +20,7 @@ _SIZES = [
     *("256x64", "1024x64", "256x4096", "1024x4096", "256x16384", "1024x16384", "64x262144", "256x262144"),
 ]
 SHOWN = [(256, 3072), (1024, 3072), (4096, 3072), (1024, 16384)]
-"""The sizes that the README shows."""
+"""The sizes that docs/speed.md shows."""
 _GPU_ROOM = 13
 """How many times what fits into a CPU's memory and patience fits into a GPU's."""
 _SLOW = 8.0
