@@ -33,6 +33,8 @@ _SECONDS = 120.0
 """An attempt that takes longer hangs."""
 _TRAINING = 1.0
 """Seconds that a small run trains, evaluates and writes, about."""
+_MOST = 8
+"""Kills of one trial; then it may end."""
 _REFUSED = 30_000
 """Bytes of the largest file in an attempt whose disk refuses to write: no checkpoint fits."""
 _BY_CHANCE = "log.jsonl", "evaluations.jsonl", "environment.json"
@@ -49,7 +51,7 @@ def bench_chaos(kills: int, folder: Path, seed: int = 0) -> Iterator[dict[str, A
     whole = {world: _whole(folder / f"whole-{world}", world) for world in (1, 2)}
     while made < kills:
         world = 1 + trial % 2
-        row = _trial(folder / f"trial-{trial}", world, whole[world], chance, kills - made)
+        row = _trial(folder / f"trial-{trial}", world, whole[world], chance, min(_MOST, kills - made))
         made, trial = made + row["kills"], trial + 1
         yield row
 
