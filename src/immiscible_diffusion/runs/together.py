@@ -67,7 +67,7 @@ def launch_together(
                         bars.update(bar, completed=step)
                         if follower is not None and step % 50 == 0:
                             follower.send()
-            except (ArithmeticError, ValueError, OSError) as problem:
+            except (ArithmeticError, ValueError, OSError, MemoryError) as problem:
                 error = problem
             bars.remove_task(bar)
             if error is None and step < total:

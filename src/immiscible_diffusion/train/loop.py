@@ -75,6 +75,7 @@ def fit(
     Raises:
         NotFiniteError: the loss or the gradient's norm is NaN or infinite, more often than ``config.skip``; weights are
             those of the last good step. On a GPU this is looked at every 50 steps.
+        MemoryError: a step ran out of memory; says which options to change.
         ValueError: the method asks for a teacher, and a state in mid-training has none; a trained or averaged parameter
             is float16 or bfloat16.
 
@@ -144,7 +145,7 @@ class _Step:
         state, config, progress = self.state, self.config, self.state.step / self.config.steps
         for parameter in self.averages.weights:
             parameter.grad = None
-        with _net_stream(config.seed, state.step, self.share.rank, self.device):
+        with _net_stream(config.seed, state.step, self.share.rank, self.device), self._enough_memory(pair):
             total = self._backward(pair, progress)
         stopped = wants_to_stop
         if self.accelerator is not None and self.share.world > 1:
@@ -181,6 +182,25 @@ class _Step:
                 (scaled if state.scaler is None else state.scaler.scale(scaled)).backward()  # type: ignore[no-untyped-call]
             total = total + loss.detach()
         return total
+
+    @contextmanager
+    def _enough_memory(self, pair: Pair) -> Iterator[None]:
+        """Say which options need less memory, where there is not enough.
+
+        Raises:
+            MemoryError: the net's forward or backward pass ran out of memory.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, torch.cuda.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                raise
+            config, rows = self.config, -(-len(pair.x) // self.config.accumulate)
+            raise MemoryError(
+                f"step {self.state.step + 1} ran out of memory on {self.device} with {rows} rows in the net at a time: "
+                f"raise train.accumulate (it is {config.accumulate}; results stay), lower train.batch (it is "
+                f"{config.batch}), or set train.precision = 'bf16' (it is {config.precision!r})"
+            ) from error
 
     def _alone(self) -> AbstractContextManager[None]:
         """Leave the gradients of all parts but the last to this process."""
