@@ -37,6 +37,17 @@ def folder(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
+def photos(folder: Path, count: int, *, mode: str = "RGB", classes: int = 0) -> Path:
+    """Write pictures of mixed sizes and formats, in folders of classes where there are any."""
+    for i in range(count):
+        place = folder / f"class-{i % classes}" if classes else folder
+        place.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(i).integers(256, size=(40 + i % 5, 30 + 7 * (i % 3), 3), dtype=np.uint8)
+        picture = Image.fromarray(noise).convert(mode)
+        picture.save(place / f"{i:04d}.{('png', 'jpg')[i % 2]}")
+    return folder
+
+
 def zipped(path: Path, files: dict[str, bytes]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

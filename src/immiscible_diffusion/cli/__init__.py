@@ -14,6 +14,7 @@ __all__ = ["COMMANDS", "command_line", "run"]
 COMMANDS = {
     "list": "listing:list_experiments",
     "demo": "training:demo",
+    "init": "own_data:init",
     "show": "training:show",
     "train": "training:train",
     "sample": "models:sample",

@@ -1,5 +1,6 @@
 """What commands share: where they print, and the options that mean the same in each."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +31,7 @@ __all__ = [
     "progress",
     "refused",
     "run_app",
+    "runs_at_a_time",
 ]
 
 out = Console()
@@ -60,6 +62,11 @@ def checked_device(device: str | None) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("this machine has no CUDA device that PyTorch can use; leave out --device")
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def runs_at_a_time(workers: int | None, device: str) -> int:
+    """Return how many runs are carried out at a time: as many as asked for, else one a core, or one on a GPU."""
+    return workers or (1 if device == "cuda" else os.cpu_count() or 1)
 
 
 def choice(kind: str, text: str) -> Any:

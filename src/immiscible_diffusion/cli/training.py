@@ -1,6 +1,5 @@
 """Commands about experiments: show them, carry them out."""
 
-import os
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,19 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from immiscible_diffusion.cli.options import Device, Name, Out, Scale, Sets, Workers, checked_device, err, out
+from immiscible_diffusion.cli.options import (
+    Device,
+    Name,
+    Out,
+    Scale,
+    Sets,
+    Workers,
+    checked_device,
+    err,
+    out,
+    runs_at_a_time,
+)
+from immiscible_diffusion.cli.own_data import Minutes, planned
 from immiscible_diffusion.cli.studies import print_report
 from immiscible_diffusion.experiments.experiment import Cell, Experiment, read_experiment
 from immiscible_diffusion.experiments.values import parse_override
@@ -27,14 +38,44 @@ _TRY_AGAIN = 75
 """The exit code of a command that has more to do (EX_TEMPFAIL of sysexits.h), as a queue's script may ask for."""
 
 
-def demo(out_folder: Out = Path("runs"), scale: Scale = None, sets: Sets = None, workers: Workers = None) -> None:
-    """Train three couplings on real digits from the same seeds, and show what they change (a few minutes).
+def demo(
+    images: Annotated[
+        str | None, typer.Option(help="Your own images: a folder, a zip archive, a parquet file or a hub name.")
+    ] = None,
+    latents: Annotated[str | None, typer.Option(help="Or a folder that `immiscible encode` wrote.")] = None,
+    minutes: Minutes = 10.0,
+    out_folder: Out = Path("runs"),
+    scale: Scale = None,
+    sets: Sets = None,
+    workers: Workers = None,
+    device: Device = None,
+) -> None:
+    """Train with and without pairing from the same seeds, on digits or on your own images, and show what it changes.
 
-    The report is written after every seed. Without --scale, runs are shorter than those of `immiscible train demo`.
+    On digits three couplings are trained (a few minutes). With --images or --latents, size, net, batch, held-out images
+    and features are chosen for what is there, and said; independent noise is trained against assignment. The report is
+    written after every seed. Without --scale, runs on digits are shorter than those of `immiscible train demo`.
     """
     pyplot()  # a report that cannot be drawn is refused before the training
-    _train("demo", out_folder, scale or "quick", sets, workers, None, reports=True)
-    print_report(out_folder / "demo")
+    if images is None and latents is None:
+        folder = _train("demo", out_folder, scale or "quick", sets, workers, device, reports=True)
+    else:
+        if images is not None and latents is not None:
+            raise ValueError("--images and --latents name two data sets: give one of them")
+        if scale is not None:
+            raise ValueError("--scale is for the demo on digits: with your own data give --minutes, or --set KEY=VALUE")
+        place = checked_device(device)
+        file = planned(
+            images if images is not None else str(latents),
+            latents=images is None,
+            out_folder=out_folder,
+            sets=sets,
+            minutes=minutes,
+            workers=workers,
+            device=place,
+        )
+        folder = _train(str(file), out_folder, None, sets, workers, place, reports=True)
+    print_report(folder)
 
 
 def show(
@@ -81,11 +122,6 @@ def train(
     out.print(f"Runs are in {escape(str(folder))}; make the report with: immiscible report {escape(str(folder))}")
 
 
-def _count(workers: int | None, device: str) -> int:
-    """Return how many runs are carried out at a time."""
-    return workers or (1 if device == "cuda" else os.cpu_count() or 1)
-
-
 def _cells(name: str, scale: str | None, sets: list[str] | None) -> tuple[Experiment, list[Cell]]:
     experiment = read_experiment(name)
     return experiment, experiment.cells(scale, [parse_override(text) for text in sets or []])
@@ -116,14 +152,18 @@ def _train(
     with started_team(device) as team:
         if not team.first:
             out.quiet = True
-        how = f"{min(_count(workers, device), len(cells))} at a time" if team.alone else f"{team.share.world} processes"
+        how = (
+            f"{min(runs_at_a_time(workers, device), len(cells))} at a time"
+            if team.alone
+            else f"{team.share.world} processes"
+        )
         out.print(f"{escape(experiment.title)}: {len(cells)} runs on {device}, {how}")
         if reused and team.first:
             copied = reuse(cells, folder, reused)
             out.print(f"Copied {len(copied)} finished runs: {', '.join(copied) or 'none is the same'}")
         options: dict[str, Any] = {"console": out, "tracker": tracker, "max_seconds": max_seconds}
         if team.alone:
-            options |= {"workers": _count(workers, device), "device": device}
+            options |= {"workers": runs_at_a_time(workers, device), "device": device}
         start = launch if team.alone else partial(launch_together, team=team)
         try:
             with closing(start(experiment, cells, folder, **options)) as runs:

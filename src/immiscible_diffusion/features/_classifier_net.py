@@ -2,6 +2,7 @@
 
 import multiprocessing
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from immiscible_diffusion.types import UInt8
 
-__all__ = ["RECIPE", "accuracy", "penultimate", "rotations", "train", "untrained"]
+__all__ = ["RECIPE", "accuracy", "fit_seconds", "penultimate", "rotations", "train", "untrained"]
 
 RECIPE = 1
 """The version of net and training; kept weights of another are not used."""
@@ -19,6 +20,7 @@ _WIDTH = 128
 _STEPS, _LEAST_STEPS, _EPOCHS, _BATCH = 4700, 200, 20, 128
 """Steps are as many as these epochs take, within these bounds; every step sees this many images, or rotations."""
 _LR, _DECAY = 4e-3, 0.05
+_TIMED = 2
 _ROWS = 250
 """Images through the net at a time when nothing is trained."""
 
@@ -79,7 +81,7 @@ def train(
     """
     generator = torch.Generator().manual_seed(seed + 1)
     size = min(_BATCH if labels is not None else _BATCH // 4, len(images))
-    steps = min(_STEPS, max(_LEAST_STEPS, _EPOCHS * len(images) // _BATCH))
+    steps = _steps(len(images))
     with torch.enable_grad(), _one_thread():
         net.train().requires_grad_(True)
         optimizer = torch.optim.AdamW(net.parameters(), lr=_LR, weight_decay=_DECAY)
@@ -93,6 +95,23 @@ def train(
             optimizer.step()
             schedule.step()
         net.eval().requires_grad_(False)
+
+
+def fit_seconds(shape: tuple[int, int, int], rows: int) -> float:
+    """Return about how many seconds training on this many images takes, from two timed steps on one thread."""
+    net = untrained(shape, 4, 0)
+    images = torch.zeros(_BATCH, *shape)
+    with torch.enable_grad(), _one_thread():
+        net.train().requires_grad_(True)
+        net(images).sum().backward()  # the first step warms up
+        begun = time.perf_counter()
+        for _ in range(_TIMED):
+            net(images).sum().backward()
+    return (time.perf_counter() - begun) / _TIMED * _steps(rows)
+
+
+def _steps(rows: int) -> int:
+    return min(_STEPS, max(_LEAST_STEPS, _EPOCHS * rows // _BATCH))
 
 
 def rotations(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -111,6 +111,10 @@ class Classifier:
             _keep(made, path, digest)
             return made
 
+    def fit_seconds(self, shape: tuple[int, int, int], rows: int) -> float:
+        """Return about how many seconds fitting to this many images, (c, h, w) each, takes: a few steps are timed."""
+        return recipe.fit_seconds(shape, rows)
+
     def _task(self, source: Source, image: Tensor) -> Task:
         name = type(source).__name__
         shape = tuple(image.shape[1:])
