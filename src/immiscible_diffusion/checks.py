@@ -14,6 +14,7 @@ __all__ = [
     "check_choice",
     "check_cost",
     "check_finite",
+    "check_generator",
     "check_integers",
     "check_lengths",
     "check_mask",
@@ -88,7 +89,8 @@ def check_batch(x: object, name: str = "x") -> None:
     """Raise ValueError unless x is a floating-point tensor (b, ...) with at least one row and one coordinate."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = f"{x.dtype} tensor" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{name} is a {kind}; it must be a floating-point tensor of shape (b, ...)")
+        hint = ": scale it to model space, such as x / 127.5 - 1" if kind.startswith("torch.uint8") else ""
+        raise ValueError(f"{name} is a {kind}; it must be a floating-point tensor of shape (b, ...){hint}")
     if x.ndim == 0 or x.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be (b, ...) with at least one element")
 
@@ -144,8 +146,31 @@ are real, with as many axes and rows as x, each further axis as long as that of 
     came = f"{mask.dtype} tensor {tuple(mask.shape)} on {mask.device}" if isinstance(mask, Tensor) else repr(mask)
     raise ValueError(
         f"mask is a {came}; for x {tuple(x.shape)} on {x.device} it must be bool, True where data are real, "
-        f"with as many axes and rows as x, each further axis as long as that of x or 1"
+        f"with as many axes and rows as x, each further axis as long as that of x or 1{_mask_hint(x, mask)}"
     )
+
+
+def _mask_hint(x: Tensor, mask: object) -> str:
+    """Return how a mask with the first axes of x alone, such as (b, tokens), or of numbers is written."""
+    if not isinstance(mask, Tensor) or mask.shape != x.shape[: mask.ndim]:
+        return ""
+    return f": write mask{'' if mask.dtype == torch.bool else '.bool()'}" + (
+        f".reshape({', '.join(map(str, [*mask.shape, *[1] * (x.ndim - mask.ndim)]))})" if mask.ndim < x.ndim else ""
+    )
+
+
+def check_generator(generator: object) -> None:
+    """Raise ValueError unless a generator is None or a ``torch.Generator``.
+
+    >>> check_generator(0)
+    Traceback (most recent call last):
+    ValueError: generator is 0; it must be one torch.Generator, such as torch.Generator().manual_seed(0), or None
+    """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"generator is {generator!r}; it must be one torch.Generator, such as torch.Generator().manual_seed(0), or "
+            f"None"
+        )
 
 
 def check_alike(x: Tensor, noise: Tensor) -> None:

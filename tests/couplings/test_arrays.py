@@ -35,8 +35,15 @@ def unwritable(array: Any) -> Any:
 
 @pytest.mark.parametrize(
     "library",
-    [np.asarray, Exporting, unwritable, lambda array: array[::-1][::-1], np.asfortranarray],
-    ids=["NumPy", "DLPack", "unwritable", "strides", "Fortran"],
+    [
+        np.asarray,
+        Exporting,
+        unwritable,
+        lambda array: array[::-1].copy()[::-1],
+        np.asfortranarray,
+        lambda array: array.astype(array.dtype.newbyteorder(">")),
+    ],
+    ids=["NumPy", "DLPack", "unwritable", "backwards in memory", "Fortran", "other byte order"],
 )
 def test_the_index_is_that_of_tensors_in_numpy(library: Any) -> None:
     index = assign_index(library(X), library(NOISE))
@@ -60,6 +67,14 @@ def test_a_tensor_stays_a_tensor() -> None:
 def test_what_is_no_floating_array_is_refused(bad: Any) -> None:
     with pytest.raises(ValueError, match=r"there came a|x is a|x is several"):
         assign_index(bad, NOISE)
+
+
+def test_a_traced_array_is_told_the_callback() -> None:
+    class DynamicTracer:
+        dtype = "float32"
+
+    with pytest.raises(ValueError, match=r"inside jax\.jit call this by jax\.pure_callback"):
+        assign_index(DynamicTracer(), NOISE)
 
 
 @pytest.mark.medium

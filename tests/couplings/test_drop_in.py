@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion import couple
-from immiscible_diffusion.couplings import Assignment, Greedy, Mixed, Nearest, assign, assign_index
+from immiscible_diffusion.couplings import Assignment, Greedy, Mixed, Nearest, assign, assign_index, nearest
 from immiscible_diffusion.registry import make
 from immiscible_diffusion.streams import stream
 from pairing import PAIRING
@@ -152,3 +152,35 @@ def test_a_wrapper_hands_the_labels_on() -> None:
 def test_joint_refuses_labels() -> None:
     with pytest.raises(ValueError, match="joint pairs the rows of all processes and keeps no classes apart"):
         make("coupling", "joint")(X, step=0, labels=torch.arange(8) % 2)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"generator": 3}, "generator is 3; it must be one torch.Generator"),
+        ({"generator": [torch.Generator()]}, "it must be one torch.Generator"),
+        (
+            {"labels": [0] * 8},
+            r"labels hold a int; labels must be a tensor with an integer a row, \(8,\), such as torch",
+        ),
+        ({"labels": torch.zeros(8).numpy()}, "labels hold a ndarray; .*torch.tensor"),
+        ({"mask": torch.ones(8, 3, dtype=torch.bool)}, r"write mask.reshape\(8, 3, 1, 1\)"),
+        ({"mask": torch.ones(8, 3, 6, 6)}, r"write mask.bool\(\)$"),
+        ({"mask": torch.ones(8, 6, 6, dtype=torch.bool)}, "as that of x or 1$"),
+    ],
+)
+def test_what_others_take_is_refused_with_a_remedy(options: dict[str, Any], message: str) -> None:
+    for call in (Assignment(), Nearest(4)) if "generator" in options else (Assignment(),):
+        with pytest.raises(ValueError, match=message):
+            call(X, **options)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_mask_that_is_written_as_told_will_do() -> None:
+    mask = torch.ones(8, 3)
+    assert couple(X, mask=mask.bool().reshape(8, 3, 1, 1)).shape == X.shape
+    with pytest.raises(ValueError, match=r"x is a torch\.uint8 tensor.*scale it to model space"):
+        couple(X.byte())
+    with pytest.raises(ValueError, match="generator is 3"):
+        nearest(X, 4, generator=3)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from immiscible_diffusion.couplings import Flipped, assign
+from immiscible_diffusion.couplings import Flipped, Rotated, Warmup, assign
 from immiscible_diffusion.couplings._joint_costs import _whole, cost_rows
 from immiscible_diffusion.couplings._seeded_noise import normal_rows, row_seeds
 from immiscible_diffusion.couplings.joint import Joint, assign_across
@@ -501,3 +501,15 @@ def test_a_window_is_one_assignment(sizes: list[int]) -> None:
     labels, mask = cut(torch.arange(sum(sizes)) % 2, sizes), cut(randn(sum(sizes), 3, 1) > 0, sizes)
     whole = assign(torch.cat(xs), drawn, labels=torch.cat(labels), mask=torch.cat(mask))
     assert torch.equal(torch.cat(assign_window(xs, generator=stream(0, 0, "noise"), labels=labels, mask=mask)), whole)
+
+
+@pytest.mark.filterwarnings("ignore:warmup depends on the training step")
+@pytest.mark.parametrize(
+    "wrap", [Flipped, Rotated, lambda couple: Warmup(couple, 1)], ids=["flipped", "rotated", "warmup"]
+)
+def test_a_wrapped_joint_without_a_step_has_fresh_noise_at_every_call(wrap: Callable[[Coupling], Coupling]) -> None:
+    couple, x = wrap(Joint()), randn(8, 4)
+    first, second = (couple(x).sort(0).values for _ in range(2))  # of one x, so that no warning would tell either
+    assert not torch.equal(first.abs(), second.abs())
+    again = [couple(x, step=3) for _ in range(2)]
+    assert isinstance(couple, Flipped) or torch.equal(*again)  # the control: a step that stands still

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion import MisuseWarning
-from immiscible_diffusion.couplings import Assignment, Mixed, Nearest, Viewed, assign, assign_window, nearest
+from immiscible_diffusion.couplings import (
+    Assignment,
+    Mixed,
+    Nearest,
+    Viewed,
+    Warmup,
+    assign,
+    assign_index,
+    assign_window,
+    nearest,
+)
 from immiscible_diffusion.registry import make
 from pairing import PAIRING
 
@@ -55,6 +65,12 @@ MISUSES: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "one row in another coupling": (lambda: Viewed()(X[:1]), r"one row has nothing to pair with"),
     "one row a window": (lambda: assign_window([X[:1]]), r"one row has nothing to pair with"),
+    "swapped beside padding": (lambda: assign(NOISE, X, mask=(CLASSES > 3).reshape(-1, 1, 1, 1)), "Data come first"),
+    "swapped, for the index": (lambda: assign_index(NOISE, X), "Data come first"),
+    "swapped arrays": (lambda: assign_index(NOISE.numpy(), X.numpy()), "Data come first"),
+    "bytes, for the index": (lambda: assign_index(PIXELS, NOISE), "as bytes 0 to 255 do"),
+    "one row, for the index": (lambda: assign_index(X[:1], NOISE[:1]), "one row has nothing to pair with"),
+    "no step": (lambda: Warmup()(X), "called without it"),
     "all labels differ": (lambda: assign(X, NOISE, labels=CLASSES), r"no two of the 32 rows share a label"),
     "all labels differ in an object": (lambda: Assignment()(X, labels=CLASSES), r"no two of the 32 rows share a label"),
     "all conditions differ": (lambda: Assignment(per_class=True)(X, CLASSES), r"no two of the 32 rows share a label"),
@@ -64,7 +80,7 @@ MISUSES: dict[str, tuple[Callable[[], object], str]] = {
 @pytest.mark.parametrize("case", MISUSES)
 def test_a_misuse_is_told_once_with_its_remedy(case: str) -> None:
     call, message = MISUSES[case]
-    (caught,) = told(call)
+    (caught,) = told(call, 1 if case == "no step" else 5)  # that one as often as the filters say
     with pytest.raises(MisuseWarning, match=message):
         raise caught.message  # type: ignore[misc]
     assert Path(caught.filename) == Path(__file__)
@@ -89,6 +105,7 @@ RIGHT: dict[str, Callable[[], object]] = {
     "the rest of an epoch": lambda: [assign(X[start : start + 31], NOISE[start : start + 31]) for start in (0, 31)],
     "the rest of an epoch in an object": lambda: [couple(X[start : start + 31]) for start in (0, 31)],
     "padding": lambda: assign(X, NOISE, mask=(CLASSES > 3).reshape(-1, 1, 1, 1)),
+    "noise that is zero at padding": lambda: assign(X, NOISE * (X > 0), mask=X > 0),
     "a window": lambda: assign_window([X[:1], X[1:2]]),
     **{name: lambda name=name: make("coupling", name)(X, CLASSES % 4, step=1) for name in PAIRING},  # type: ignore[misc]
 }

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from immiscible_diffusion import MisuseWarning
 from immiscible_diffusion.couplings import Assignment, Independent, Mixed, Nearest
 from immiscible_diffusion.couplings._shared_noise import _digest
 from immiscible_diffusion.processes import results
@@ -35,6 +36,7 @@ def told(call: Callable[[], object]) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()
+    assert all(each.category is MisuseWarning and each.filename == __file__ for each in caught)
     return [str(each.message) for each in caught]
 
 

@@ -23,6 +23,10 @@ def tensor_of(array: Any) -> Tensor | None:
     """
     if array is None or isinstance(array, Tensor):
         return array
+    if any(stride < 0 for stride in getattr(array, "strides", None) or ()):
+        array = array.copy()  # torch knows no such strides: its import by dlpack ends the process
+    if isinstance(array, np.ndarray) and not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     try:
         tensor: Tensor = torch.utils.dlpack.from_dlpack(array)
     except (AttributeError, BufferError, RuntimeError, TypeError):  # memory of another device, or not to be written to
@@ -30,5 +34,6 @@ def tensor_of(array: Any) -> Tensor | None:
             return torch.from_numpy(np.array(array))
         except (TypeError, ValueError) as error:
             came = f"{type(array).__module__}.{type(array).__name__} of {getattr(array, 'dtype', 'no dtype')}"
-            raise ValueError(f"there came a {came}; it must be a tensor, or an array with __dlpack__") from error
+            hint = "; inside jax.jit call this by jax.pure_callback" if "Tracer" in came else ""
+            raise ValueError(f"there came a {came}; it must be a tensor, or an array with __dlpack__{hint}") from error
     return tensor

@@ -2,15 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, NamedTuple, overload
+from typing import Any, ClassVar, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.checks import check_batch, check_integers, check_lengths, check_mask
-from immiscible_diffusion.couplings._misuse import watch_call, watch_partners
+from immiscible_diffusion.checks import check_batch, check_generator, check_integers, check_lengths, check_mask
+from immiscible_diffusion.couplings._misuse import watch_call, watch_partners, watch_processes
 from immiscible_diffusion.couplings._several import Masks, as_one, classes, split
-from immiscible_diffusion.couplings._shared_noise import several_processes, warn_if_shared
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.tensors import normal_like
 from immiscible_diffusion.types import Coupling, Float, HasChoice, HasMemory, HasPreparation, HasWindow, Prior
@@ -115,10 +114,11 @@ class DropIn(ABC):
             memory_format: of the noise, as ``torch.randn_like`` takes it; contiguous if None.
 
         Raises:
-            ValueError: x is no floating batch, cond has another number of rows, labels or index do not hold an integer
-                for each row, mask, device, dtype or memory format do not fit x, or the coupling cannot pair these
-                rows; see its ``pair``.
+            ValueError: x is no floating batch, generator is none of torch's, cond has another number of rows, labels or
+                index do not hold an integer for each row, mask, device, dtype or memory format do not fit x, or the
+                coupling cannot pair these rows; see its ``pair``.
         """
+        check_generator(generator)
         rows = Rows(cond, generator, index, step)
         if isinstance(x, Sequence):
             joined, joined_mask = as_one(x, mask)
@@ -140,9 +140,8 @@ class DropIn(ABC):
             watch_call(x, mask=rows.mask)
             if self.permutes:
                 watch_partners(x, self.classes(rows))
-            if several_processes() and not vars(self).get("_compared"):
-                vars(self)["_compared"] = True  # at the first call of this object, and never again
-                warn_if_shared(noise)
+            if not vars(self).get("_compared"):
+                vars(self)["_compared"] = watch_processes(noise)  # once, and never again
         return noise
 
     def _masked(self, x: Tensor, rows: Rows) -> Tensor:
@@ -226,8 +225,9 @@ def check_coupling(coupling: object) -> None:
 
 def noise_from(coupling: Coupling, x: Tensor, rows: Rows) -> Tensor:
     """Return the noise that a wrapped coupling pairs with the same rows, (b, *dims)."""
-    given = {name: value for name, value in (("mask", rows.mask), ("labels", rows.labels)) if value is not None}
-    return coupling(x, rows.cond, rows.generator, index=rows.index, step=rows.step or 0, **given)
+    options = ("mask", rows.mask), ("labels", rows.labels), ("step", rows.step)
+    given: dict[str, Any] = {name: value for name, value in options if value is not None}
+    return coupling(x, rows.cond, rows.generator, index=rows.index, **given)
 
 
 def memory_of(coupling: Coupling) -> dict[str, Tensor]:

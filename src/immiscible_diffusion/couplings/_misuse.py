@@ -8,13 +8,15 @@ import math
 import sys
 import warnings
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.couplings._shared_noise import several_processes, warn_if_shared
+from immiscible_diffusion.couplings._cost import real_part, total_norm
+from immiscible_diffusion.couplings._shared_noise import several_processes, shared_noise
 
-__all__ = ["MisuseWarning", "warn_once", "watch_call", "watch_noise", "watch_partners"]
+__all__ = ["MisuseWarning", "warn_of", "warn_once", "watch_call", "watch_noise", "watch_partners", "watch_processes"]
 
 _BAND = 0.1
 """How far from 1 the noise's root mean square may be: noise offset 0.1 makes it 1.005, swapped CIFAR-10 data 0.53."""
@@ -46,8 +48,16 @@ def watch_call(x: Tensor, noise: Tensor | None = None, mask: Tensor | None = Non
             f"x reaches from {low:g} to {high:g}, as bytes 0 to 255 do; noise of variance 1 pairs with data in model "
             f"space: scale x first, such as x / 127.5 - 1"
         )
-    if noise is not None and several_processes():
-        warn_if_shared(noise)
+    if noise is not None:
+        watch_processes(noise)
+
+
+def watch_processes(noise: Tensor) -> bool:
+    """Warn where another process has drawn this noise; return whether there are several processes."""
+    several = several_processes()
+    if several and (message := shared_noise(noise)):
+        warn_of(message)
+    return several
 
 
 def watch_partners(x: Tensor, labels: Tensor | None) -> None:
@@ -66,8 +76,17 @@ def watch_partners(x: Tensor, labels: Tensor | None) -> None:
         )
 
 
-def watch_noise(norm: float, numel: int) -> None:
-    """Warn once for a line where noise of this norm is not of unit variance, up to the sampling error."""
+def watch_noise(noise: Tensor, norm: float, mask: Tensor | None) -> None:
+    """Warn once for a line where noise, of this norm, is not of unit variance, up to the sampling error.
+
+    Of masked noise, which may be zero at padding, real places count, and it is looked at in the first call alone.
+    """
+    numel = noise.numel()
+    if mask is not None:
+        if not _first("masked noise"):
+            return
+        noise = noise[: len(mask)]
+        norm, numel = total_norm(real_part(noise, mask)), max(int(mask.expand_as(noise).sum()), 1)
     rms = norm / math.sqrt(numel)
     if abs(rms - 1) <= _BAND + _SIGMAS / math.sqrt(2 * numel) or not math.isfinite(rms) or not _first("noise"):
         return
@@ -84,11 +103,18 @@ def warn_once(kind: str, message: str) -> None:
         _warn(message)
 
 
-def _warn(message: str) -> None:
+def warn_of(message: str) -> None:
+    """Warn of a misuse at the user's line, as often as the filters of warnings say."""
+    registry = _caller().f_globals.setdefault("__warningregistry__", {})
+    _warn(message, registry)
+
+
+def _warn(message: str, registry: dict[Any, Any] | None = None) -> None:
+    """Warn at the user's line; without a registry each call counts, since this module has counted already."""
     frame = _caller()
     module = frame.f_globals.get("__name__", "__main__")
-    # A registry of its own: this module has counted already.
-    warnings.warn_explicit(message, MisuseWarning, frame.f_code.co_filename, frame.f_lineno, module, registry={})
+    registry = {} if registry is None else registry
+    warnings.warn_explicit(message, MisuseWarning, frame.f_code.co_filename, frame.f_lineno, module, registry)
 
 
 def _first(kind: str) -> bool:

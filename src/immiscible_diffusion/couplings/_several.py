@@ -77,6 +77,11 @@ def classes(x: Tensor, labels: Tensor | Sequence[Tensor]) -> Tensor:
     """
     several = labels if isinstance(labels, Sequence) else (labels,)
     for each in several:
+        if not isinstance(each, Tensor):
+            raise ValueError(
+                f"labels hold a {type(each).__name__}; labels must be a tensor with an integer a row, ({len(x)},), "
+                f"such as torch.tensor(labels), or a tuple of such tensors"
+            )
         check_integers(x, labels=each)
     if isinstance(labels, Tensor):
         return labels

@@ -1,7 +1,6 @@
-"""A warning where several training processes draw the same noise, because their seeds are the same."""
+"""Do several training processes draw the same noise, because their seeds are the same?"""
 
 import hashlib
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from immiscible_diffusion.tensors import batch_rows
 
-__all__ = ["several_processes", "shared_on_purpose", "warn_if_shared"]
+__all__ = ["several_processes", "shared_noise", "shared_on_purpose"]
 
 _LEAST = 16
 """Fewer numbers may be equal by chance in bf16."""
@@ -35,27 +34,27 @@ def several_processes() -> bool:
     return not _on_purpose.get() and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def warn_if_shared(noise: Tensor) -> None:
-    """Warn if another process has drawn this noise, in whatever order of rows.
+def shared_noise(noise: Tensor) -> str:
+    """Return a warning if another process has drawn this noise, in whatever order of rows; else the empty text.
 
     No process waits for another: each leaves a digest in the key-value store that the process group was started with,
     and reads who was the first to leave it. A collective would stop a program of which one process alone calls a
     coupling, and might overtake the exchange of gradients.
     """
     if noise.numel() < _LEAST:
-        return
+        return ""
     key, rank = f"immiscible_diffusion/noise/{_digest(noise)}", dist.get_rank()
     try:
         first = int(dist.distributed_c10d._get_default_store().compare_set(key, "", str(rank)))
     except RuntimeError:  # a store of one's own that has no such operation
-        return
-    if first != rank:
-        warnings.warn(
-            f"processes {first} and {rank} draw the same noise, and so train on the same pairs: give each process its "
-            f"own seed, such as torch.manual_seed(seed + rank) or a generator seeded so, and its own part of the data. "
-            f"Parts of one model (tensor parallelism) share noise rightly; ignore this there",
-            stacklevel=3,
-        )
+        return ""
+    if first == rank:
+        return ""
+    return (
+        f"processes {first} and {rank} draw the same noise, and so train on the same pairs: give each process its "
+        f"own seed, such as torch.manual_seed(seed + rank) or a generator seeded so, and its own part of the data. "
+        f"Parts of one model (tensor parallelism) share noise rightly; ignore this there"
+    )
 
 
 def _digest(noise: Tensor) -> str:

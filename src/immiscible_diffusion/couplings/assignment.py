@@ -26,7 +26,7 @@ from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import normal_like
 from immiscible_diffusion.types import Float, Int
 
-__all__ = ["Assignment", "assign", "assign_index", "couple"]
+__all__ = ["Assignment", "assign", "assign_index", "couple", "pair_index"]
 
 
 @overload
@@ -95,7 +95,7 @@ def assign(
     >>> assign(x, torch.tensor([[-1.0, 0.5], [1.0, -0.5]])).tolist()
     [[1.0, -0.5], [-1.0, 0.5]]
     """
-    index = _index(x, noise, cost, precision, labels, mask, watch=True)
+    index = pair_index(x, noise, cost, precision, labels, mask, watch=True)
     if isinstance(noise, Tensor):
         return _taken(noise, index, mask)
     masks = [None] * len(noise) if mask is None else mask
@@ -143,7 +143,8 @@ def assign_index(
     """Return the index of the noise row that ``assign`` gives to each row of x, (b,), on the device of x.
 
     x, noise, labels and mask may also be arrays of NumPy, JAX or any other library with ``__dlpack__``; the index is
-    then an int64 array of NumPy, and ``noise[index]`` the paired noise.
+    then an int64 array of NumPy, and ``noise[index]`` the paired noise. A ``MisuseWarning`` tells what it tells of
+    ``assign``.
 
     Raises:
         ValueError: as ``assign``.
@@ -152,25 +153,31 @@ def assign_index(
     [1, 0]
     """
     if isinstance(x, Tensor | Sequence):
-        return _index(x, noise, cost, precision, labels, mask, watch=False)
+        return pair_index(x, noise, cost, precision, labels, mask, watch=True)
     x, noise, labels, mask = (tensor_of(array) for array in (x, noise, labels, mask))
-    return _index(x, noise, cost, precision, labels, mask, watch=False).cpu().numpy()
+    return pair_index(x, noise, cost, precision, labels, mask, watch=True).cpu().numpy()
 
 
 @torch.no_grad()
-def _index(
+def pair_index(
     x: Tensor | Sequence[Tensor],
     noise: Tensor | Sequence[Tensor],
-    cost: Cost,
-    precision: Precision,
-    labels: Tensor | Sequence[Tensor] | None,
-    mask: Masks,
+    cost: Cost = "l2",
+    precision: Precision = "fp32",
+    labels: Tensor | Sequence[Tensor] | None = None,
+    mask: Masks = None,
     *,
-    watch: bool,
+    watch: bool = False,
 ) -> Int[Tensor, " b"]:
-    """Return the index that ``assign_index`` is for; with ``watch``, warn of misuse."""
+    """Return the index that ``assign_index`` is for, (b,); with ``watch``, warn of misuse.
+
+    Couplings call it, which draw their noise themselves; also where ``noise`` is none, such as other data.
+
+    Raises:
+        ValueError: as ``assign``.
+    """
     if torch.compiler.is_compiling():  # one break of the graph and not one at every check
-        whole = torch.compiler.disable(_index)  # type: ignore[no-untyped-call]
+        whole = torch.compiler.disable(pair_index)  # type: ignore[no-untyped-call]
         return whole(x, noise, cost, precision, labels, mask, watch=watch)  # type: ignore[no-any-return]
     check_costs(cost, precision)
     x, noise, mask = pair_as_one(x, noise, mask)
@@ -182,7 +189,7 @@ def _index(
     x = real_part(x, mask)
     norm = total_norm(noise)
     if watch:
-        watch_noise(norm, noise.numel())
+        watch_noise(noise, norm, mask)
         watch_call(x, noise)
         if len(noise) == len(x):
             watch_partners(x, labels)
@@ -246,7 +253,7 @@ class Assignment(DropIn):
         if self.per_class and rows.cond is None and rows.labels is None:
             raise ValueError("per_class assignment needs labels as condition; there came None")
         noise, labels = normal_like(x, rows.generator), self.classes(rows)
-        return noise[assign_index(x, noise, cost=self.cost, precision=self.precision, labels=labels, mask=rows.mask)]
+        return noise[pair_index(x, noise, cost=self.cost, precision=self.precision, labels=labels, mask=rows.mask)]
 
     def classes(self, rows: Rows) -> Tensor | None:
         """Return the labels; with ``per_class`` and without labels, the condition."""

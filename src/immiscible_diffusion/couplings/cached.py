@@ -9,7 +9,7 @@ from immiscible_diffusion.checks import check_whole
 from immiscible_diffusion.couplings._cost import Cost, Precision, check_costs
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._seeded_noise import normal_rows
-from immiscible_diffusion.couplings.assignment import assign_index
+from immiscible_diffusion.couplings.assignment import pair_index
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal_like
 from immiscible_diffusion.types import Float, Int
@@ -51,7 +51,7 @@ def rematch(
     rows = batch_rows(x)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     noise = normal_rows(seeds, rows.shape[1], dtype=dtype).reshape(x.shape).to(x.dtype)
-    match = assign_index(x, noise, cost=cost, precision=precision, labels=labels, mask=mask)
+    match = pair_index(x, noise, cost=cost, precision=precision, labels=labels, mask=mask)
     return noise[match], seeds[match]
 
 
@@ -103,7 +103,7 @@ class Cached(DropIn):
         generator = rows.generator
         if rows.index is None:
             noise = normal_like(x, generator)
-            return noise[assign_index(x, noise, cost=self.cost, precision=self.precision, mask=rows.mask)]
+            return noise[pair_index(x, noise, cost=self.cost, precision=self.precision, mask=rows.mask)]
         if bool((rows.index < 0).any()):
             raise ValueError(f"index holds {int(rows.index.min())}; row numbers must be >= 0")
         index = rows.index.long().to(x.device)

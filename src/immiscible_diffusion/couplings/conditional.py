@@ -9,7 +9,7 @@ from torch import Tensor
 from immiscible_diffusion.checks import check_finite, check_number
 from immiscible_diffusion.couplings._cost import Cost, Precision, check_costs, check_rows, pairwise, real_part
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
-from immiscible_diffusion.couplings.assignment import assign_index
+from immiscible_diffusion.couplings.assignment import pair_index
 from immiscible_diffusion.couplings.solvers.solve import solve
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal_like
@@ -67,7 +67,7 @@ def assign_conditional(
     check_number(ratio=ratio, at_least=0, at_most=1)
     check_rows(x, noise)
     if not cond.is_floating_point():
-        return assign_index(x, noise, cost=cost, precision=precision, labels=cond, mask=mask)
+        return pair_index(x, noise, cost=cost, precision=precision, labels=cond, mask=mask)
     x = real_part(x, mask)
     _check_condition(cond, x, noise)
     check_costs(cost, precision)
@@ -77,7 +77,7 @@ def assign_conditional(
     costs -= costs.mean(0)
     weight = condition_weight(costs, distance, ratio)
     if bool(weight.isinf()):
-        return assign_index(x, noise, cost=cost, precision=precision, labels=label, mask=mask)
+        return pair_index(x, noise, cost=cost, precision=precision, labels=label, mask=mask)
     return solve(costs.addcmul_(weight, distance))
 
 
@@ -155,7 +155,7 @@ class Conditional(DropIn):
         """
         noise, cost, precision, mask = normal_like(x, rows.generator), self.cost, self.precision, rows.mask
         if rows.cond is None:
-            return noise[assign_index(x, noise, cost=cost, precision=precision, mask=mask)]
+            return noise[pair_index(x, noise, cost=cost, precision=precision, mask=mask)]
         return noise[
             assign_conditional(x, noise, rows.cond, ratio=self.ratio, cost=cost, precision=precision, mask=mask)
         ]

@@ -5,7 +5,6 @@ comes from counters (see _seeded_noise.py), costs are exact (see _joint_costs.py
 """
 
 import hashlib
-import warnings
 from collections import Counter
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from immiscible_diffusion.couplings._cost import Cost, real_part
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._joint_costs import Wire, cost_rows
 from immiscible_diffusion.couplings._joint_ranks import Ranks
-from immiscible_diffusion.couplings._misuse import warn_once
+from immiscible_diffusion.couplings._misuse import warn_of, warn_once
 from immiscible_diffusion.couplings._seeded_noise import normal_rows, row_seeds, signed
 from immiscible_diffusion.couplings.solvers.solve import solve
 from immiscible_diffusion.registry import register
@@ -144,7 +143,7 @@ def _meet(
                 raise ValueError(f"process {rank} has {what} {words[i]}, process 0 {said[0][i]}; {why}")
     data = [words[-1] for words in said]
     if len(set(data)) < len(data):
-        warnings.warn("two processes hold the same data; each must read its own part of every batch", stacklevel=4)
+        warn_of("two processes hold the same data; each must read its own part of every batch")
     return _Agreed([words[1] for words in said], said[0][4], told[-1])
 
 

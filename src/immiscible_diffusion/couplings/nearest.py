@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.checks import check_choice, check_finite, check_number
+from immiscible_diffusion.checks import check_choice, check_finite, check_generator, check_number
 from immiscible_diffusion.couplings._cost import Cost, real_part
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._measured_start import measured_prior
@@ -59,6 +59,7 @@ def nearest(
     >>> bool((nearest(x, 64) - x).norm() < 78)
     True
     """
+    check_generator(generator)
     noise = _nearest(x, k, cost, generator, mask)
     if not torch.compiler.is_compiling():
         watch_call(x, noise, mask)

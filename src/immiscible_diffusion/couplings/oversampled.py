@@ -18,7 +18,7 @@ from immiscible_diffusion.checks import check_choice, check_finite, check_number
 from immiscible_diffusion.couplings._cost import real_part
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.couplings._measured_start import measured_prior
-from immiscible_diffusion.couplings.assignment import assign_index
+from immiscible_diffusion.couplings.assignment import pair_index
 from immiscible_diffusion.couplings.solvers.solve import solve
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import register
@@ -85,7 +85,7 @@ def oversample(
     if d <= 2 * b or (mask is not None and cost == "l2"):
         # Up to d = 2 b, candidates in full are hardly larger than their parts in the span.
         candidates = normal_like(rows[:1].expand(m, d), generator).reshape(m, *x.shape[1:])
-        noise = candidates[assign_index(rows.reshape(x.shape), candidates, cost=cost, mask=mask)]
+        noise = candidates[pair_index(rows.reshape(x.shape), candidates, cost=cost, mask=mask)]
     else:
         noise = _build(rows, norm, m, cost, generator)
     return noise.reshape(x.shape).to(x.dtype)

@@ -1,6 +1,5 @@
 """Wrappers that pair only after a warm-up, or only a share of the batches."""
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -14,6 +13,7 @@ from immiscible_diffusion.checks import (
     check_whole,
 )
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows, check_coupling, memory_of, noise_from, restore
+from immiscible_diffusion.couplings._misuse import warn_of
 from immiscible_diffusion.couplings.assignment import Assignment
 from immiscible_diffusion.priors import Gaussian, StandardNormal
 from immiscible_diffusion.registry import register
@@ -27,10 +27,9 @@ def _step(coupling: object, rows: Rows, matters: bool) -> int:
     """Return the training step, 0 with a warning where the loop gives none and the coupling depends on it."""
     if rows.step is None and matters:
         name = type(coupling).__name__.lower()
-        warnings.warn(
+        warn_of(
             f"{name} depends on the training step and was called without it, which counts as step 0 for ever: call it "
-            "as couple(x, step=step)",
-            stacklevel=4,
+            "as couple(x, step=step)"
         )
     return rows.step or 0
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from immiscible_diffusion.checks import check_choice, check_finite, check_whole
 from immiscible_diffusion.couplings._cost import Cost, Precision, check_costs, check_rows, ordinary, real_part
 from immiscible_diffusion.couplings._drop_in import DropIn, Rows
-from immiscible_diffusion.couplings.assignment import assign_index
+from immiscible_diffusion.couplings.assignment import pair_index
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal_like
 from immiscible_diffusion.types import Float
@@ -144,4 +144,4 @@ class Viewed(DropIn):
             views = pooled(x, noise, size=self.size)
         else:
             raise ValueError("viewed pairs pooled images, whose cells take no mask; choose view = 'standardised'")
-        return noise[assign_index(*views, cost=self.cost, precision=self.precision, mask=mask)]
+        return noise[pair_index(*views, cost=self.cost, precision=self.precision, mask=mask)]

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from immiscible_diffusion.couplings import assign_index
+from immiscible_diffusion.couplings.assignment import pair_index
 from immiscible_diffusion.extras import needs
 from immiscible_diffusion.types import Float
 
@@ -135,4 +135,4 @@ class OTPlanSampler:
 
 def _partners(x0: Tensor, x1: Tensor, labels: Tensor | None) -> Tensor:
     """Return the row of x0 for each row of x1, (b,): inner products have the optimum of squared distance."""
-    return assign_index(x1.detach(), x0.detach(), cost="dot", labels=labels)
+    return pair_index(x1.detach(), x0.detach(), cost="dot", labels=labels)
