@@ -28,6 +28,11 @@ def test_the_demo_writes_a_self_contained_report(runs_folder: Path) -> None:
     page = (runs_folder / "report.html").read_text(encoding="utf-8")
     assert [page.count(f"data:image/{kind};base64,") for kind in ("svg+xml", "webp", "png")] == [1, 1, 0]
     assert not re.search(r'(src|href)="(?!data:)[a-z]+:', page)
+    open_part = re.sub(r"<details>.*?</details>", "", page, flags=re.DOTALL)
+    order = [open_part.index(part) for part in ("image/webp", "image/svg+xml", 'class="findings"', "<table>")]
+    assert order == sorted(order)
+    assert (open_part.count("<table>"), open_part.count("<tr>")) == (1, 1 + 5)
+    assert len(re.findall(r"<p>(.*)</p>", open_part)) == 3
     numbers = json.loads((runs_folder / "summary.json").read_text())
     assert numbers["unfinished"] == []
     assert {row["arm"] for row in numbers["finals"]} == {"independent", "assignment", "nearest", "nearest, plain start"}

@@ -13,9 +13,10 @@ from immiscible_diffusion.diagnostics.inspect import inspect as compare_pairs
 from immiscible_diffusion.files import write_bytes, write_json
 from immiscible_diffusion.registry import names
 from immiscible_diffusion.report.figures import inspect_figure
-from immiscible_diffusion.report.page import FIGURES, inspect_table, terminal_tables
+from immiscible_diffusion.report.page import FIGURES, inspect_table, terminal_table
 from immiscible_diffusion.report.page import report as write_report
 from immiscible_diffusion.report.record import read_record
+from immiscible_diffusion.report.summary import summary_sentences
 from immiscible_diffusion.runs.conditions import with_states
 from immiscible_diffusion.types import HasPreparation
 
@@ -72,7 +73,7 @@ def report(
         Path | None, typer.Option("--out", help="Where the report goes; by default into FOLDER.")
     ] = None,
 ) -> None:
-    """Write report.html, summary.json and figures from the runs in a folder, and print the main table."""
+    """Write report.html, summary.json and figures from the runs in a folder, and print what they show."""
     page = print_report(folder, out_folder)
     if record is not None:
         for name in ("summary.json", *FIGURES):
@@ -81,7 +82,7 @@ def report(
 
 
 def print_report(folder: Path, to: Path | None = None) -> Path:
-    """Write an experiment's report, by default into its folder, print its tables, and return the page.
+    """Write an experiment's report, by default into its folder, print three sentences and a table, and return the page.
 
     Raises:
         OSError: the report cannot be written.
@@ -93,7 +94,10 @@ def print_report(folder: Path, to: Path | None = None) -> Path:
             f"the report cannot be written: {error}; give `immiscible report` another place with --out"
         ) from error
     numbers = read_record(page.parent / "summary.json")
-    for table in terminal_tables(numbers, numbers["metrics"][0]):
-        out.print(table)
+    out.print()
+    for sentence in summary_sentences(numbers):
+        out.print(escape(sentence), highlight=False)
+    out.print()
+    out.print(terminal_table(numbers))
     out.print(f"Report: {escape(str(page))}", soft_wrap=True)
     return page

@@ -11,7 +11,7 @@ from rich.table import Table
 from immiscible_diffusion.extras import needs
 from immiscible_diffusion.files import write_bytes, write_json
 from immiscible_diffusion.report.figures import distance_figure
-from immiscible_diffusion.report.measures import metric_label, metric_name
+from immiscible_diffusion.report.measures import metric_label
 from immiscible_diffusion.report.pictures import samples_figure
 from immiscible_diffusion.report.record import record
 from immiscible_diffusion.report.sentences import (
@@ -23,8 +23,9 @@ from immiscible_diffusion.report.sentences import (
     of_metric,
     speedup_cells,
 )
+from immiscible_diffusion.report.summary import MARKS, summary_sentences, summary_table
 
-__all__ = ["FIGURES", "data_uri", "inspect_table", "render", "report", "terminal_tables", "text_table"]
+__all__ = ["FIGURES", "data_uri", "inspect_table", "render", "report", "terminal_table", "text_table"]
 
 FIGURES = ("figures/distance.svg", "figures/samples.webp")
 """The pictures that a report writes into an experiment's folder."""
@@ -51,18 +52,14 @@ def report(folder: Path, to: Path | None = None) -> Path:
     return to / "report.html"
 
 
-def terminal_tables(numbers: Mapping[str, Any], metric: str) -> list[Table]:
-    """Return the speed-ups, or the ends where there are no curves, and the couplings' own figures for a terminal."""
-    name = metric_name(metric)
-    if numbers["speedups"]:
-        title = f"Training steps to the independent arm's {numbers['reaches']} {name}"
-        columns: Sequence[str] = ("coupling", "sampling", "target", "indep.", "steps", "speed-up", "95 % interval")
-        first = text_table(title, columns, map(speedup_cells, of_metric(numbers["speedups"], metric)))
-    else:
-        columns = ("coupling", "sampling", "mean ± s.d.", "difference", "p")
-        first = text_table(f"Final {name}", columns, final_rows(numbers, metric))
-    columns = ("coupling", "distance", "mean noise²", "ms a batch", "share of a step")
-    return [first, text_table("What each coupling does to its pairs", columns, _pair_cells(numbers))]
+def terminal_table(numbers: Mapping[str, Any]) -> Table:
+    """Return the final values of a record's first metric for a terminal, in at most eight rows."""
+    head, rows = summary_table(numbers)
+    configuration = next(iter(numbers["configurations"].values()))
+    table = text_table(f"Final {metric_label(configuration, numbers['metrics'][0])}", head, rows)
+    table.caption = MARKS if any("*" in cell for row in rows for cell in row) else None
+    table.caption_justify = "left"
+    return table
 
 
 def text_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> Table:
@@ -116,6 +113,7 @@ def _pair_cells(numbers: Mapping[str, Any]) -> list[list[str]]:
 
 def _page(numbers: Mapping[str, Any], figures: Mapping[str, bytes]) -> bytes:
     metrics = numbers["metrics"]
+    head, rows = summary_table(numbers)
     configuration = next(iter(numbers["configurations"].values()))
     seeds = sorted({run["seed"] for run in numbers["runs"]})
     return render(
@@ -127,6 +125,10 @@ def _page(numbers: Mapping[str, Any], figures: Mapping[str, bytes]) -> bytes:
         speedup_rows={name: [speedup_cells(row) for row in of_metric(numbers["speedups"], name)] for name in metrics},
         final_rows={name: final_rows(numbers, name) for name in metrics},
         pair_rows=_pair_cells(numbers),
+        sentences=summary_sentences(numbers),
+        summary_head=head,
+        summary_rows=rows,
+        marks=MARKS if any("*" in cell for row in rows for cell in row) else "",
         findings=findings(numbers, metrics[0]) + floor_findings(numbers["instrument"], metrics[0]),
         images=[data_uri(name, data) for name, data in figures.items()],
         seeds=seeds,

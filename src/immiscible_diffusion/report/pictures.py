@@ -13,12 +13,14 @@ __all__ = ["samples_figure"]
 
 _WIDTH = 1040
 """Pixels of the widest picture of samples, about a page's width."""
+_MOST_COLUMNS = 4
 
 
 def samples_figure(numbers: Mapping[str, Any], folder: Path) -> bytes:
     """Return the sample grids of a record's first seed as WebP, each arm's side by side, under the same initial noise.
 
-    Small images are enlarged pixel for pixel. Where 64 images an arm do not fit into 60 kB, fewer are shown.
+    Up to four arms have a column each, and a row is a number of sampling steps. Small images are enlarged pixel for
+    pixel. Where 64 images an arm do not fit into 60 kB, fewer are shown.
 
     Args:
         numbers: the record of the runs.
@@ -30,17 +32,15 @@ def samples_figure(numbers: Mapping[str, Any], folder: Path) -> bytes:
     folders = {run["arm"]: folder / run["folder"] / "samples" for run in numbers["runs"] if run["seed"] == seed}
     counts = sorted({row["sampling_steps"] for row in numbers["curves"]})
     grids = dict[tuple[str, str], Any]()
-    for label, arm, start in dict.fromkeys((row["label"], row["arm"], row["start"]) for row in numbers["curves"]):
-        for count in counts:
+    labels = list(dict.fromkeys((row["label"], row["arm"], row["start"]) for row in numbers["curves"]))
+    for count in counts:
+        for label, arm, start in labels:
             path = folders.get(arm, folder) / f"steps-{count}-{start}.png"
             if path.is_file():
                 with Image.open(path) as opened:
                     grids[label, counted(count)] = np.asarray(opened.convert("RGB"))
-    return _grids(grids, len(counts))
-
-
-def _grids(grids: Mapping[tuple[str, str], Any], counts: int) -> bytes:
-    columns = next((n for n in (4, 3) if counts % n == 0 or n % counts == 0), 4)
+    columns = len({label for label, _ in grids})
+    columns = columns if 1 < columns <= _MOST_COLUMNS else _MOST_COLUMNS
     return webp(
         _side_by_side({head: _cut(grid, rows) for head, grid in grids.items()}, columns) for rows in (8, 4, 2, 1)
     )

@@ -6,18 +6,22 @@ from typing import Any
 from immiscible_diffusion.report.measures import metric_name
 
 __all__ = [
+    "SURE",
     "change_cell",
     "counted",
+    "ended",
     "final_rows",
     "findings",
     "floor_findings",
+    "floors",
     "measured_once",
     "number",
     "of_metric",
     "speedup_cells",
 ]
 
-_SURE = 0.05
+SURE = 0.05
+"""A difference of smaller p is said to be one."""
 
 Row = Mapping[str, Any]
 
@@ -43,11 +47,11 @@ def findings(numbers: Row, metric: str) -> list[str]:
     rises, quality = metric in numbers["rising"], numbers.get("reaches", "final")
     if not rows:
         return _end_findings(ends, metric, rises)
-    ended = {(row["arm"], row["sampling_steps"]): words for row in ends if (words := _ended(row, rises))}
+    endings = {(row["arm"], row["sampling_steps"]): words for row in ends if (words := ended(row, rises))}
     sentences = []
     for (group, count), same in _grouped(rows, "group", "sampling_steps"):
         faster = [(_arm(row), words) for row in same if (words := _sooner(row))]
-        rest = [(_arm(row), ended.get((row["arm"], count), "")) for row in same if not _sooner(row)]
+        rest = [(_arm(row), endings.get((row["arm"], count), "")) for row in same if not _sooner(row)]
         clauses = _clauses(faster + [(arm, words and f"ends {words}") for arm, words in rest], "speed-up")
         where = counted(count) + (f" ({group})" if group else "")
         steps = f"after {same[0]['reference_steps']:.0f} training steps"
@@ -62,7 +66,7 @@ def _end_findings(ends: Sequence[Row], metric: str, rises: bool) -> list[str]:
     compared = [row for row in ends if "reference" in row]
     return [
         f"At {counted(count)} {reference} ends at a {metric_name(metric)} of {number(same[0]['reference_mean'])}: "
-        f"{_clauses([(_arm(row), _ended(row, rises)) for row in same], 'difference')}."
+        f"{_clauses([(_arm(row), ended(row, rises)) for row in same], 'difference')}."
         for (reference, count), same in _grouped(compared, "reference", "sampling_steps")
     ]
 
@@ -86,10 +90,10 @@ def _clauses(words: Sequence[tuple[str, str]], missing: str) -> str:
     return "; ".join([*(f"{arm} {text}" for arm, text in words if text), *([unclear] if last else [])])
 
 
-def _ended(row: Row, rises: bool) -> str:
+def ended(row: Row, rises: bool) -> str:
     """Return how much better or worse an arm ends than its reference, where a paired t-test says so; else nothing."""
     p, change, base = row.get("p"), row.get("difference"), row.get("reference_mean")
-    if p is None or p >= _SURE or change is None or base is None:
+    if p is None or p >= SURE or change is None or base is None:
         return ""
     amount = f"{100 * abs(change) / base:.0f} %" if base > 0 else number(abs(change))
     return f"{amount} {'better' if (change > 0) == rises else 'worse'} (p = {p:.2g})"
@@ -168,7 +172,7 @@ def floor_findings(instrument: Sequence[Row], metric: str) -> list[str]:
         metric: the one to tell of.
     """
     sentences = []
-    for entry, who in _floors(instrument, metric):
+    for entry, who in floors(instrument, metric):
         floor, drawn, held_out = entry["floor"][metric], entry["drawn"], entry["held_out_rows"]
         sentence = (
             f"{drawn:,} real training images in place of generated ones score a {metric_name(metric)} of "
@@ -184,12 +188,12 @@ def floor_findings(instrument: Sequence[Row], metric: str) -> list[str]:
 def final_rows(numbers: Row, metric: str) -> list[list[str]]:
     """Return the rows of the table of ends, for one metric, and below them what real images score, over draws."""
     rows = [_final_cells(row) for row in of_metric(numbers["finals"], metric)]
-    floors = [(who, entry["floor"][metric]) for entry, who in _floors(numbers["instrument"], metric)]
-    cells = [[f"real images{who}", "-", f"{number(floor['mean'])} ± {number(floor['sd'])}"] for who, floor in floors]
+    real = [(who, entry["floor"][metric]) for entry, who in floors(numbers["instrument"], metric)]
+    cells = [[f"real images{who}", "-", f"{number(floor['mean'])} ± {number(floor['sd'])}"] for who, floor in real]
     return [*rows, *([*row, "-", "-"] for row in cells)]
 
 
-def _floors(instrument: Sequence[Row], metric: str) -> list[tuple[Row, str]]:
+def floors(instrument: Sequence[Row], metric: str) -> list[tuple[Row, str]]:
     """Return the entries that have a metric, with the names of their arms where other arms have another entry."""
     entries = [entry for entry in instrument if metric in entry["floor"]]
     return [(entry, f" ({', '.join(entry['arms'])})" if len(entries) > 1 else "") for entry in entries]
