@@ -34,6 +34,18 @@ HOSTS = {
                     new_noise = noise + args.input_perturbation * torch.randn_like(noise)
                 x_t = scheduler.add_noise(latents, noise, t)
         """,
+    "minDiffusion, a model named after its sampler": """
+        import torch
+        class DDPM(nn.Module):
+            def forward(self, x):
+                eps = torch.randn_like(x)  # here
+                return self.criterion(eps, self.eps_model(self.sqrtab[t] * x + self.sqrtmab[t] * eps))
+            def sample(self, n, size):
+                z = torch.randn_like(x)
+        class DDPMScheduler:
+            def step(self, sample):
+                variance = torch.randn_like(sample)
+        """,
     "two branches of one noise": """
         import torch
         def main(args):
@@ -300,3 +312,18 @@ def test_every_other_draw_has_its_reason() -> None:
         (11, "its sizes are written out"),
         (13, "it is of the shape of another noise: a perturbation"),
     ]
+
+
+def test_a_row_of_a_data_set_is_no_batch() -> None:
+    """Pairing there would take the channels of one image for rows."""
+    source = """
+        import torch
+        class TrainRows:
+            def __getitem__(self, i):
+                x = self.images[i]
+                noise = torch.randn_like(x)
+                return x, noise
+        """
+    ((draw, reason),) = decided(source).others
+    assert (draw.line, reason) == (6, "__getitem__ is no training step")
+    assert chosen(source.replace("__getitem__", "pairs")) == [6]  # the control

@@ -88,6 +88,15 @@ def test_a_refusal_names_the_lines(script: Path, capfd: pytest.CaptureFixture[st
     assert "+        eps = immiscible_like(x)" in capfd.readouterr().out
 
 
+def test_a_refusal_with_reasons_says_how_to_choose(script: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    script.write_text(LOOP.replace("def main", "def sample"))
+    assert run(["run", str(script)]) == 2
+    assert "sample is no training step\nif one of these is, choose it with --at LINE" in capfd.readouterr().err
+    script.write_text(LOOP.replace("torch.randn_like(x)", "torch.randn(32, 4)"))
+    assert run(["run", str(script)]) == 2
+    assert "--at LINE" not in capfd.readouterr().err  # nothing that --at could replace
+
+
 def test_the_draw_of_another_module_is_named_and_replaced(
     script: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,5 +84,7 @@ def words_of(text: str) -> set[str]:
 
     >>> sorted(words_of("logValidation_step2"))
     ['log', 'step', 'validation']
+    >>> sorted(words_of("DDPMScheduler"))
+    ['ddpm', 'scheduler']
     """
-    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", text)}
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", text)}

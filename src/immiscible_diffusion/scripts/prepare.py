@@ -102,6 +102,8 @@ def _refusal(script: Path, decision: Decision) -> str:
     head = f"{script}: no draw here is the training noise" + ("; there are" if lines else "; it draws none")
     elsewhere = [f"  {place}" for place in _elsewhere(script)]
     hint = "modules that it imports draw; choose with --at FILE:LINE"
+    if any(draw.edits for draw, _ in decision.others):
+        lines.append("if one of these is, choose it with --at LINE")
     return "\n".join([head, *lines, *([hint, *elsewhere] if elsewhere else [])])
 
 

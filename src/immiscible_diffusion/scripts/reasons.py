@@ -25,9 +25,13 @@ _SAMPLING = {
     "val", "valid", "eval", "evaluate", "evaluation", "inference", "infer", "pipeline", "visualize",
     "visualise", "plot", "preview", "demo", "interpolate", "interpolation", "test", "bpd", "ddim",
     "ddpm", "ode", "sde", "euler", "heun", "reverse", "denoise", "decode", "edit",
-    "invert", "inversion", "augment", "augmentation", "dataset", "scheduler", "solver", "solvers", "multistep",
+    "invert", "inversion", "getitem", "augment", "augmentation", "dataset", "scheduler", "solver", "solvers",
+    "multistep",
 }  # fmt: skip
 """Words in the name of a function or class that draws for something else than training."""
+
+_METHODS_BY_NAME = {"ddpm", "ddim"}
+"""Words that name a sampler in a function, and in a class the model that is trained."""
 
 _TRAINING = {"train", "training", "trainer", "loss", "losses"}
 """Words that speak for training, whatever else a name or that of its class says: ``generate_train_sample``."""
@@ -154,6 +158,8 @@ def beside_training(draw: Draw) -> str:
             words = words_of(node.name)
             if words & _TRAINING:
                 return ""
+            if isinstance(node, ast.ClassDef):
+                words -= _METHODS_BY_NAME
             if words & _SAMPLING:
                 return f"{node.name} {NO_TRAINING}"
             if any(words_of(ast.unparse(decorator)) & {"grad", "inference"} for decorator in node.decorator_list):
