@@ -65,7 +65,12 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
             for i in examples:
                 text = blocks(page)[i]
                 if independent:  # the control: the same example with independent noise
-                    text = re.sub(r"^from .* import couple.*$", r"\g<0>\ncouple = torch.randn_like", text, flags=re.M)
+                    text = re.sub(
+                        r"^from .* import couple.*$",
+                        r"\g<0>\nfrom immiscible_diffusion import Independent\ncouple = Independent()",
+                        text,
+                        flags=re.M,
+                    )
                 _need(text)
                 exec(compile(text, page, "exec"), scope)  # noqa: S102
         finally:
@@ -101,7 +106,7 @@ PAIRED = {
     "diffusers": ("diffusers.md", [0]),
     "TorchCFM": ("torchcfm.md", [0]),
     "denoising-diffusion-pytorch": ("lucidrains.md", [0]),
-    "rectified-flow-pytorch": ("lucidrains.md", [2]),
+    "rectified-flow-pytorch": ("lucidrains.md", [3]),
     "flow_matching": ("flow-matching.md", [0]),
     "minRF": ("transport.md", [0]),
     "SiT": ("transport.md", [1]),
@@ -127,7 +132,7 @@ def test_the_noise_of_a_recipe_is_paired(host: str, run: Run) -> None:
 
 @pytest.mark.medium
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("example", [0, 2], ids=["denoising-diffusion-pytorch", "rectified-flow-pytorch"])
+@pytest.mark.parametrize("example", [0, 3], ids=["denoising-diffusion-pytorch", "rectified-flow-pytorch"])
 def test_a_host_s_own_loss_uses_the_noise_it_was_given(example: int, run: Run) -> None:
     scope = run("lucidrains.md", example)
     x_t, target = input_of(scope, scope["net"]), scope["targets"][0]
@@ -206,6 +211,26 @@ def test_jax_arrays_are_paired_inside_jit(run: Run) -> None:
     assert not is_paired(scope["x"], np.random.default_rng(0).normal(size=scope["x"].shape))
 
 
+@pytest.mark.medium
+@pytest.mark.filterwarnings("ignore")
+def test_the_adapters_of_matchers_and_diffusions_pair(run: Run) -> None:
+    scope = run("torchcfm.md", 1)
+    t, x_t, u_t = scope["t"][:, None], scope["x_t"], scope["u_t"]
+    x0, x1 = x_t - t * u_t, x_t + (1 - t) * u_t
+    rows, columns = linear_sum_assignment(torch.cdist(x1, x0).square().numpy())
+    cost, best = (x1 - x0).square().sum(), torch.cdist(x1, x0).square()[rows, columns].sum()
+    torch.testing.assert_close(cost, best, rtol=1e-4, atol=0)
+    assert float(run("lucidrains.md", 2)["diffusion"](torch.rand(2, 3, 8, 8)).detach()) > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_window_of_batches_of_one_row_is_paired(run: Run) -> None:
+    scope = run("loops.md", 2)
+    pool = list(scope["windows"](scope["loader"], 4, encode=scope["encode"]))[:4]
+    x, noise = (torch.cat([each[i] for each in pool]) for i in (1, 2))
+    assert is_paired(x, noise)
+
+
 def test_the_coupling_of_small_batches_serves_one_row(run: Run) -> None:
     couple = run("lora-trainers.md", 0)["couple"]
     x = torch.rand(1, 4, 16, 16).expand(200, 4, 16, 16) + 1
@@ -217,6 +242,7 @@ def test_the_coupling_of_small_batches_serves_one_row(run: Run) -> None:
 def test_pages_keep_to_the_width_and_every_example_is_run() -> None:
     covered = {(page, i) for page, examples in PAIRED.values() for i in examples}
     covered |= {("lora-trainers.md", 0), ("lucidrains.md", 1), ("diffusers.md", 1), ("loops.md", 1), ("jax.md", 0)}
+    covered |= {("torchcfm.md", 1), ("lucidrains.md", 2), ("loops.md", 2)}
     pages = sorted(PAGES.glob("*.md"))
     assert len(pages) >= 9
     for page in pages:
