@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo check fast test tests test-all stock recipes lint format results evidence clean
+.PHONY: demo check fast test tests test-all stock recipes docs lint format results evidence clean
 
 demo: $(READY)
 	$(BIN)/immiscible demo
@@ -40,6 +40,18 @@ HOST_PACKAGES := torchcfm flow-matching smalldiffusion denoising-diffusion-pytor
 recipes: $(READY)
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(HOSTS) $(HOST_PACKAGES)
 	PYTHONPATH=$(HOSTS) $(BIN)/pytest -q -m "" -rs tests/recipes
+
+# The documentation site, build/site; its tools stand beside the environment: the library needs none of them.
+SITE := build/docs
+docs: $(SITE)/.ready
+	$(SITE)/.venv/bin/mkdocs build --quiet
+
+DOCS_EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
+$(SITE)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(SITE)/.venv
+	$(PYTHON) -c '$(DOCS_EXTRA)' > $(SITE)/requirements.txt
+	$(SITE)/.venv/bin/pip install --quiet --constraint constraints.txt --requirement $(SITE)/requirements.txt
+	touch $@
 
 # What stock diffusers draws from our exports, in an environment that has never had this package.
 stock: $(READY)

@@ -48,6 +48,43 @@ def test_commands_and_experiments_of_the_readme_exist() -> None:
         assert f"\n{target}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", ["index.md", "faq.md"])
+def test_the_examples_of_a_page_run(name: str) -> None:
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    for example in blocks(text, "python"):
+        exec(compile(example, name, "exec"), {})  # noqa: S102
+    used = set(re.findall(r"^immiscible ([a-z]+)\b", "".join(blocks(text, "bash")), re.M))
+    assert used <= set(COMMANDS)
+
+
+def test_the_questions_say_what_is_recorded() -> None:
+    text = " ".join((ROOT / "docs" / "faq.md").read_text(encoding="utf-8").split())
+
+    def final(experiment: str, arm: str, steps: int, metric: str = "frechet") -> dict[str, float]:
+        """Return the recorded row of one arm at the end of training."""
+        record = json.loads((ROOT / "results" / experiment / "summary.json").read_text(encoding="utf-8"))
+        (row,) = (
+            row
+            for row in record["finals"]
+            if (row["metric"], row["arm"], row["sampling_steps"]) == (metric, arm, steps)
+        )
+        return dict(row)
+
+    def percent(experiment: str, arm: str, steps: int) -> str:
+        ratio = final(experiment, arm, steps)["mean"] / final(experiment, "independent", steps)["mean"]
+        return f"{100 * (ratio - 1):.0f} %"
+
+    for steps in (2, 10):
+        plain, paired = (final("flow-matching/cpu", arm, steps)["mean"] for arm in ("independent", "assignment"))
+        assert f"from {plain:.3f} to {paired:.3f}" in text
+    assert percent("fig5-table4-ddim/cpu", "assignment", 50) == "1 %"
+    assert {percent("fig5-table4-ddim/cpu", "assignment", steps) for steps in (100, 500, 1000)} == {"1 %", "2 %"}
+    for steps in (1, 2):
+        assert f"{percent('digits-consistency', 'assignment', steps)} worse" in text
+    for steps in (10, 50):
+        assert f"{percent('flow-matching/cpu', 'nearest, plain start', steps)} worse at {steps}" in text
+
+
 def test_adding_a_coupling_works_as_written(capsys: pytest.CaptureFixture[str]) -> None:
     scope: dict[str, object] = {"__name__": "mine"}
     for example in blocks((ROOT / "docs" / "adding-a-coupling.md").read_text(encoding="utf-8"), "python"):

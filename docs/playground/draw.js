@@ -95,7 +95,8 @@ function makeDrawing(field) {
     for (let row = 0; row < ARROWS; row++) {
       for (let column = 0; column < ARROWS; column++) {
         const [x, y] = [(column + 0.5) * cell - SPAN, (row + 0.5) * cell - SPAN];
-        const [dx, dy] = field.guess(guesses, x, y, t).map((value, axis) => (value - (axis ? y : x)) / Math.max(t, 0.03));
+        const guess = field.guess(guesses, x, y, t);
+        const [dx, dy] = [(guess[0] - x) / Math.max(t, 0.03), (guess[1] - y) / Math.max(t, 0.03)];
         const speed = Math.hypot(dx, dy) + 1e-9;
         const size = (0.85 * cell * Math.min(1, speed / 2)) / speed;
         const [ex, ey] = [x + size * dx, y + size * dy];

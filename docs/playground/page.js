@@ -91,7 +91,8 @@
       sentences.push(`Pairs are ${ours.distance.toFixed(2)} apart on average`);
       if (base && asked.coupling !== "independent") {
         const percent = 100 * (1 - ours.distance / base.distance);
-        sentences[1] += `, ${Math.abs(percent).toFixed(0)} % ${percent < 0 ? "farther" : "nearer"} than independent ones`;
+        const side = percent < 0 ? "farther" : "nearer";
+        sentences[1] += `, ${Math.abs(percent).toFixed(0)} % ${side} than independent ones`;
       }
       sentences[1] += `. Paths are ${ours.bend.toFixed(2)} times as long as straight lines.`;
       sentences.push(`In ${stepsInWords(asked.steps)}, samples end ${ours.error.toFixed(2)} from where 100 steps end.`);
@@ -154,7 +155,8 @@
     frames.push(now);
     if (now - frames[0] > 2000) {
       const rate = (1000 * (frames.length - 1)) / (now - frames[0]);
-      byId("speed").textContent = `Drawn ${rate.toFixed(0)} times a second here; a drawing takes ${spent.toFixed(1)} ms.`;
+      const cost = `a drawing takes ${spent.toFixed(1)} ms`;
+      byId("speed").textContent = `Drawn ${rate.toFixed(0)} times a second here; ${cost}.`;
       document.body.dataset.rate = rate.toFixed(1);
       frames.length = 0;
     }

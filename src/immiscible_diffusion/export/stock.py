@@ -66,7 +66,7 @@ PIPELINES = (
 class Stock(NamedTuple):
     """What an export holds for diffusers.
 
-    Args:
+    Attributes:
         net: the class of the denoising net in diffusers; empty where it is not diffusers' own.
         scheduler: the class of the scheduler in ``scheduler/``; empty where there is none.
         pipeline: the pipeline that loads the folder; empty where none draws the model's own images.
