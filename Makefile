@@ -44,7 +44,7 @@ recipes: $(READY)
 # The documentation site, build/site; its tools stand beside the environment: the library needs none of them.
 SITE := build/docs
 docs: $(SITE)/.ready
-	$(SITE)/.venv/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(SITE)/.venv/bin/mkdocs build
 
 DOCS_EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
 $(SITE)/.ready: pyproject.toml constraints.txt
