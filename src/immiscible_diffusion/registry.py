@@ -148,8 +148,9 @@ def read_table(cls: type[T], values: Any, where: str) -> T:
     typed = {key: _typed(value, hints[key], f"{where}.{key}") for key, value in values.items()}
     try:
         return cls(**typed)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    except ValueError as error:  # a message that begins with an option gets the option's dotted key
+        mark = "." if str(error).partition(" ")[0] in allowed else ": "
+        raise ValueError(f"{where}{mark}{error}") from error
     except TypeError as error:
         raise ValueError(f"{where}: a key is missing: {error}") from error
 

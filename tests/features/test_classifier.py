@@ -209,7 +209,7 @@ def test_what_cannot_be_learned_is_refused(digits: FittedClassifier, tmp_path: P
         Classifier(task="classes")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="seed is -1"):
         Classifier(seed=-1)
-    with pytest.raises(ValueError, match=r"learn from images.*Detour yields.*take features = 'values'"):
+    with pytest.raises(ValueError, match=r"learn from images.*Detour yields.*set evaluate.features = 'values'"):
         Classifier().fitted(Detour(), Bounds())
     with pytest.raises(ValueError, match="8 to 64 pixels; Wide yields 8 x 65"):
         Classifier().fitted(Wide(shape=(3, 8, 65)), Pixels())
@@ -224,6 +224,12 @@ def test_what_cannot_be_learned_is_refused(digits: FittedClassifier, tmp_path: P
     other = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     with unchecked(), pytest.raises(ValueError, match=r"trained on uint8 images \(1, 8, 8\); there came \(3, 8, 8\)"):
         digits(other)
+
+
+def test_the_time_of_a_fit_is_that_of_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at the clock is a second later: two steps take a second."""
+    monkeypatch.setattr(recipe.time, "perf_counter", itertools.count().__next__)
+    assert [Classifier().fit_seconds((1, 8, 8), rows) for rows in (1, 9000, 10**7)] == [100, 703, 2350]
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 16, 16), (3, 17, 40), (3, 32, 32), (1, 64, 64)])

@@ -16,6 +16,7 @@ from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.experiments.experiment import Cell, read_experiment
 from immiscible_diffusion.runs.check import check_run
 from immiscible_diffusion.runs.launch import launch
+from pictures import photos
 
 CPU = torch.device("cpu")
 
@@ -114,6 +115,44 @@ def test_a_problem_of_one_arm_names_the_arm(tmp_path: Path) -> None:
     runs = launch(read_experiment("demo"), both, tmp_path, workers=1, device="cpu", console=Console(quiet=True))
     with pytest.raises(ValueError, match=r"nothing was trained: evaluate.steps: .* \(in ddim\)$"):
         next(runs)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            {"held_out_rows": 20},
+            r"batch is 128; .* 40 training rows, for source.held_out_rows = 20 of 60 .* train.batch",
+        ),
+        ({}, r"has 60 images and source.held_out_rows is 500: none to train; lower source.held_out_rows"),
+        ({"size": 4, "held_out_rows": 20}, "evaluate.features: .* 4 x 4: set evaluate.features = 'pooled_pixels'"),
+        ({"size": 9, "held_out_rows": 20}, r"multiples of 2: \(3, 9, 9\); give net.channels fewer levels"),
+        ({"size": 0}, "source.size is 0; it must be at least 1"),
+    ],
+)
+@pytest.mark.medium
+@pytest.mark.usefixtures("unchecked")
+def test_what_a_newcomer_meets_names_the_option(options: dict[str, Any], line: str, tmp_path: Path) -> None:
+    """Control: with the options that are named, the same images pass."""
+    source = {"use": "images", "path": str(photos(tmp_path / "photos", 60)), **{"size": 8, **options}}
+    net = {"use": "unet", "channels": [8, 8]}
+    batch = 128 if options.get("size", 8) == 8 else 40
+    with pytest.raises(ValueError, match=line):
+        raise ValueError("\n".join(problems(("source", source), ("net", net), ("train.batch", batch))))
+    mended = {**source, "size": 8, "held_out_rows": 20}
+    assert problems(("source", mended), ("net", net), ("train.batch", 40), UNFITTED) == []
+
+
+@pytest.mark.medium
+def test_features_are_not_fitted_where_something_else_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control: they are where nothing is."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    features = "evaluate.features", {"use": "classifier", "seed": 3}
+    (problem,) = problems(features, ("evaluate.guidance", 2.0))
+    assert problem.startswith("evaluate.guidance: ")
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert problems(features) == []
+    assert len(list(tmp_path.rglob("classifiers/*.safetensors"))) == 1
 
 
 @pytest.mark.usefixtures("unchecked")

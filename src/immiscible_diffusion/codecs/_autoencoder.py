@@ -31,7 +31,7 @@ def folder(path: str, subfolder: str, revision: str) -> Path:
     place = local_folder(path, revision, wanted) / subfolder
     if not (place / "config.json").is_file():
         where = "; a whole pipeline needs subfolder = 'vae'" if (place / "model_index.json").is_file() else ""
-        raise ValueError(f"{place} has no config.json of an autoencoder{where}")
+        raise ValueError(f"{place} has no config.json of an autoencoder{where}: name another codec.path")
     return place
 
 

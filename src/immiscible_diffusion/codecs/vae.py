@@ -55,7 +55,7 @@ class VAE:
 
     def __post_init__(self) -> None:
         if not self.path:
-            raise ValueError("a vae needs path = a folder in diffusers' layout, or a name on the hub")
+            raise ValueError("path is empty; a vae needs path = a folder in diffusers' layout, or a name on the hub")
         if self.dtype not in _DTYPES:
             raise ValueError(f"no dtype named {self.dtype!r}; there are {list(_DTYPES)}")
         check_whole(batch=self.batch)

@@ -76,12 +76,16 @@ class Images:
 
     def __post_init__(self) -> None:
         if not self.path:
-            raise ValueError("images need path = a folder, a .zip, .tar or .parquet file, or a hub data set's name")
+            raise ValueError(
+                "path is empty; images need path = a folder, a .zip, .tar or .parquet file, or a hub data set's name"
+            )
         split, held_out_split = (split_of(name) or name for name in (self.split, self.held_out_split))
         if not split or split == held_out_split:
             raise ValueError(f"split is {self.split!r} and held_out_split {self.held_out_split!r}: two splits, or one")
-        if self.size < 1 or min(self.held_out_rows, self.limit, self.crop, self.workers) < 0:
-            raise ValueError(f"{self} needs size >= 1 and held_out_rows, limit, crop and workers >= 0")
+        for name in ("size", "held_out_rows", "limit", "crop", "workers"):
+            least = 1 if name == "size" else 0
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.held_out_rows == 0 and not self.held_out_split:
             raise ValueError("held_out_rows is 0; without a held_out_split it must be at least 1")
         if self.resize not in get_args(Resize) or self.on_bad not in get_args(OnBad):

@@ -51,7 +51,7 @@ class Latents:
 
     def __post_init__(self) -> None:
         if not self.path:
-            raise ValueError("latents need path = a folder that `encode` wrote")
+            raise ValueError("path is empty; latents need path = a folder that `encode` wrote")
 
     @property
     def shape(self) -> tuple[int, ...]:

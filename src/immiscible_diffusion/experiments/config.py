@@ -43,13 +43,16 @@ class Evaluation:
     also: tuple[Features, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.samples < 2 or not self.steps or min(self.steps) < 1:
-            raise ValueError("an evaluation needs every >= 1, samples >= 2 and sampling steps >= 1")
+        for name, value, least in (("every", self.every, 1), ("samples", self.samples, 2)):
+            if value < least:
+                raise ValueError(f"{name} is {value}; it must be at least {least}")
+        if not self.steps or min(self.steps) < 1:
+            raise ValueError(f"steps is {list(self.steps)}; it must be a list of numbers of sampling steps >= 1")
         if len(set(self.steps)) < len(self.steps):
-            raise ValueError(f"evaluate.steps is {list(self.steps)}; each number of sampling steps may occur once")
+            raise ValueError(f"steps is {list(self.steps)}; each number of sampling steps may occur once")
         kinds = [type(features) for features in (self.features, *self.also)]
         if len(set(kinds)) < len(kinds):
-            raise ValueError(f"evaluate.also names a network twice: {[kind.__name__ for kind in kinds]}")
+            raise ValueError(f"also names a network twice: {[kind.__name__ for kind in kinds]}")
         if not 1 <= self.growth < math.inf:
             raise ValueError(f"growth is {self.growth}; it must be finite and at least 1")
         if not 0 <= self.guidance < math.inf:

@@ -65,7 +65,10 @@ def fetch(name: str, opener: Opener | None = None) -> Path:
         with closing((opener or _open)(file.url)) as stream:
             content = stream.read(_LARGEST + 1)
     except (OSError, urllib.error.URLError) as error:
-        raise ValueError(f"cannot download {file.url}: {error}; save it as {path}, or name a file of yours") from error
+        raise ValueError(
+            f"cannot download {file.url}: {error}; save it as {path}, or name a file of yours "
+            "(evaluate.features.weights)"
+        ) from error
     if digest_of(content) != file.sha256:
         raise ValueError(f"{file.url} sent SHA-256 {digest_of(content)}, not {file.sha256}: nothing of it was kept")
     try:

@@ -121,20 +121,23 @@ class Classifier:
         if image.dtype != torch.uint8 or image.ndim != 4 or shape[0] not in (1, 3):
             raise ValueError(
                 f"the features `classifier` learn from images, uint8 (c, h, w) with 1 or 3 channels; {name} yields "
-                f"{shape}, {image.dtype}: take features = 'values', or others that fit"
+                f"{shape}, {image.dtype}: set evaluate.features = 'values', or others that fit"
             )
         least, most = _SIDES
         if not least <= min(shape[1:]) <= max(shape[1:]) <= most:
             raise ValueError(
                 f"the features `classifier` are for images of {least} to {most} pixels; {name} yields "
-                f"{shape[1]} x {shape[2]}: take features = 'inception'"
+                f"{shape[1]} x {shape[2]}: set evaluate.features = 'pooled_pixels' or 'inception'"
             )
         if self.task == "labels" and source.classes is None:
-            raise ValueError(f"task is 'labels', and {name} has none: take task = 'rotation', or 'auto'")
+            raise ValueError(
+                f"task is 'labels', and {name} has none: set evaluate.features.task = 'rotation' or 'auto'"
+            )
         task: Task = "rotation" if self.task == "rotation" or source.classes is None else "labels"
         if task == "rotation" and shape[1] != shape[2]:
             raise ValueError(
-                f"rotations need square images; {name} yields {shape[1]} x {shape[2]}: take other features"
+                f"rotations need square images; {name} yields {shape[1]} x {shape[2]}: set evaluate.features = "
+                "'pooled_pixels'"
             )
         return task
 

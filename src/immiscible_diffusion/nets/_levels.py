@@ -13,7 +13,10 @@ def check_sides(shape: tuple[int, ...], channels: tuple[int, ...]) -> None:
     """Raise ValueError unless data of this shape, (c, h, w), can be halved between the levels."""
     halvings = 2 ** (len(channels) - 1)
     if len(shape) != 3 or shape[1] % halvings or shape[2] % halvings:
-        raise ValueError(f"{len(channels)} levels need (c, h, w) with sides of multiples of {halvings}: {shape}")
+        raise ValueError(
+            f"{len(channels)} levels need (c, h, w) with sides of multiples of {halvings}: {shape}; give "
+            "net.channels fewer levels, or the data another size (source.size)"
+        )
 
 
 def sample_size(shape: tuple[int, ...]) -> int | tuple[int, ...]:

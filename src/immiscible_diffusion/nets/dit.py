@@ -73,7 +73,10 @@ class Dit:
         if self.conditional and classes is None:
             raise ValueError("a conditional DiT needs labels; this source has none")
         if len(shape) != 3 or shape[1] != shape[2] or shape[1] % self.patch:
-            raise ValueError(f"a DiT needs (c, h, h) with sides of multiples of {self.patch}: {shape}")
+            raise ValueError(
+                f"a DiT needs (c, h, h) with sides of multiples of {self.patch}: {shape}; change net.patch, or the "
+                "data's size (source.size)"
+            )
         return _Dit(self, shape, classes or 0)
 
     def save(self, net: nn.Module, folder: Path) -> None:

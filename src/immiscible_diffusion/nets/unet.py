@@ -73,7 +73,7 @@ class UNet:
             ValueError: images that cannot be halved often enough; ``conditional`` where there are no labels.
         """
         if self.conditional and classes is None:
-            raise ValueError("a conditional U-Net needs labels; this source has none")
+            raise ValueError("a conditional U-Net needs labels; this source has none: set net.conditional = false")
         check_sides(shape, self.channels)
         return _UNet(self, shape, classes if self.conditional else None)
 

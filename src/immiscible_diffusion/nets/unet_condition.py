@@ -107,7 +107,10 @@ class UNetCondition:
                 other sizes.
         """
         if self.conditional and classes is None and not self.text:
-            raise ValueError("a conditional U-Net needs labels; this source has none. For captions give net.text")
+            raise ValueError(
+                "a conditional U-Net needs labels; this source has none: set net.conditional = false, "
+                "or for captions give net.text"
+            )
         known = classes if self.conditional and classes is not None else 0
         if self.text and len(self.prompts) != known and known:
             raise ValueError(f"prompts are {len(self.prompts)}; there must be one for each of {known} classes")

@@ -17,7 +17,7 @@ from immiscible_diffusion.runs.conditions import conditioned, conditions_for, wi
 from immiscible_diffusion.runs.evaluation import fitted, held_out_features, networks
 from immiscible_diffusion.sample import clip_problem
 from immiscible_diffusion.streams import stream
-from immiscible_diffusion.types import Batch, HasLeastRows, HasMemory, HasPreparation, Metric
+from immiscible_diffusion.types import Batch, HasFitting, HasLeastRows, HasMemory, HasPreparation, Metric
 
 __all__ = ["Check", "check_run", "data_shape"]
 
@@ -49,6 +49,7 @@ def check_run(config: Config, device: torch.device) -> Check:
     A batch is read, encoded and paired; one row of it goes through the loss, and one sample through the sampler at
     every number of sampling steps, through the decoder, the feature networks and every metric. The features of all
     held-out images are computed as the evaluations need them, and kept in the cache where that takes long.
+    Features that must be fitted to the data are left out where something else is wrong already.
 
     Args:
         config: the run.
@@ -64,6 +65,7 @@ def check_run(config: Config, device: torch.device) -> Check:
     if batch is not None and shape is not None:
         _check_training(check, config, net.build, batch, shape)
         images = _check_sampling(check, config, shape)
+        _check_counts(check, config)
         _check_metrics(check, config, device, images)
     best = config.train.keep_best
     if best and best.partition("-")[0] not in config.evaluate.metrics:
@@ -141,9 +143,31 @@ def _zero(x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
     return torch.zeros_like(x)
 
 
+def _check_counts(check: Check, config: Config) -> None:
+    """Compare the numbers of held-out images and of samples with what each metric needs."""
+    held_out = check.value("source", lambda: len(config.source.held_out().raw))
+    for name, metric in config.evaluate.metrics.items():
+        if held_out is not None and isinstance(metric, HasLeastRows):
+            check.value(f"evaluate.metrics.{name}", _enough, metric.least, held_out, config.evaluate.samples)
+
+
+def _enough(least: int, held_out: int, samples: int) -> None:
+    """Raise ValueError where there are fewer held-out images or samples than a metric needs."""
+    for count, what, option in (
+        (held_out, "held-out images", "source.held_out_rows"),
+        (samples, "samples", "evaluate.samples"),
+    ):
+        if count < least:
+            raise ValueError(
+                f"needs at least {least} {what} and there are {count}: raise {option} or change the metric"
+            )
+
+
 def _check_metrics(check: Check, config: Config, device: torch.device, images: Tensor | None) -> None:
     for suffix, features in networks(config).items():
         key = "evaluate.also" if suffix else "evaluate.features"
+        if check.problems and isinstance(features, HasFitting):
+            continue  # fitting takes minutes: what is wrong already is said first
         network = check.value(key, fitted, config, features)
         if network is None:
             continue
@@ -161,18 +185,11 @@ def _try(metric: Metric, real: Tensor, config: Config) -> float:
     """Return the metric of made-up features: as many as will be compared, or as few as it takes.
 
     Raises:
-        ValueError: there are fewer held-out images or samples than the metric needs, or it refuses such features.
+        ValueError: there are fewer than the metric needs, or it refuses such features.
     """
     rows = config.evaluate.samples
     if isinstance(metric, HasLeastRows):
-        for count, what, option in (
-            (len(real), "held-out images", "source.held_out_rows"),
-            (rows, "samples", "evaluate.samples"),
-        ):
-            if count < metric.least:
-                raise ValueError(
-                    f"needs at least {metric.least} {what} and there are {count}: raise {option} or change the metric"
-                )
+        _enough(metric.least, len(real), rows)
         rows, real = metric.least, real[: metric.least]
     made_up = torch.randn((rows, real.shape[1]), generator=stream(0, 0, "sample")) * real.std() + real.mean()
     return metric(real, made_up)

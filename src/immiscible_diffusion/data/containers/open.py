@@ -48,7 +48,9 @@ class Opened:
         names = self.listing.names
         if bad and on_bad == "stop":
             i, reason = next(iter(bad.items()))
-            raise ValueError(f"cannot read the image {names[int(rows[i])]}: {reason}")
+            raise ValueError(
+                f"cannot read the image {names[int(rows[i])]}: {reason}; source.on_bad = 'skip' leaves such images out"
+            )
         new = {int(rows[i]): reason for i, reason in bad.items() if int(rows[i]) not in self.bad}
         if new:
             self.bad.update(new)
@@ -105,7 +107,7 @@ def open_rows(
     if on_bad == "stop" and listing.bad:
         name, reason = listing.bad[0]
         more = f" (and {len(listing.bad) - 1} more)" if len(listing.bad) > 1 else ""
-        raise ValueError(f"cannot use {name}: {reason}{more}; on_bad = 'skip' leaves it out")
+        raise ValueError(f"cannot use {name}: {reason}{more}; source.on_bad = 'skip' leaves it out")
     if names and len(names) > listed:
         raise ValueError(
             f"{plain(path)} has {len(names)} classes and {listed} images of split {split!r}; there can be "
@@ -119,7 +121,7 @@ def open_rows(
     if not len(train) or not len(held):
         raise ValueError(
             f"{plain(path)} has {count} images and source.held_out_rows is {held_out_rows}: none to "
-            + ("hold out" if len(train) else "train")
+            + ("hold out" if len(train) else "train; lower source.held_out_rows, or add images")
         )
     classes = classes_of(listing.labels, names, train.tolist(), held.tolist(), plain(path))
     opened = Opened(plain(path), listing, train, held, classes)

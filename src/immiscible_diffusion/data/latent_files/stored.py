@@ -154,7 +154,9 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise ValueError(f"{folder} holds no stored latents: it has no {MANIFEST}")
+        raise ValueError(
+            f"{folder} holds no stored latents: it has no {MANIFEST}; set source.path to what encode wrote"
+        )
     values = read_json(path)
     version = values.get("format") if isinstance(values, dict) else None
     if version != FORMAT:
