@@ -1,7 +1,10 @@
 """The README's examples run, and its links lead somewhere."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,3 +133,30 @@ def test_the_numbers_of_the_readme_are_the_recorded_ones() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 95
+
+
+@pytest.mark.medium
+def test_extending_works_as_written(tmp_path: Path) -> None:
+    """The page's classes in one module, its experiment, and its two commands, as a reader would."""
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    (tmp_path / "mine.py").write_text("\n".join(blocks(text, "python")), encoding="utf-8")
+    (experiment,) = blocks(text, "toml")
+    (tmp_path / "stripes.toml").write_text(experiment, encoding="utf-8")
+    commands = "".join(blocks(text, "bash")).splitlines()
+    assert [command.split()[1] for command in commands] == ["train", "report"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    for command in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", "immiscible_diffusion", *command.split()[1:]],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "runs" / "stripes" / "summary.json").read_text(encoding="utf-8"))
+    finals = {(row["arm"], row["sampling_steps"]): row["mean"] for row in summary["finals"]}
+    assert len(finals) == 4
+    assert all(0 < value < 10 for value in finals.values())
