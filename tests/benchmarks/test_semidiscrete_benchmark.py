@@ -15,6 +15,7 @@ def test_the_rows_hold_the_fit_and_both_ways() -> None:
     assert all(semidiscrete_line(row) for row in rows)
 
 
+@pytest.mark.slow
 def test_noise_kept_takes_as_many_searches_as_a_collection_of_coupons() -> None:
     """Once, ln n + 0.58 = 7.5 searches a row on average, at 1.3 of spread; in many epochs less; one by one no less."""
     searches = list(searches_of_keeping(1000, 1, 30, keep=10**6))

@@ -85,6 +85,7 @@ def bound(product: Tensor, dual: Tensor) -> float:
     return float((product + dual).max(1).values.mean() - dual.mean())
 
 
+@pytest.mark.slow
 def test_the_map_costs_what_the_linear_programme_does() -> None:
     """The dual bounds the programme from above, whatever the potentials; fitted ones come within 0.3 per cent, seen."""
     product, best = programme()

@@ -183,6 +183,7 @@ def test_images_come_with_their_labels_mirrored_as_the_choice_says(pictures: Ima
     assert not plain.choose(64, generator(0)).mirrored.any()
 
 
+@pytest.mark.slow
 def test_cells_of_random_posteriors_are_those_of_their_means(tmp_path: Path, cache: Path) -> None:
     list(encode(Pictures(), Blur(), tmp_path / "encoded", flip=True))
     for flip in (False, True):

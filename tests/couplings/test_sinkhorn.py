@@ -105,6 +105,7 @@ def test_permutations_are_drawn_in_proportion_to_the_plan(epsilon: float) -> Non
     assert chisquare(seen, [draws * other[order] for order in orders]).pvalue < 1e-4
 
 
+@pytest.mark.slow
 def test_two_rows_follow_the_closed_form() -> None:
     """The centred costs are 1 and -1, so that the cheaper permutation has odds of exp(2 / epsilon)."""
     x, noise, source = torch.tensor([[1.0], [-1.0]]), torch.tensor([[2.0], [0.5]]), generator()

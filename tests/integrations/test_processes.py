@@ -112,7 +112,7 @@ def started(folder: Path, host: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "host",
     [
-        pytest.param("torchrun", marks=pytest.mark.medium),
+        pytest.param("torchrun", marks=pytest.mark.slow),
         pytest.param("accelerate", marks=pytest.mark.slow),
         pytest.param("lightning", marks=pytest.mark.slow),
     ],

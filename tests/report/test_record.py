@@ -302,6 +302,7 @@ def test_the_pages_of_this_repository_say_what_is_recorded() -> None:
     assert studies(["pages", "--root", str(ROOT), "--check"]) == 0, "write them again: python -m studies pages"
 
 
+@pytest.mark.slow
 def test_a_recorded_run_is_repeated_bit_for_bit(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = root / "results" / "image-scale" / "cpu" / "summary.json"
     arguments = ["rerun", str(summary), "--arm", "2-assignment", "--seed", "1", "--out", str(tmp_path / "again")]

@@ -189,6 +189,7 @@ def test_the_check_leaves_the_global_generator_and_the_memory_of_a_coupling(tmp_
     assert given.coupling.memory() == {}  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_coupling_over_the_data_set_is_checked_and_not_fitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -598,6 +598,7 @@ def test_a_method_is_given_its_teacher() -> None:
 
 @pytest.mark.parametrize("method", sweep([Consistency(last=8, distance="pseudo_huber"), improved(last=20)], 2))
 @pytest.mark.medium
+@pytest.mark.slow
 def test_consistency_training_learns(method: Consistency) -> None:
     """One step of it makes images whose mean comes near that of real digits."""
     config = Train(steps=200, lr=3e-3, ema=0.9)

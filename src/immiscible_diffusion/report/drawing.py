@@ -1,5 +1,6 @@
 """The style of every figure, and figures and pictures as the bytes of a file."""
 
+import re
 from collections.abc import Iterable
 from io import BytesIO
 from typing import Any, Literal
@@ -10,6 +11,8 @@ __all__ = ["COLOURS", "figure_bytes", "pyplot", "webp"]
 
 COLOURS = ["#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 """Grey for the reference, then the colour-blind safe palette of Okabe and Ito."""
+_PATH = re.compile(rb' (?:d|x|y|transform)="[^"]*"')
+"""Places in an SVG; tenths of a point are enough."""
 _MOST_BYTES = 60_000
 """Size of the largest WebP: pictures are kept in a repository's history for ever."""
 
@@ -49,7 +52,10 @@ def figure_bytes(figure: Any, form: Literal["png", "svg", "webp"]) -> bytes:
 def _saved(figure: Any, form: Literal["png", "svg"], dpi: int) -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format=form, dpi=dpi, metadata={"Software": None} if form == "png" else {"Date": None})
-    return buffer.getvalue()
+    if form == "png":
+        return buffer.getvalue()
+    short = _PATH.sub(lambda path: re.sub(rb"(\d\.\d)\d+", rb"\1", path[0]), buffer.getvalue())
+    return re.sub(rb"\n +", b"\n", short)
 
 
 def webp(pictures: Iterable[Any]) -> bytes:
