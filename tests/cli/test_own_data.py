@@ -49,7 +49,7 @@ def test_init_writes_a_file_and_says_how_to_run_it(
     command = next(line for line in said.splitlines() if line.strip().startswith("immiscible train"))
     arguments = ["show", *shlex.split(command)[2:]]
     assert run(arguments) == 0
-    assert "assignment-seed2" in capsys.readouterr().out
+    assert "assignment-seed1" in capsys.readouterr().out
     assert run(["init", "photos", *SETS]) == 2
     assert "photos-images.toml is there already" in capsys.readouterr().err
 
@@ -59,6 +59,7 @@ def test_init_writes_a_file_and_says_how_to_run_it(
     [
         (["demo", "--images", "few"], "few has 3 images and a comparison needs at least 40"),
         (["init", "few"], "few has 3 images and a comparison needs at least 40"),
+        (["init", "few", "--set", "grid.coupling=[1]"], "edit [grid] in the file"),
         (["demo", "--images", "nowhere.zip"], "no file or folder nowhere.zip"),
         (["demo", "--images", "few", "--latents", "few"], "give one of them"),
         (["demo", "--images", "few", "--scale", "smoke"], "give --minutes"),

@@ -37,6 +37,13 @@ def test_a_value_that_is_given_stays_and_the_others_follow_it() -> None:
     assert (values["source.held_out_rows"], values["train.batch"], values["train.lr"]) == (60, 40, 0.5)
 
 
+def test_options_that_are_not_chosen_are_kept() -> None:
+    values = chosen(look(100), **{"source.split": "test", "net.use": "mlp", "net.width": 8})
+    assert (values["source.split"], values["net.use"], values["net.width"]) == ("test", "mlp", 8)
+    assert "net.channels" not in values
+    assert "net.channels" in chosen(look(100))
+
+
 @pytest.mark.parametrize(
     ("shortest", "device", "sizes"),
     [(500, "cpu", [16, 32]), (28, "cpu", [16]), (12, "cpu", [12]), (7, "cpu", [8]), (500, "cuda", [32, 64])],
@@ -111,5 +118,7 @@ def test_the_file_is_an_experiment_that_the_check_lets_pass(
     if not classes:
         assert check_run(config, torch.device("cpu")).problems == []
     # Control: less time, fewer steps or a smaller size.
-    hasty = plan(str(tmp_path / "photos"), overrides=SMALL, workers=2, minutes=0.1)
+    hasty = plan(str(tmp_path / "photos"), overrides=[*SMALL, ("train.seed", 7)], workers=2, minutes=0.1)
     assert hasty.steps == 400 <= made.steps
+    file.write_text(hasty.text, encoding="utf-8")
+    assert [cell.seed for cell in read_experiment(str(file)).cells()] == [7, 7]

@@ -35,6 +35,8 @@ def init(
     to = file or Path(f"{experiment_name(path, latents)}.toml")
     if to.exists():
         raise ValueError(f"{to} is there already: remove it, or name another file with --out")
+    if any(text.startswith("grid.") for text in sets or []):
+        raise ValueError("--set grid. says what is compared: leave it out, and edit [grid] in the file that is written")
     _write(to, path, latents, sets, minutes, workers, checked_device(device))
     out.print(f"Written: {escape(str(to))}. Edit it, run it, and make the report:", soft_wrap=True)
     for command in (f"immiscible train {to}", f"immiscible report runs/{to.stem}"):

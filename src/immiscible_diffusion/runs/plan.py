@@ -21,7 +21,7 @@ __all__ = ["Choice", "Plan", "plan"]
 _MEASUREMENTS = 5
 _LEAST_STEPS, _MOST_STEPS = 400, 4000
 _BATCH = 128
-_HELD_OUT, _MOST_HELD_OUT, _SAMPLES = 5, 1000, (100, 500)
+_HELD_OUT, _MOST_HELD_OUT, _SAMPLES = 5, 1000, (100, 250)
 """One image in so many is held out, at most so many; the least and the most samples a measurement."""
 _SIZES = {"cpu": (16, 32), "cuda": (32, 64)}
 _NEXT_SIZE = 4
@@ -34,11 +34,11 @@ _LEAST_LEARNED, _LEAST_OF_CLASS = 200, 20
 """The fewest training images, and images of a class, that it learns something from."""
 _FEATURES_SHARE = 0.25
 """Of the time at hand, what fitting it may take."""
-_GRID = {
+_GRID: dict[str, Any] = {
     "coupling": {"independent": "independent", "assignment": "assignment"},
     "train.seed": [0, 1, 2],
 }
-_WHY_GRID = {
+_WHY_GRID: dict[str, Any] = {
     "grid.coupling": "What is compared: noise drawn at random for each image, and noise paired with near images.",
     "grid.train.seed": "Both are trained from each of these seeds: same first weights, batches, noise and times.",
 }
@@ -86,7 +86,8 @@ class Plan:
         minutes = math.ceil(self.seconds / 60)
         return (
             f"About {minutes} minute{'s' * (minutes > 1)}: {self.runs} runs of {self.steps:,} training steps at "
-            f"{1000 * self.timing.step:.0f} ms, {self.together} at a time (a few steps were timed)."
+            f"{1000 * self.timing.step:.0f} ms, {self.together} at a time (a few steps were timed). "
+            "One seed alone is quicker: --set train.seed=0."
         )
 
 
@@ -114,7 +115,7 @@ def plan(
     Raises:
         ValueError: the data cannot be read or are too few, or a value that is given is refused.
     """
-    given = dict(_flat("", dict(overrides)))
+    given = dict(_flat("", {key: value for key, value in overrides if not key.startswith("grid.")}))
     look = look_at_latents(path, given) if latents else look_at_images(path, given)
     seeds = given.get("train.seed", _GRID["train.seed"])
     runs = 2 * (len(seeds) if isinstance(seeds, list) else 1)
@@ -196,6 +197,9 @@ def _choices(
     minutes: float = 0.0,
 ) -> list[Choice]:
     """Return every option of a run; those that are given have their value."""
+    why_steps = f"What fits into {minutes:g} min on this machine (--minutes)."
+    if steps == _LEAST_STEPS:
+        why_steps = f"The fewest that show anything, although {minutes:g} min (--minutes) are too short for them."
     held_out = given.get("source.held_out_rows", _held_out(look))
     train_rows = max(1, look.rows - held_out)
     channels = next(channels for side, channels in _CHANNELS[device].items() if size <= side or side == 64)
@@ -208,7 +212,7 @@ def _choices(
         Choice("method", {"use": "denoising", "schedule": "straight", "predict": "velocity"}, "Flow matching."),
         Choice("net.use", "unet"),
         Choice("net.channels", channels, f"A small U-Net for {size} x {size}: channels of its levels."),
-        Choice("train.steps", steps, f"What fits into {minutes:g} minutes on this machine (--minutes)."),
+        Choice("train.steps", steps, why_steps),
         Choice("train.batch", batch, why_batch or "Rows that are paired with each other at a time."),
         Choice("train.lr", 1e-3),
         Choice("train.warmup", 50),
@@ -219,9 +223,9 @@ def _choices(
         features,
         Choice("evaluate.metrics", ["frechet"]),
     ]
-    known = {choice.key: choice for choice in chosen}
-    known |= {key: Choice(key, value, "As given.") for key, value in given.items() if key in known}
-    return list(known.values())
+    other_net = given.get("net", given.get("net.use", "unet")) != "unet"
+    known = {choice.key: choice for choice in chosen if not (other_net and choice.key.startswith("net."))}
+    return list((known | {key: Choice(key, value, "As given.") for key, value in given.items()}).values())
 
 
 def _images(look: Look, size: int, held_out: int) -> list[Choice]:
@@ -253,14 +257,18 @@ def _latents(look: Look) -> list[Choice]:
 def _values(name: str, choices: Sequence[Choice]) -> dict[str, Any]:
     """Return the values of the experiment file."""
     base: dict[str, Any] = {}
+    grid = dict(_GRID)
     for choice in choices:
-        base = overridden(base, choice.key, choice.value)
+        if choice.key == "train.seed":
+            grid[choice.key] = choice.value if isinstance(choice.value, list) else [choice.value]
+        else:
+            base = overridden(base, choice.key, choice.value)
     return {
         "title": f"{name}: independent noise against assignment",
         "source": "Chosen by `immiscible init` for these data and this machine.",
         "question": "Does pairing images with near noise train a better model in equally many steps?",
         "base": base,
-        "grid": _GRID,
+        "grid": grid,
     }
 
 
