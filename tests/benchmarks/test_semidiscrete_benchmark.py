@@ -1,5 +1,6 @@
 """The benchmark of semidiscrete pairs: even cells for more noises, and searches as the coupon collector counts them."""
 
+import pytest
 import torch
 
 from benchmarks.semidiscrete import bench_semidiscrete, searches_of_keeping, semidiscrete_line

@@ -33,7 +33,8 @@ def test_held_out_share_and_batch_follow_the_number_of_images(rows: int, held_ou
 
 
 def test_a_value_that_is_given_stays_and_the_others_follow_it() -> None:
-    values = chosen(look(100), **{"source.held_out_rows": 60, "train.lr": 0.5})
+    given: dict[str, Any] = {"source.held_out_rows": 60, "train.lr": 0.5}
+    values = chosen(look(100), **given)
     assert (values["source.held_out_rows"], values["train.batch"], values["train.lr"]) == (60, 40, 0.5)
 
 
