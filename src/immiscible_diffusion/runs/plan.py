@@ -18,7 +18,7 @@ from immiscible_diffusion.runs.timing import Timing, timed
 
 __all__ = ["Choice", "Plan", "plan"]
 
-_MEASUREMENTS = 5
+_ARMS, _MEASUREMENTS = 2, 5
 _LEAST_STEPS, _MOST_STEPS = 400, 4000
 _BATCH = 128
 _HELD_OUT, _MOST_HELD_OUT, _SAMPLES = 5, 1000, (100, 250)
@@ -86,8 +86,9 @@ class Plan:
         minutes = math.ceil(self.seconds / 60)
         return (
             f"About {minutes} minute{'s' * (minutes > 1)}: {self.runs} runs of {self.steps:,} training steps at "
-            f"{1000 * self.timing.step:.0f} ms, {self.together} at a time (a few steps were timed). "
-            "One seed alone is quicker: --set train.seed=0."
+            f"{1000 * self.timing.step:.0f} ms, {self.together} at a time (a few steps were timed)."
+            + " One seed alone is quicker: --set train.seed=0."
+            * (self.runs > _ARMS)
         )
 
 
@@ -118,7 +119,7 @@ def plan(
     given = dict(_flat("", {key: value for key, value in overrides if not key.startswith("grid.")}))
     look = look_at_latents(path, given) if latents else look_at_images(path, given)
     seeds = given.get("train.seed", _GRID["train.seed"])
-    runs = 2 * (len(seeds) if isinstance(seeds, list) else 1)
+    runs = _ARMS * (len(seeds) if isinstance(seeds, list) else 1)
     together = min(workers, runs)
     rounds = math.ceil(runs / together)
     for size in _sizes(look, given, device):
