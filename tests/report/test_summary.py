@@ -70,7 +70,7 @@ def test_a_difference_is_said_as_far_as_the_seeds_show_it(options: dict[str, Any
 def test_one_number_of_sampling_steps_is_set_beside_real_images() -> None:
     sentences = summary_sentences(record({key: mean for key, mean in TWO.items() if key[1] == 2}))
     assert len(sentences) == 3
-    assert sentences[2] == "Real images in place of samples score 0.05: no model can be expected to do better."
+    assert sentences[2] == "Real images in place of samples score 0.05: about the best that can be expected."
 
 
 def test_a_shown_speed_up_stands_beside_the_end() -> None:

@@ -134,7 +134,7 @@ def _counts(rows: Sequence[Row], rises: bool) -> str:
 def _perfect(numbers: Row, metric: str) -> list[str]:
     """Return what real images score in place of samples, in one sentence, or nothing."""
     return [
-        f"Real images in place of samples score {number(entry['floor'][metric]['mean'])}: no model can be expected "
-        "to do better."
+        f"Real images in place of samples score {number(entry['floor'][metric]['mean'])}: about the best "
+        "that can be expected."
         for entry, _ in floors(numbers["instrument"], metric)[:1]
     ]
