@@ -39,7 +39,8 @@ def test_a_value_that_is_given_stays_and_the_others_follow_it() -> None:
 
 
 def test_options_that_are_not_chosen_are_kept() -> None:
-    values = chosen(look(100), **{"source.split": "test", "net.use": "mlp", "net.width": 8})
+    given: dict[str, Any] = {"source.split": "test", "net.use": "mlp", "net.width": 8}
+    values = chosen(look(100), **given)
     assert (values["source.split"], values["net.use"], values["net.width"]) == ("test", "mlp", 8)
     assert "net.channels" not in values
     assert "net.channels" in chosen(look(100))
