@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.couplings import prepared
 from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.export.model import save_export
 from immiscible_diffusion.files import locked, remove_parts
@@ -191,7 +192,8 @@ def trained_at(config: Config, folder: Path, step: int, device: torch.device) ->
     net = with_prompts(config.net, config.source).build(data_shape(config), config.source.classes)
     checkpoint.load_average(net, folder / "checkpoints", step)
     source = conditioned(config.source, config.net, str(device))
-    return _trained(config, _prepared(config, source, device), net.to(device).eval().requires_grad_(False))
+    coupling = prepared(config.coupling, source, config.codec, device)
+    return _trained(config, coupling, net.to(device).eval().requires_grad_(False))
 
 
 def _start(config: Config, folder: Path, device: torch.device, team: Team) -> State:
@@ -210,7 +212,7 @@ def _ready(
     if not isinstance(config.coupling, HasPreparation):
         return config.coupling
     if not team.alone:  # the first process prepared it before the first run, and kept what it made
-        return team.in_turn(lambda: _prepared(config, source, device))
+        return team.in_turn(lambda: prepared(config.coupling, source, config.codec, device))
     with closing(config.coupling.prepare(source, config.codec, device)) as preparing:
         while True:
             try:
@@ -218,22 +220,6 @@ def _ready(
             except StopIteration as end:
                 return cast("Coupling", end.value)
             yield step
-
-
-def _prepared(config: Config, source: Source, device: torch.device) -> Coupling:
-    """Return the coupling prepared with the data, in one go.
-
-    Raises:
-        ValueError: the coupling cannot be prepared with these data.
-    """
-    if not isinstance(config.coupling, HasPreparation):
-        return config.coupling
-    preparing = config.coupling.prepare(source, config.codec, device)
-    while True:
-        try:
-            next(preparing)
-        except StopIteration as end:
-            return cast("Coupling", end.value)
 
 
 def _trained(config: Config, coupling: Coupling, net: nn.Module) -> Trained:
