@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo check fast test tests test-all stock recipes docs lint format results evidence clean
+.PHONY: demo check fast test test-all stock recipes docs lint format results evidence clean
 
 demo: $(READY)
 	$(BIN)/immiscible demo
@@ -21,9 +21,6 @@ fast: $(READY)
 	$(PYTEST) -q -m "not medium and not slow and not gpu and not network" tests
 
 test: $(READY)
-	$(MAKE) --no-print-directory --jobs 2 --output-sync=target lint tests
-
-tests: $(READY)
 	$(PYTEST)
 
 # Tests with other people's trainers are skipped unless these are installed: `.venv/bin/pip install -e '.[hosts]'` before it.

@@ -254,6 +254,16 @@ def test_a_set_that_does_not_fit_into_memory_is_refused(tmp_path: Path, monkeypa
     assert all_rows(Images(path, size=8, held_out_rows=2, memory=False)) == SHADES
 
 
+def test_a_set_loads_only_while_memory_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs that start together both see the memory free; the one that is still loading when it is gone says so."""
+    path = pets("folder", tmp_path)
+    left = iter([10**9, 10**9, 0])
+    monkeypatch.setattr(_loading, "CHUNK", 4)
+    monkeypatch.setattr(_loading, "free_bytes", lambda: next(left))
+    with pytest.raises(ValueError, match=r"10 decoded images need 0.0 GiB more and 0.0 GiB of memory are free"):
+        Images(path, size=8, held_out_rows=2).held_out()
+
+
 def test_a_hub_name_that_cannot_be_reached_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="cannot read images from nobody/nothing"):

@@ -114,22 +114,29 @@ def loaded(decoder: Decoder, count: int, workers: int, *, strict: bool) -> tuple
     Raises:
         ValueError: the pixels do not fit into the memory that is free.
     """
-    needed, free = count * 3 * decoder.size**2, free_bytes()
-    if free is not None and needed > 0.9 * free:
-        raise ValueError(
-            f"{count} decoded images need {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB of memory are free: "
-            "set source.memory = false"
-        )
+    check_fits(count, count * 3 * decoder.size**2)
     pixels = torch.empty((count, 3, decoder.size, decoder.size), dtype=torch.uint8)
     bad: dict[int, str] = {}
     with closing(decoded(decoder, iter(chunks(torch.arange(count))), workers)) as made:
         for part in made:
             first = int(part.rows[0])
+            # Memory is taken where it is written: another run that loads at the same time took some meanwhile.
+            check_fits(count, pixels[first:].numel())
             pixels[first : first + len(part.rows)] = part.pixels
             bad |= {first + i: reason for i, reason in part.bad.items()}
             if strict and bad:
                 break
     return pixels, bad
+
+
+def check_fits(count: int, needed: int) -> None:
+    """Raise ValueError if ``needed`` more bytes, of ``count`` images, do not fit into the memory that is free."""
+    free = free_bytes()
+    if free is not None and needed > 0.9 * free:
+        raise ValueError(
+            f"{count} decoded images need {needed / 2**30:.1f} GiB more and {free / 2**30:.1f} GiB of memory are free: "
+            "set source.memory = false"
+        )
 
 
 def chunks(rows: Tensor) -> list[Tensor]:
