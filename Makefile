@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo check fast test test-all stock recipes docs lint format results evidence clean
+# The versions that are installed; constraints-oldest.txt has the oldest ones, best in a VENV of its own.
+CONSTRAINTS := constraints.txt
+
+.PHONY: demo check fast test test-all stock recipes docs package lint format results evidence clean
 
 demo: $(READY)
 	$(BIN)/immiscible demo
@@ -58,6 +61,16 @@ stock: $(READY)
 	build/stock/.venv/bin/pip install --quiet --constraint constraints.txt torch diffusers transformers
 	cd build/stock && .venv/bin/python ../../tests/stock.py check .
 
+# dist/: the wheel and the source archive, tested; then the wheel alone, in an environment that has nothing else.
+package: $(READY)
+	rm -rf dist build/package
+	$(BIN)/pytest -q -m "" tests/test_package.py
+	$(BIN)/python -m hatchling build
+	$(PYTHON) -m venv build/package
+	build/package/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	cd build/package && bin/python -c \
+	  'import torch; from immiscible_diffusion import couple; assert couple(torch.randn(64, 3, 8, 8)).shape == (64, 3, 8, 8)'
+
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -90,10 +103,10 @@ evidence: $(READY)
 	$(BIN)/python -m studies papers --page docs/papers.md
 	$(BIN)/python -m studies pages
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@
 
 clean:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from immiscible_diffusion.cli.options import new_app, run_app
 from studies.commands import draw, pages, papers, rerun
+from studies.packaging import licences, public_names
 
 app = new_app("studies", "The papers' tables and figures, and the pages over all recorded results of this repository.")
-for command in (papers, pages, draw, rerun):
+for command in (papers, pages, draw, rerun, public_names, licences):
     app.command()(command)
 
 
