@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.couplings import DropIn, Independent, Rows
-from immiscible_diffusion.couplings._drop_in import noise_from
+from immiscible_diffusion.couplings._wrapper import noise_from
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import make, names
 from immiscible_diffusion.streams import stream

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, NamedTuple, overload
+from typing import ClassVar, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -12,9 +12,9 @@ from immiscible_diffusion.couplings._misuse import watch_call, watch_partners, w
 from immiscible_diffusion.couplings._several import Masks, as_one, classes, split
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.tensors import normal_like
-from immiscible_diffusion.types import Coupling, Float, HasChoice, HasMemory, HasPreparation, HasWindow, Prior
+from immiscible_diffusion.types import Float, Prior
 
-__all__ = ["DropIn", "Rows", "check_coupling", "memory_of", "noise_from", "restore"]
+__all__ = ["DropIn", "Rows"]
 
 
 class Rows(NamedTuple):
@@ -203,39 +203,11 @@ def _wanted(
     if dtype not in (None, x.dtype):
         raise ValueError(f"dtype is {dtype} and x is {x.dtype}; noise is paired in the dtype of x: convert x first")
     if device is not None:
-        asked = torch.device(device)
-        if asked.type != x.device.type or asked.index not in (None, x.device.index):
-            raise ValueError(f"device is {asked} and x is on {x.device}; noise is paired where x is: move x first")
+        wanted = torch.device(device)
+        if wanted.type != x.device.type or wanted.index not in (None, x.device.index):
+            raise ValueError(f"device is {wanted} and x is on {x.device}; noise is paired where x is: move x first")
     if memory_format is None:
         return noise
     if x.ndim != {torch.channels_last: 4, torch.channels_last_3d: 5}.get(memory_format, x.ndim):
         raise ValueError(f"memory_format is {memory_format}, which no tensor of shape {tuple(x.shape)} can have")
     return torch.empty_like(x, memory_format=memory_format, requires_grad=False).copy_(noise)
-
-
-def check_coupling(coupling: object) -> None:
-    """Raise ValueError unless a wrapper was given a coupling that it can wrap: one that pairs the data of a batch."""
-    if not isinstance(coupling, Coupling):
-        raise ValueError(f"coupling is {coupling!r}; it must be a coupling, such as Assignment()")
-    if isinstance(coupling, HasWindow):
-        raise ValueError(f"coupling is {coupling!r}; the loop asks the outermost coupling for a window: wrap it last")
-    if isinstance(coupling, HasPreparation | HasChoice):
-        raise ValueError(f"coupling is {coupling!r}, which chooses the data for its noise; it cannot be wrapped")
-
-
-def noise_from(coupling: Coupling, x: Tensor, rows: Rows) -> Tensor:
-    """Return the noise that a wrapped coupling pairs with the same rows, (b, *dims)."""
-    options = ("mask", rows.mask), ("labels", rows.labels), ("step", rows.step)
-    given: dict[str, Any] = {name: value for name, value in options if value is not None}
-    return coupling(x, rows.cond, rows.generator, index=rows.index, **given)
-
-
-def memory_of(coupling: Coupling) -> dict[str, Tensor]:
-    """Return the memory of a wrapped coupling; empty if it keeps none."""
-    return coupling.memory() if isinstance(coupling, HasMemory) else {}
-
-
-def restore(coupling: Coupling, memory: dict[str, Tensor]) -> None:
-    """Restore the memory of a wrapped coupling, if it keeps one."""
-    if isinstance(coupling, HasMemory):
-        coupling.remember(memory)

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from torch import Tensor
 
-from immiscible_diffusion.couplings._drop_in import DropIn, Rows, check_coupling, memory_of, noise_from, restore
+from immiscible_diffusion.couplings._drop_in import Rows
+from immiscible_diffusion.couplings._wrapper import Wrapper, mapped_start, noise_from
 from immiscible_diffusion.couplings.assignment import Assignment
-from immiscible_diffusion.priors import Gaussian, StandardNormal
+from immiscible_diffusion.priors import Gaussian
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.types import Coupling, Float, Prior
 
@@ -17,7 +17,7 @@ __all__ = ["Flipped"]
 
 @register("coupling")
 @dataclass(frozen=True)
-class Flipped(DropIn):
+class Flipped(Wrapper):
     """Pair by another coupling and return the negative of its noise (arXiv:2406.12303, Fig. 7).
 
     Each datum still has its own region of noise, but the far one instead of the near one, so what remains of the effect
@@ -40,12 +40,7 @@ class Flipped(DropIn):
     True
     """
 
-    by_class: ClassVar[bool] = True
-
     coupling: Coupling = field(default_factory=Assignment)
-
-    def __post_init__(self) -> None:
-        check_coupling(self.coupling)
 
     def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
         """Return the negative of the coupling's noise, (b, *dims).
@@ -61,17 +56,8 @@ class Flipped(DropIn):
         Raises:
             ValueError: that start is neither a standard normal nor a ``Gaussian``.
         """
-        start = self.coupling.prior(data)
-        if isinstance(start, StandardNormal):
-            return start
-        if not isinstance(start, Gaussian):
-            raise ValueError(f"a {type(start).__name__} cannot be mirrored; StandardNormal and Gaussian can")
-        return Gaussian(-start.mean, start.directions, start.variances, start.scale)
-
-    def memory(self) -> dict[str, Tensor]:
-        """Return the wrapped coupling's memory."""
-        return memory_of(self.coupling)
-
-    def remember(self, memory: dict[str, Tensor]) -> None:
-        """Restore the wrapped coupling's memory."""
-        restore(self.coupling, memory)
+        return mapped_start(
+            self.coupling.prior(data),
+            "mirrored",
+            lambda start: Gaussian(-start.mean, start.directions, start.variances, start.scale),
+        )

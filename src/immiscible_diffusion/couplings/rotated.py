@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from immiscible_diffusion.checks import check_whole
-from immiscible_diffusion.couplings._drop_in import DropIn, Rows, check_coupling, memory_of, noise_from, restore
+from immiscible_diffusion.couplings._drop_in import Rows
+from immiscible_diffusion.couplings._wrapper import Wrapper, mapped_start, noise_from
 from immiscible_diffusion.couplings.assignment import Assignment
-from immiscible_diffusion.priors import Gaussian, StandardNormal
+from immiscible_diffusion.priors import Gaussian
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.tensors import batch_rows
@@ -46,7 +46,7 @@ def rotate(rows: Float[Tensor, "b d"], seed: int) -> Float[Tensor, "b d"]:
 
 @register("coupling")
 @dataclass(frozen=True)
-class Rotated(DropIn):
+class Rotated(Wrapper):
     """Pair by another coupling and return its noise under one fixed rotation, the same for all rows and steps.
 
     Each datum keeps a region of noise of its own, of the same shape and just as easily told from the others'; but a
@@ -69,13 +69,11 @@ class Rotated(DropIn):
     True
     """
 
-    by_class: ClassVar[bool] = True
-
     coupling: Coupling = field(default_factory=Assignment)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_coupling(self.coupling)
+        super().__post_init__()
         check_whole(seed=self.seed, at_least=0)
 
     def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
@@ -93,18 +91,8 @@ class Rotated(DropIn):
         Raises:
             ValueError: that start is neither a standard normal nor a ``Gaussian``.
         """
-        start = self.coupling.prior(data)
-        if isinstance(start, StandardNormal):
-            return start
-        if not isinstance(start, Gaussian):
-            raise ValueError(f"a {type(start).__name__} cannot be rotated; StandardNormal and Gaussian can")
+        return mapped_start(self.coupling.prior(data), "rotated", self._rotated)
+
+    def _rotated(self, start: Gaussian) -> Gaussian:
         mean, directions = rotate(start.mean.unsqueeze(0), self.seed)[0], rotate(start.directions, self.seed)
         return Gaussian(mean, directions, start.variances, start.scale)
-
-    def memory(self) -> dict[str, Tensor]:
-        """Return the wrapped coupling's memory."""
-        return memory_of(self.coupling)
-
-    def remember(self, memory: dict[str, Tensor]) -> None:
-        """Restore the wrapped coupling's memory."""
-        restore(self.coupling, memory)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,8 +11,9 @@ from immiscible_diffusion.checks import (
     check_number,
     check_whole,
 )
-from immiscible_diffusion.couplings._drop_in import DropIn, Rows, check_coupling, memory_of, noise_from, restore
+from immiscible_diffusion.couplings._drop_in import Rows
 from immiscible_diffusion.couplings._misuse import warn_of
+from immiscible_diffusion.couplings._wrapper import Wrapper, noise_from
 from immiscible_diffusion.couplings.assignment import Assignment
 from immiscible_diffusion.priors import Gaussian, StandardNormal
 from immiscible_diffusion.registry import register
@@ -45,7 +45,7 @@ def linear(step: int, *, start: float, end: float, steps: int) -> float:
 
 @register("coupling")
 @dataclass(frozen=True)
-class Warmup(DropIn):
+class Warmup(Wrapper):
     """Draw independent noise for the first steps, and pair from then on.
 
     Robot policies are trained this way: pairing starts when the task is mostly solved (Immiscible Diffusion Policy,
@@ -66,13 +66,11 @@ class Warmup(DropIn):
     [False, True]
     """
 
-    by_class: ClassVar[bool] = True
-
     coupling: Coupling = field(default_factory=Assignment)
     steps: int = 1000
 
     def __post_init__(self) -> None:
-        check_coupling(self.coupling)
+        super().__post_init__()
         check_whole(steps=self.steps, at_least=0)
 
     def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
@@ -85,22 +83,10 @@ class Warmup(DropIn):
             return _independent(x, rows.generator)
         return noise_from(self.coupling, x, rows)
 
-    def prior(self, data: Iterable[Tensor]) -> Prior:
-        """Return the start of the wrapped coupling."""
-        return self.coupling.prior(data)
-
-    def memory(self) -> dict[str, Tensor]:
-        """Return the wrapped coupling's memory."""
-        return memory_of(self.coupling)
-
-    def remember(self, memory: dict[str, Tensor]) -> None:
-        """Restore the wrapped coupling's memory."""
-        restore(self.coupling, memory)
-
 
 @register("coupling")
 @dataclass(frozen=True)
-class Mixed(DropIn):
+class Mixed(Wrapper):
     """Pair a share of the batches, and draw independent noise for the others.
 
     The share changes linearly from ``start`` to ``end`` over ``steps`` and is constant afterwards. Whole batches are
@@ -125,15 +111,13 @@ class Mixed(DropIn):
     torch.Size([4, 2])
     """
 
-    by_class: ClassVar[bool] = True
-
     coupling: Coupling = field(default_factory=Assignment)
     start: float = 0.5
     end: float = 0.5
     steps: int = 0
 
     def __post_init__(self) -> None:
-        check_coupling(self.coupling)
+        super().__post_init__()
         check_whole(steps=self.steps, at_least=0)
         check_number(start=self.start, end=self.end, at_least=0, at_most=1)
 
@@ -170,14 +154,6 @@ class Mixed(DropIn):
         if not isinstance(start, Gaussian):
             raise ValueError(f"a {type(start).__name__} has no mixture with the normal here; a Gaussian has")
         return _mixture(start, self.end)
-
-    def memory(self) -> dict[str, Tensor]:
-        """Return the wrapped coupling's memory."""
-        return memory_of(self.coupling)
-
-    def remember(self, memory: dict[str, Tensor]) -> None:
-        """Restore the wrapped coupling's memory."""
-        restore(self.coupling, memory)
 
 
 def _independent(x: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -50,9 +50,36 @@ _ENOUGH, _MOST = 1.3, 30.0
 """Noises a datum, divided by the tolerance, that reach it, and after which it is given up, as where rows are equal."""
 
 
+class NoiseFirst:
+    """What a coupling that draws noise first shares: a refusal to be called with data, and the standard normal."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        cond: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        index: Tensor | None = None,
+        step: int | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Refuse: the noise chooses the data.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "semidiscrete draws noise first and chooses the data for it: prepared(coupling, source, codec).choose(...)"
+        )
+
+    def prior(self, data: Iterable[Tensor]) -> Prior:
+        """Return the standard normal."""
+        return StandardNormal()
+
+
 @register("coupling")
 @dataclass(frozen=True)
-class Semidiscrete:
+class Semidiscrete(NoiseFirst):
     """Draw noise first and train on the datum whose cell of the optimal map it falls in (arXiv:2509.25519).
 
     The cells are those of the training rows in model space, unmirrored, and of a random posterior's mean, around which
@@ -86,29 +113,6 @@ class Semidiscrete:
 
     def __post_init__(self) -> None:
         check_number(unevenness=self.unevenness, above=0)
-
-    def __call__(
-        self,
-        x: Tensor,
-        cond: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        index: Tensor | None = None,
-        step: int | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """Refuse: there are no cells before ``prepare``, and then the noise chooses the data.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            "semidiscrete draws noise first and chooses the data for it: prepared(coupling, source, codec).choose(...)"
-        )
-
-    def prior(self, data: Iterable[Tensor]) -> Prior:
-        """Return the standard normal."""
-        return StandardNormal()
 
     def prepare(
         self, source: Source, codec: Codec, device: torch.device | None = None
@@ -179,7 +183,7 @@ class Semidiscrete:
 
 
 @dataclass(frozen=True, eq=False)
-class Cells:
+class Cells(NoiseFirst):
     """A data set with the cells of its rows; ``Semidiscrete().prepare`` makes it.
 
     Args:
@@ -224,27 +228,6 @@ class Cells:
             side = mirrored.reshape(-1, *[1] * (x.ndim - 1))
             noise, x = (torch.where(side, rows.flip(-1), rows) for rows in (noise, x))
         return Choice(noise, k, mirrored, x)
-
-    def __call__(
-        self,
-        x: Tensor,
-        cond: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        *,
-        index: Tensor | None = None,
-        step: int | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """Refuse: the noise chooses the data.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("semidiscrete draws noise first and chooses the data for it: call choose(b, generator)")
-
-    def prior(self, data: Iterable[Tensor]) -> Prior:
-        """Return the standard normal."""
-        return StandardNormal()
 
     def memory(self) -> dict[str, Tensor]:
         """Return the potentials, (n,), so that a run goes on with its own, whatever the cache holds by then."""

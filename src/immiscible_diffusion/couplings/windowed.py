@@ -1,19 +1,19 @@
 """Several batches paired as one pool, and cut again."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from immiscible_diffusion.checks import check_whole
 from immiscible_diffusion.couplings._cost import Cost, Precision
-from immiscible_diffusion.couplings._drop_in import DropIn, Rows, check_coupling, memory_of, noise_from, restore
+from immiscible_diffusion.couplings._drop_in import Rows
+from immiscible_diffusion.couplings._wrapper import Wrapper, noise_from
 from immiscible_diffusion.couplings.assignment import Assignment, assign
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.tensors import batch_rows, normal_like
-from immiscible_diffusion.types import Coupling, Float, Prior
+from immiscible_diffusion.types import Coupling, Float
 
 __all__ = ["Windowed", "assign_window"]
 
@@ -65,7 +65,7 @@ def assign_window(
 
 @register("coupling")
 @dataclass(frozen=True)
-class Windowed(DropIn):
+class Windowed(Wrapper):
     """Let another coupling pair several batches as one pool: the larger the pool, the nearer the noise.
 
     The training loop reads ``window`` batches ahead, has them paired at once at the step of the first, and trains on
@@ -86,13 +86,11 @@ class Windowed(DropIn):
     8
     """
 
-    by_class: ClassVar[bool] = True
-
     coupling: Coupling = field(default_factory=Assignment)
     window: int = 8
 
     def __post_init__(self) -> None:
-        check_coupling(self.coupling)
+        super().__post_init__()
         check_whole(window=self.window)
 
     def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
@@ -102,15 +100,3 @@ class Windowed(DropIn):
             ValueError: as the coupling.
         """
         return noise_from(self.coupling, x, rows)
-
-    def prior(self, data: Iterable[Tensor]) -> Prior:
-        """Return the start of the wrapped coupling."""
-        return self.coupling.prior(data)
-
-    def memory(self) -> dict[str, Tensor]:
-        """Return the wrapped coupling's memory."""
-        return memory_of(self.coupling)
-
-    def remember(self, memory: dict[str, Tensor]) -> None:
-        """Restore the wrapped coupling's memory."""
-        restore(self.coupling, memory)
