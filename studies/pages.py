@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from immiscible_diffusion.experiments.experiment import read_experiment
+from immiscible_diffusion.experiments.values import built_in
 from immiscible_diffusion.report.measures import metric_label
 from immiscible_diffusion.report.page import data_uri, render
 from immiscible_diffusion.report.record import read_record, speedup_values
@@ -22,6 +24,7 @@ from studies.exhibits import exhibits
 from studies.papers import papers, states
 from studies.published import published, published_note, published_thresholds
 from studies.thresholds import thresholds
+from studies.wrapped import wrapped
 
 __all__ = ["html_page", "pages"]
 
@@ -41,7 +44,8 @@ def pages(root: Path) -> dict[str, bytes]:
     """
     values = _everything(root)
     texts = {f"{_FOLDER}/{view['page']}.md": render(_TEMPLATES / "record.md", view=view) for view in values["views"]}
-    return texts | {f"{_FOLDER}/README.md": render(_TEMPLATES / "results.md", **values)}
+    texts[f"{_FOLDER}/README.md"] = render(_TEMPLATES / "results.md", **values)
+    return {name: wrapped(text.decode()).encode() for name, text in texts.items()}
 
 
 def html_page(root: Path) -> bytes:
@@ -74,7 +78,8 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
     metrics = numbers.get("metrics") or list(dict.fromkeys(row["metric"] for row in numbers["finals"]))
     first = numbers.get("configuration") or next(iter(numbers["configurations"].values()))
     return {
-        **{key: numbers[key] for key in ("title", "source", "question", "unfinished")},
+        **{key: numbers[key] for key in ("title", "source", "unfinished")},
+        "question": _question(numbers),
         "experiment": numbers["experiment"],
         "page": "-".join(folder.parts[1:]),
         "scale": scale,
@@ -101,6 +106,12 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "figure": figure,
         "samples": samples,
     }
+
+
+def _question(numbers: Mapping[str, Any]) -> str:
+    """Return the question as the experiment's file has it, or as recorded if the package has no such experiment."""
+    name = numbers["experiment"]
+    return read_experiment(name).question if name in built_in() else str(numbers["question"])
 
 
 def _tell_shared(views: Sequence[dict[str, Any]]) -> None:
