@@ -174,7 +174,7 @@ def _killed(processes: list[BaseProcess], folder: Path, chance: random.Random) -
 
 
 def _moment(folder: Path) -> str:
-    """Return what a run is doing, from what lies in its folder."""
+    """Return the stage of a run, judged by the files in its folder."""
     if any(folder.rglob("*.part")):
         return "writing"
     if (folder / "export").exists():

@@ -197,7 +197,7 @@ def gpu_pack(
     features: Annotated[Path, typer.Option(help="Folder that keeps their features.")] = Path("build/gpu-features"),
     earlier: Annotated[Path | None, typer.Option(help="Results of an earlier run that will travel too.")] = None,
 ) -> None:
-    """Build what a bare GPU machine needs beside the working tree: see docs/gpu.md."""
+    """Build the pack of files that a bare GPU machine needs beside the working tree: see docs/gpu.md."""
     lines = build_pack(
         into,
         cifar10=cifar10,

@@ -1,4 +1,4 @@
-"""Time the couplings against the strongest public ways to do the same, in one process, and record what was seen."""
+"""Time the couplings against the strongest public alternatives, in one process, and record the times."""
 
 import math
 import tracemalloc

@@ -93,7 +93,7 @@ def dimension_line(row: dict[str, Any]) -> str:
 
 
 def dimension_page(text: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a page with the table of these rows between its markers; a dash is what an interrupted run lacks.
+    """Return a page with the table of these rows between its markers; a dash stands for a missing number.
 
     Raises:
         ValueError: the page has no markers.

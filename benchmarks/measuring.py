@@ -30,7 +30,7 @@ def repeated(
     most: int = 15,
     slow: float = 8.0,
 ) -> tuple[float, list[float]]:
-    """Return the seconds of a first call, which warms up, and those of each call after it.
+    """Return the seconds of a first call, which warms up, and the seconds of each later call.
 
     Args:
         call: what is timed.

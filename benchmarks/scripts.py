@@ -104,7 +104,7 @@ def _fits(file: str, pattern: str) -> bool:
 
 
 def _decision(source: str, lines: Sequence[int] | None) -> dict[str, Any]:
-    """Return what is decided for a script, and whether only right lines are replaced, all of them or none."""
+    """Return the decision for a script, and whether only right lines are replaced, all of them or none."""
     if lines is None:
         lines = [i for i, line in enumerate(source.splitlines(), 1) if _TEXT.match(line)]
     decision = decide(find_draws(ast.parse(source)))

@@ -59,7 +59,7 @@ def read_run(folder: Path) -> tuple[Trained, Config]:
 def denoise(
     trained: Trained, config: Config, *, times: Sequence[float] = (), steps: int = 20, images: int = 8, rows: int = 256
 ) -> Denoised:
-    """Return what a trained net makes of noise, from pure noise to little (arXiv:2406.12303, Fig. 3).
+    """Return the predictions of a trained net from pure noise down to little noise (arXiv:2406.12303, Fig. 3).
 
     Pure noise is that of the first sampling step, drawn from N(0, I), the same for every run of equal evaluation seed;
     so are the samples' beginnings. Held-out data are paired in batches of the training's size, or all at once where

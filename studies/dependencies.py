@@ -42,7 +42,7 @@ class Dependency(NamedTuple):
 
 
 def declared(root: Path = ROOT) -> list[Dependency]:
-    """Return every declared dependency by name; extras are empty for those of the bare package."""
+    """Return every declared dependency by name; one that the bare package needs has no extras."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras: dict[str, list[str]] = {}
     requirements: dict[str, str] = {}

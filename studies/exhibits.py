@@ -22,7 +22,7 @@ _LEVELS = 4
 
 
 def exhibits(root: Path) -> list[dict[str, Any]]:
-    """Return what is recorded of them: ``title``, ``note``, ``head`` and ``rows`` of a table, ``record``, ``picture``.
+    """Return the recorded exhibits: ``title``, ``note``, ``head`` and ``rows`` of a table, ``record``, ``picture``.
 
     Args:
         root: the repository's root. What is not there is left out.

@@ -1,4 +1,4 @@
-"""Commands that write what a release is checked against: the public names, and the dependencies' licences."""
+"""Commands that write the list of public names and the page of the dependencies' licences."""
 
 from typing import Annotated
 

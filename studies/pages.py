@@ -58,14 +58,14 @@ def html_page(root: Path) -> bytes:
 
 
 def _everything(root: Path) -> dict[str, Any]:
-    """Return what the templates over all results say."""
+    """Return the values of the templates over all results."""
     views = [_view(path, root) for path in sorted((root / "results").rglob("summary.json"))]
     _tell_shared(views)
     return {"views": views, "headline": _headline(views), "exhibits": exhibits(root), "waiting": _waiting(root)}
 
 
 def _view(path: Path, root: Path) -> dict[str, Any]:
-    """Return what the templates say of one record."""
+    """Return the values of the templates for one record."""
     numbers = read_record(path)
     folder = path.parent.relative_to(root)
     scale = folder.parts[2] if len(folder.parts) > 2 else ""
@@ -158,7 +158,7 @@ def _speedup(row: Mapping[str, Any]) -> list[str]:
 
 
 def _cost(arm: str, pair: Mapping[str, float], pace: Mapping[str, float] | None) -> list[str]:
-    """Return what a coupling does to its pairs and what it costs, as text."""
+    """Return the effect of a coupling on its pairs and its cost, as text."""
     leak = f"{100 * pair['leak_accuracy']:.0f} ({100 * pair['leak_chance']:.0f})" if "leak_accuracy" in pair else "-"
     cells = [arm, change_cell(pair["distance_reduction_percent"]), f"{pair['noise_square']:.3f}", leak]
     cells += [f"{pair['milliseconds']:.2f}"]
@@ -205,7 +205,7 @@ def _setup(configuration: Mapping[str, Any]) -> str:
 
 
 def _waiting(root: Path) -> list[dict[str, str]]:
-    """Return what was not run, the reason, and what would run it: a row a command."""
+    """Return a row for each experiment that was not run: the reason, and the command that would run it."""
     rows: dict[str, dict[str, str]] = {}
     for item in papers():
         for scale, state in states(item, root).items():

@@ -98,7 +98,7 @@ def states(item: Item, root: Path) -> dict[str, str]:
 
 
 def state(folder: Path, wanted: Mapping[str, Any] | None) -> str:
-    """Return what a folder of results says: ``recorded``, ``in part``, ``ready`` to be run, or ``-`` if it cannot be.
+    """Return the state of a folder of results: ``recorded``, ``in part``, ``ready`` to be run, or ``-`` if not.
 
     Args:
         folder: holds ``summary.json``, if anything was recorded.
@@ -124,7 +124,7 @@ def state(folder: Path, wanted: Mapping[str, Any] | None) -> str:
 
 
 def _is_other(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Return whether a recorded configuration has another number than a scale sets; what is varied is left out."""
+    """Return whether a recorded configuration has another number than a scale sets, apart from the varied options."""
     for key, value in wanted.items():
         kind, _, name = key.partition(".")
         choice = made.get(kind, {})
@@ -145,7 +145,7 @@ def papers_table(items: Sequence[Item], root: Path) -> list[list[str]]:
 
 
 def papers_page(page: str, items: Sequence[Item], root: Path) -> str:
-    """Return a Markdown page with the list between its markers, in place of what was there.
+    """Return a Markdown page with the list between its markers, in place of the old one.
 
     Raises:
         ValueError: the page has no markers.

@@ -65,7 +65,7 @@ def public_names_text() -> str:
 
 
 def _described(name: str, value: Any) -> Iterator[str]:
-    """Yield the line of a name and, of a class, those of its own public methods and properties."""
+    """Yield the line of a name, and for a class the lines of its public methods and properties."""
     if inspect.isfunction(value):
         yield f"{name}: function{_parameters(value)}"
     elif not inspect.isclass(value):

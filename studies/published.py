@@ -11,12 +11,12 @@ __all__ = ["published", "published_note", "published_thresholds"]
 
 
 def published_note(name: str) -> str:
-    """Return what is said of an experiment's published values; empty of one that does not come with the package."""
+    """Return the note on an experiment's published values; empty for experiments outside the package."""
     return read_experiment(name).published.get("note", "") if name in built_in() else ""
 
 
 def published_thresholds(name: str) -> list[list[str]]:
-    """Return what was published of steps to a quality: arm, quality, independent noise's steps, steps, ratio, grade."""
+    """Return published steps to a quality: arm, quality, steps of independent noise, steps, ratio, grade."""
     rows = read_experiment(name).published.get("thresholds", []) if name in built_in() else []
     counts = ("reference_steps", "steps")
     return [

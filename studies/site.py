@@ -83,7 +83,7 @@ def relink(text: str, page: Path, root: Path = ROOT) -> tuple[str, set[Path]]:
 
 
 def public_names(module: Path) -> list[str]:
-    """Return the names in ``__all__`` of a module's file but those of other packages, without importing it."""
+    """Return the names in ``__all__`` of a module's file, without names of other packages, and without importing it."""
     nodes = list(ast.walk(_tree(module)))
     foreign = {
         alias.asname or alias.name

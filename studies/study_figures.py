@@ -1,4 +1,4 @@
-"""Figures of the papers that show no curve: how noise is mixed, and what a net makes of it; as bytes."""
+"""Figures of the papers other than curves, as bytes: how noise is mixed, and a net's predictions from noise."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -12,7 +12,7 @@ import immiscible_diffusion
 
 ROOT = Path(immiscible_diffusion.__file__).parent
 REPOSITORY = Path(__file__).parents[1]
-RULE = re.compile(r"^vocabulary <- .*$", re.MULTILINE)
+RULE = re.compile(r"^vocabulary <- [^`]*", re.MULTILINE)
 VOCABULARY = "vocabulary"
 PACKAGE = "immiscible_diffusion."
 

@@ -20,7 +20,7 @@ SHEET = 16
 
 
 def sheet_bytes(images: Tensor) -> bytes:
-    """Return up to 256 images, (n, 3, h, w), uint8, as one lossless WebP, row by row; what is left stays black."""
+    """Return up to 256 images, (n, 3, h, w), uint8, as one lossless WebP, row by row; unused tiles stay black."""
     import io
 
     from PIL import Image

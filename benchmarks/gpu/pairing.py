@@ -22,7 +22,7 @@ __all__ = ["pairing"]
 
 
 def pairing(site: Site) -> bool:
-    """Record the training step's rows, the semidiscrete rows, then those of all contenders by size.
+    """Record the rows of the training step, of the semidiscrete coupling, then of all contenders by size.
 
     Returns whether all are measured: a size that would have outlasted the time is measured by the next run.
     """

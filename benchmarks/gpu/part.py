@@ -11,7 +11,7 @@ __all__ = ["images_of", "unet"]
 
 
 def images_of(site: Site) -> Tensor:
-    """Return the training images on the device, (n, 3, h, w), uint8: those of the pack, or invented ones."""
+    """Return the training images on the device, (n, 3, h, w), uint8: from the pack, or invented ones."""
     images = invented(256) if site.pack is None else read_sheets(site.pack)
     return images.to(torch.device(site.device))
 

@@ -11,7 +11,7 @@ __all__ = ["Rows"]
 
 
 class Rows:
-    """The file ``rows.jsonl`` of a folder; what it holds when opened is kept, and need not be measured again.
+    """The file ``rows.jsonl`` of a folder; rows that it held when opened are kept and not measured again.
 
     Args:
         folder: where the file is.
@@ -35,7 +35,7 @@ class Rows:
         print(line[:240], flush=True)  # noqa: T201
 
     def of(self, part: str) -> list[dict[str, Any]]:
-        """Return the rows of a part, without those of errors."""
+        """Return the rows of a part, without rows of errors."""
         return [row for row in read_lines(self.path) if row["part"] == part and "error" not in row]
 
     def has(self, part: str, **values: Any) -> bool:

@@ -105,7 +105,7 @@ DRY = Scale(
 
 @dataclass(frozen=True)
 class Site:
-    """Where a part runs, what it reads and where it records.
+    """A part's device, data and output file.
 
     Args:
         rows: records what is measured.

@@ -72,7 +72,7 @@ def requires(wheel: Path) -> list[str]:
 
 
 def prepare(pack: Path) -> Path:
-    """Unpack what is missing into the pack's folder ``site``, and return it."""
+    """Unpack missing packages into the pack's folder ``site``, and return the folder."""
     site = pack / "site"
     if site.is_dir():
         return site

@@ -81,7 +81,7 @@ def torchmetrics_values(real: Tensor, generated: Tensor) -> dict[str, float] | N
         return None
 
     class Given(torch.nn.Module):
-        """A network that gives its input back: what it is handed are features."""
+        """A network that returns its input, for data that are features already."""
 
         num_features = real.shape[1]
 

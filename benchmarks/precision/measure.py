@@ -210,7 +210,7 @@ def _published(features: dict[str, dict[int, Tensor]]) -> Iterator[Row]:
 
 
 def _bias(features: dict[str, dict[int, Tensor]], count: int) -> Iterator[Row]:
-    """Yield FID of n training against n test images, whose true value is nearly 0: what is seen is the bias."""
+    """Yield FID of n training against n test images. Its true value is nearly 0, so the result is the bias."""
     most = min(count, *(len(features[name][768]) for name in ("train", "test")))
     for n in (n for n in _SIZES if n <= most):
         parts = max(1, min(4, most // n))

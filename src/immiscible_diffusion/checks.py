@@ -24,7 +24,7 @@ __all__ = [
 
 
 class NotFiniteError(ArithmeticError):
-    """Training or sampling came to NaN or infinity; the training state is that of the last good step."""
+    """Training or sampling gave NaN or infinity; the training state is the one after the last good step."""
 
 
 def check_choice(what: str, value: object, allowed: object) -> None:

@@ -28,7 +28,7 @@ def needs(extra: str, what: str) -> Iterator[None]:
 
 
 def local_folder(path: str, revision: str, files: list[str]) -> Path:
-    """Return a folder, or the local copy of a repository on the hub with those of its files that fit these patterns.
+    """Return a folder, or a local copy of the files of a repository on the hub that match these patterns.
 
     Args:
         path: a folder, or a name on the hub, such as ``stabilityai/sd-vae-ft-mse``.

@@ -244,7 +244,7 @@ def _serve(work: Callable[..., Any], parent: _Pipe, threads: int | None, environ
 
 
 def _carry_out(work: Callable[..., Any], task: tuple[Any, ...], parent: _Pipe, terminated: threading.Event) -> Any:
-    """Return what the work returns; if it is a generator, send what it yields, and close it when it is to stop.
+    """Run the work and return its result; of a generator send each yielded value, and close it on a request to stop.
 
     Raises:
         OSError: the parent has closed the connection.

@@ -175,7 +175,7 @@ def describe(kind: str, thing: Any) -> dict[str, Any]:
 
 
 def written(thing: Any) -> dict[str, Any]:
-    """Return what a configuration says of a dataclass, field by field.
+    """Return a dataclass as the plain values of a configuration, field by field.
 
     A field with the metadata ``unless_default`` is left out where it has its default: an option that came later changes
     neither the names of run folders nor the configurations in them.
@@ -231,7 +231,7 @@ def _fitted(value: Any, hint: Any) -> Any:
 
 
 def _in_words(hint: Any) -> str:
-    """Return what a value of a type must be."""
+    """Return a description of the values that a type allows."""
     if get_origin(hint) is Literal:
         return f"one of {list(get_args(hint))}"
     if get_origin(hint) is tuple:

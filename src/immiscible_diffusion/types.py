@@ -290,7 +290,7 @@ class NetDescription(Protocol):
     """The frozen dataclass that describes a net: its options, and how it is built, written and read."""
 
     def condition(self, classes: int | None) -> Condition:
-        """Return what the net is conditioned on where the data have this many classes, or no labels (None)."""
+        """Return the kind of condition of the net for data with this number of classes, or without labels (None)."""
         ...
 
     def build(self, shape: tuple[int, ...], classes: int | None) -> nn.Module:
@@ -411,7 +411,7 @@ class HasClassNames(Protocol):
 
 @runtime_checkable
 class HasListing(Protocol):
-    """A source of files that can be told from other files, such as those that its folder held before a change."""
+    """A source that can give a digest of its files, to notice that they changed."""
 
     def listing_digest(self) -> str | None:
         """Return a SHA-256 of the names, sizes and labels of all rows; None where no files are read.
@@ -476,7 +476,7 @@ class HasRowNames(Protocol):
     """A source whose rows have names for messages, such as the paths of files."""
 
     def row_name(self, row: int) -> str:
-        """Return what the row of this number is called."""
+        """Return the name of the row of this number."""
         ...
 
 
@@ -610,7 +610,7 @@ class HasLeastRows(Metric, Protocol):
 
 @runtime_checkable
 class HasFingerprint(Protocol):
-    """A feature network that can be told from others, so that its features can be cached."""
+    """A feature network with a fingerprint of its weights, so that its features can be cached."""
 
     @property
     def fingerprint(self) -> str:
@@ -623,7 +623,7 @@ class HasFitting(Protocol):
     """Features that must be fitted to the data before use."""
 
     def fitted(self, source: Source, codec: Codec) -> Features:
-        """Return the features fitted to the source's training images; the codec decodes what is not stored as images.
+        """Return the features fitted to the source's training images; the codec decodes other kinds of data to images.
 
         The same data and options give the same features, which are kept in the cache.
         """
@@ -642,7 +642,7 @@ class HasFlip(Protocol):
 
 @dataclass(frozen=True)
 class StockSampling:
-    """How stock diffusers samples from what a method trained, for exports and their model cards.
+    """How stock diffusers samples from a model that a method trained, for exports and their model cards.
 
     Args:
         scheduler: the name of diffusers' scheduler; empty where none would be right, for the reason ``why_none``.
@@ -675,7 +675,7 @@ class StockSampling:
 
 @runtime_checkable
 class HasStockSampling(Protocol):
-    """A method that knows how stock diffusers samples from what it trained."""
+    """A method that knows how stock diffusers samples from its models."""
 
     def stock_sampling(self) -> StockSampling:
         """Return diffusers' scheduler and how it is used, or why there is none."""

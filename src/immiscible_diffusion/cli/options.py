@@ -50,7 +50,7 @@ Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default cuda w
 
 
 def checked_device(device: str | None) -> str:
-    """Return where to compute: what was asked for if this machine has it, or else CUDA where there is one.
+    """Return the device to compute on: the chosen one if this machine has it; without a choice, CUDA if there is one.
 
     Raises:
         ValueError: an unknown device, or no CUDA.

@@ -53,7 +53,7 @@ def planned(
     workers: int | None,
     device: str,
 ) -> Path:
-    """Return the experiment file on these data; write it and show what was chosen where there is none yet.
+    """Return the experiment file on these data; if there is none yet, choose the options, print them and write it.
 
     The file lies in the folder of the experiment's runs: the same command again goes on with it.
 

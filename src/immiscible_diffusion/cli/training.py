@@ -50,7 +50,7 @@ def demo(
     workers: Workers = None,
     device: Device = None,
 ) -> None:
-    """Train with and without pairing from the same seeds, on digits or on your own images, and show what it changes.
+    """Train with and without pairing from the same seeds, on digits or on your own images, and compare the results.
 
     On digits three couplings are trained (a few minutes). With --images or --latents, size, net, batch, held-out images
     and features are chosen for what is there, and said; independent noise is trained against assignment. The report is
@@ -83,7 +83,7 @@ def show(
     scale: Scale = None,
     sets: Sets = None,
 ) -> None:
-    """Show an experiment: what it asks, its runs, and the resolved configuration of the first."""
+    """Show an experiment: its question, its runs, and the resolved configuration of the first run."""
     experiment, cells = _cells(name, scale, sets)
     out.print(f"[bold]{escape(experiment.title)}[/bold]\n{escape(experiment.source)}\n{escape(experiment.question)}\n")
     for cell in cells:
@@ -113,7 +113,7 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Carry out every run of an experiment; the same command again goes on with what was cut.
+    """Train every run of an experiment; the same command again continues runs that were interrupted.
 
     Under `accelerate launch -m immiscible_diffusion` or `torchrun -m immiscible_diffusion` all processes train each run
     together.

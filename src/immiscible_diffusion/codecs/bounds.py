@@ -98,7 +98,7 @@ class Bounds:
         return _Range(low, high, slack, high - low <= slack)
 
     def _outside(self, raw: Tensor, inside: Tensor) -> str:
-        """Return what is said of values outside the bounds: how many, and the range of the first such coordinate."""
+        """Return a message about values outside the bounds: their number, and the range of the first coordinate."""
         columns, good = raw.reshape(-1, raw.shape[-1]), inside.reshape(-1, raw.shape[-1])
         i = int((~good).any(0).nonzero()[0])
         low, high = (bound[i if len(bound) > 1 else 0] for bound in (self.low, self.high))

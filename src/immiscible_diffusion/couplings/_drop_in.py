@@ -199,7 +199,7 @@ def _wanted(
     dtype: torch.dtype | None,
     memory_format: torch.memory_format | None,
 ) -> Tensor:
-    """Return noise in a memory format; ValueError where another device or dtype is asked for than that of x."""
+    """Return noise in a memory format; ValueError if the requested device or dtype differs from x's."""
     if dtype not in (None, x.dtype):
         raise ValueError(f"dtype is {dtype} and x is {x.dtype}; noise is paired in the dtype of x: convert x first")
     if device is not None:

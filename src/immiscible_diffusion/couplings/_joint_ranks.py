@@ -57,7 +57,7 @@ class Ranks:
         self._count(what, tensor)
 
     def receive(self, into: Tensor, rank: int) -> None:
-        """Fill a contiguous tensor on the host with what a process sends."""
+        """Receive a message from a process into a contiguous tensor on the host."""
         arrived = into.view(torch.uint8).to(self.device)
         dist.recv(arrived, dist.get_global_rank(self.group, rank), group=self.group)
         into.view(torch.uint8).copy_(arrived)

@@ -31,7 +31,7 @@ _given: set[tuple[str, str, int]] = set()
 
 
 class MisuseWarning(UserWarning):
-    """A call that runs and yet does not do what a coupling is for; the message names the remedy.
+    """A call that runs although its pairs are of no use or wrong; the message names the remedy.
 
     To silence all of them: ``warnings.filterwarnings("ignore", category=immiscible_diffusion.MisuseWarning)``.
     """

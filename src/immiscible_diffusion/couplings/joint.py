@@ -118,7 +118,7 @@ class _Agreed(NamedTuple):
 def _meet(
     ranks: Ranks, x: Tensor, mask: Tensor | None, seed: int, step: int, options: str, *, drawn: bool = False
 ) -> _Agreed:
-    """Return what the processes agree on, after checking that all hold valid data of the same problem.
+    """Return the settings on which all processes agree, after a check that all hold valid data of one problem.
 
     A seed that was ``drawn`` need not be equal everywhere: that of process 0 is used.
     """

@@ -157,7 +157,7 @@ class Mixed(Wrapper):
 
 
 def _independent(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Return standard normal noise; on the CPU, refuse at once what the coupling would refuse after the warm-up."""
+    """Return standard normal noise; on the CPU, refuse data now that the coupling would refuse after the warm-up."""
     if x.device.type == "cpu":
         check_finite(x=x)
     return normal_like(x, generator)

@@ -117,7 +117,7 @@ class Semidiscrete(NoiseFirst):
     def prepare(
         self, source: Source, codec: Codec, device: torch.device | None = None
     ) -> Generator[float, None, "Cells"]:
-        """Fit the potentials, or what is left of the fit; yield the share that is done, and return the coupling.
+        """Fit the potentials, or go on with an unfinished fit; yield the finished share, and return the coupling.
 
         What may be refused is refused before the first yield. Two processes that fit the same do so one after the
         other. Closed or interrupted, the fit keeps what it has done.
@@ -264,7 +264,7 @@ def _keep(state: Potentials, path: Path, digest: str, *, ended: bool) -> None:
 
 
 def _read(path: Path, digest: str) -> tuple[Potentials | None, bool]:
-    """Return what was kept and whether the fit had ended; None where nothing is kept, or it is damaged."""
+    """Return the stored potentials and whether their fit had ended; None if there are none or the file is damaged."""
     with needs("nets", "potentials need safetensors"):
         from safetensors import SafetensorError, safe_open
     try:

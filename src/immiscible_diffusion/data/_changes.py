@@ -1,4 +1,4 @@
-"""Whether the files below a path are those of before."""
+"""Detect changes in the files below a path."""
 
 import os
 from collections.abc import Iterable, Iterator

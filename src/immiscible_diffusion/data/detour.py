@@ -70,7 +70,7 @@ class Detour:
 
     @property
     def classes(self) -> int | None:
-        """None: the condition is what was observed."""
+        """None: the condition is the observation, not a class."""
         return None
 
     def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch]:

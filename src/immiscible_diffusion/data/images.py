@@ -220,7 +220,7 @@ class Images:
         return [() if texts is None else texts[row] for row in rows.tolist()]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a pickle holds: the options, and the state of the files, but neither listing nor pixels."""
+        """Return the state to pickle: the options and the state of the files, but neither listing nor pixels."""
         return {key: value for key, value in self.__dict__.items() if key not in ("_opened", "_pixels")}
 
     @cached_property
@@ -285,7 +285,7 @@ class Images:
 
 @lru_cache(maxsize=8)
 def _opened(source: Images, state: str) -> Opened:
-    """Return what equal sources share, as long as the files are those of before."""
+    """Return the data that equal sources share, as long as their files have not changed."""
     return open_rows(
         source.path,
         Columns(source.image, source.label, source.caption),

@@ -101,7 +101,7 @@ class Painting:
         return [_grey(images, self._condition(images, 0, torch.arange(len(images)))[:, :1]), images]
 
     def listing_digest(self) -> str | None:
-        """Return that of the source; None where it reads no files."""
+        """Return the digest of the inner source's files; None if it reads no files."""
         return self.source.listing_digest() if isinstance(self.source, HasListing) else None
 
     def _condition(self, raw: Tensor, seed: int, rows: Tensor) -> Float[Tensor, "b c h w"]:

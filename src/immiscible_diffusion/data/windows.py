@@ -70,7 +70,7 @@ class Windows:
 
     @property
     def classes(self) -> int | None:
-        """None: the condition is what was observed."""
+        """None: the condition is the observation, not a class."""
         return None
 
     def batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
@@ -106,7 +106,7 @@ class Windows:
         return self._windowed
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a pickle holds: the options and the state of the files, but not the episodes."""
+        """Return the state to pickle: the options and the state of the files, but not the episodes."""
         return {key: value for key, value in self.__dict__.items() if key != "_windowed"}
 
     @cached_property
@@ -120,6 +120,6 @@ class Windows:
 
 @lru_cache(maxsize=4)
 def _read(source: Windows, state: str) -> Windowed:
-    """Return what equal sources share, as long as the files are those of before."""
+    """Return the data that equal sources share, as long as their files have not changed."""
     episodes = read_demonstrations(Path(source.path).expanduser(), source.observation, source.action)
     return Windowed(episodes, source.observed, source.horizon, source.held_out_episodes, source.pad)

@@ -115,7 +115,7 @@ def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
 
 
 def _leaked(seen: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
-    """Return what a probe reads of the labels; nothing where there are too few rows for one."""
+    """Return how well a probe reads the labels from the noise; empty if there are too few rows for a probe."""
     if sum(len(x) for x, _, _ in seen) < _PROBED:
         return {}
     x, noise, labels = (torch.cat(each) for each in zip(*seen, strict=True))

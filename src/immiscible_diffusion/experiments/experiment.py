@@ -34,7 +34,7 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """The name of its run folder: arm, seed and a hash of what is trained, whatever the evaluations are.
+        """The name of its run folder: arm, seed and a hash of every option of training; evaluations do not count.
 
         What a file name cannot hold everywhere is an underscore in it.
         """

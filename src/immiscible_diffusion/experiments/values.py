@@ -34,7 +34,7 @@ def presets() -> dict[str, Path]:
 
 
 def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's values with those of the preset that it names; its own keys win.
+    """Return a run's values on top of the values of its preset; the run's own keys win.
 
     A source or codec of another name (``use``) takes the preset's place as a whole.
 
@@ -103,7 +103,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def read_values(name: str) -> dict[str, Any]:
-    """Return the values of the experiment of this name, or of the TOML file at this path, with what it extends.
+    """Return the values of the experiment of this name, or of this TOML file, with the files that it extends.
 
     ``extends = "fig7-ablation"`` or ``extends = "bases/ddim.toml"``, a path beside the file, names the file that it
     builds on; that file may build on another. How their values meet is said at ``merged``. An option that the result
@@ -170,7 +170,7 @@ def labelled(key: str, choices: Any, where: str) -> dict[str, Any]:
 
 
 def _extended(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """Return a file's values upon those of the file that it extends."""
+    """Return a file's values on top of the values of the file that it extends."""
     if path.resolve() in above:
         raise ValueError(f"{above[0]}: extends leads back to {path.name}")
     values = read_toml(path)

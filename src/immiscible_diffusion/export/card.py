@@ -1,4 +1,4 @@
-"""The model card of an export: what the model is, how to load it, where sampling starts. Its text is a template."""
+"""The model card of an export: the model, how to load it, where sampling starts. Its text is a template."""
 
 import json
 import math

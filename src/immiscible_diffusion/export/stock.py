@@ -89,7 +89,7 @@ def sampling_of(method: object) -> StockSampling:
 def save_stock(
     trained: Trained, net: NetDescription, folder: Path, *, classes: int | None, codec_obstacle: str
 ) -> Stock:
-    """Write ``scheduler/`` and ``model_index.json`` as far as diffusers has what is right, beside a net's parts.
+    """Write ``scheduler/`` and ``model_index.json`` beside a net's parts, if diffusers has an equivalent.
 
     Args:
         trained: the model.

@@ -22,7 +22,7 @@ Opener = Callable[[str], BinaryIO]
 
 
 class Known(NamedTuple):
-    """A published file: where it lies, and what it is."""
+    """A published file of weights: its address, and how to recognise and read it."""
 
     url: str
     sha256: str

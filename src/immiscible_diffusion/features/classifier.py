@@ -215,7 +215,7 @@ def _keep(made: FittedClassifier, path: Path, digest: str) -> None:
 
 
 def _read(path: Path, digest: str) -> FittedClassifier | None:
-    """Return what was kept; None where nothing is, or it is damaged: both are mended by fitting."""
+    """Return the stored network; None if there is none or its file is damaged, so that it is fitted again."""
     with needs("nets", "the classifier's weights need safetensors"):
         from safetensors import SafetensorError, safe_open
     try:

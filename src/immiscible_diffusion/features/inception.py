@@ -1,4 +1,4 @@
-"""Features of the 2015-12-05 Inception network: those of FID, KID, sFID and the Inception Score."""
+"""Features of the 2015-12-05 Inception network, for FID, KID, sFID and the Inception Score."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The images that training sees, as stored: what features are fitted to, and what a perfect generator would draw."""
+"""The images that training sees, as stored, for fitting features and for the noise floor."""
 
 import itertools
 
@@ -39,7 +39,7 @@ def training_images(source: Source, codec: Codec, rows: int) -> tuple[Tensor, Te
 
 
 def stored(raw: Tensor, codec: Codec) -> Tensor:
-    """Return data in the form of samples: images as they are, all else as the codec decodes what it encodes.
+    """Return data in the form of samples: images unchanged, other data encoded and decoded by the codec.
 
     >>> from immiscible_diffusion import Pixels
     >>> stored(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), Pixels()).shape

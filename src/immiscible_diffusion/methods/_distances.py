@@ -1,4 +1,4 @@
-"""Distances between two predictions, row by row: what the methods' losses are made of."""
+"""Distances between two predictions, row by row, of which the methods' losses consist."""
 
 import math
 from typing import Literal

@@ -50,7 +50,7 @@ def denoised(
     sigma_data: float,
     floor: float = 0.0,
 ) -> Float[Tensor, "b *dims"]:
-    """Return c_skip x_t + c_out net(c_in x_t, t), (b, *dims); the net is told of sigma by t = log_time(sigma).
+    """Return c_skip x_t + c_out net(c_in x_t, t), (b, *dims), with t = log_time(sigma).
 
     A sigma of a wider dtype than x_t keeps it in the factors, and the net sees x_t's.
     """

@@ -1,4 +1,4 @@
-"""DDPM, DDIM, flow matching and Stable Diffusion: one class, told apart by schedule and prediction."""
+"""DDPM, DDIM, flow matching and Stable Diffusion: one class; schedule and prediction make the difference."""
 
 import math
 from dataclasses import dataclass, field

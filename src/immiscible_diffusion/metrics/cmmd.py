@@ -49,7 +49,7 @@ def gaussian_distance(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"
 @register("metric")
 @dataclass(frozen=True)
 class Cmmd:
-    """The Gaussian-kernel distance; CMMD where the features are those of CLIP ViT-L/14 at 336 pixels, and only there.
+    """The Gaussian-kernel distance. It is CMMD only in the features of CLIP ViT-L/14 at 336 pixels.
 
     Args:
         sigma: bandwidth, in the unit of the features.

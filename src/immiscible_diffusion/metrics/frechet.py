@@ -73,7 +73,7 @@ def frechet_from_moments(real: Moments, generated: Moments) -> float:
 @register("metric")
 @dataclass(frozen=True)
 class Frechet:
-    """The Fréchet distance; FID where the features are those of the 2015 Inception network, and only there."""
+    """The Fréchet distance. It is FID only in the features of the 2015 Inception network."""
 
     better: ClassVar[Literal["lower", "higher"]] = "lower"
     least: ClassVar[int] = 2

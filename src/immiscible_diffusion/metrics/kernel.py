@@ -82,7 +82,7 @@ def _within(x: Tensor) -> Tensor:
 @register("metric")
 @dataclass(frozen=True)
 class Kernel:
-    """The kernel distance; KID where the features are those of the 2015 Inception network, and only there.
+    """The kernel distance. It is KID only in the features of the 2015 Inception network.
 
     Args:
         subsets: average over this many random subsets; 0 compares all rows at once, which is as unbiased and less

@@ -56,7 +56,7 @@ class Moments:
         return cls(zeros[0], zeros[1:], 0).add(features)
 
     def add(self, features: Float[Tensor, "n f"]) -> "Moments":
-        """Return the moments of what was seen and of these features.
+        """Return the moments of all features so far, these included.
 
         Raises:
             ValueError: features of another length, or the count is unknown.

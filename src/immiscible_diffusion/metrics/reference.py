@@ -54,7 +54,7 @@ def cached_features(raw: Tensor, features: Features) -> Float[Tensor, "n f"]:
 
 
 def _arithmetic(device: torch.device) -> list[str]:
-    """Return what the last bits of a network's output depend on beside weights and input."""
+    """Return the settings besides weights and input that change the last bits of a network's output."""
     if device.type == "cuda":
         return [torch.__version__, torch.cuda.get_device_name(device)]
     return [torch.__version__, device.type, torch.backends.cpu.get_cpu_capability(), str(torch.get_num_threads())]

@@ -61,7 +61,7 @@ class Dit:
             raise ValueError(f"heads * head_width is {self.heads * self.head_width}; it must be a multiple of 4")
 
     def condition(self, classes: int | None) -> Condition:
-        """Return what the net is conditioned on: nothing or labels."""
+        """Return the kind of condition of the net: nothing or labels."""
         return "labels" if self.conditional else "nothing"
 
     def build(self, shape: tuple[int, ...], classes: int | None) -> nn.Module:

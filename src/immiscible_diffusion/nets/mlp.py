@@ -45,7 +45,7 @@ class MLP:
         check_number(dropout=self.dropout, at_least=0, below=1)
 
     def condition(self, classes: int | None) -> Condition:
-        """Return what the net is conditioned on: nothing, labels or a dense condition."""
+        """Return the kind of condition of the net: nothing, labels or a dense condition."""
         return "dense" if self.beside else "labels" if self.conditional else "nothing"
 
     def condition_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

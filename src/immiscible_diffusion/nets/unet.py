@@ -59,7 +59,7 @@ class UNet:
         check_choice("time", self.time, TimeScale)
 
     def condition(self, classes: int | None) -> Condition:
-        """Return what the net is conditioned on: nothing, labels or a dense condition."""
+        """Return the kind of condition of the net: nothing, labels or a dense condition."""
         return "dense" if self.beside else "labels" if self.conditional else "nothing"
 
     def condition_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

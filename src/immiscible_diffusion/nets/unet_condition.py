@@ -93,7 +93,7 @@ class UNetCondition:
             raise ValueError(f"pretrained = {self.pretrained!r} brings its own architecture: leave out {changed[0]}")
 
     def condition(self, classes: int | None) -> Condition:
-        """Return what the net is conditioned on: nothing; labels, of which each has a prompt or tokens; or captions."""
+        """Return the kind of condition of the net: nothing; labels, each with a prompt or tokens; or captions."""
         if not self.conditional:
             return "nothing"
         return "text" if self.text and classes is None else "labels"

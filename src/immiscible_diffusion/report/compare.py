@@ -98,7 +98,7 @@ def compare(reference: Arm, arms: Sequence[Arm], metric: str) -> list[Comparison
 
 
 def notes(reference: Arm, arms: Sequence[Arm]) -> Iterator[str]:
-    """Yield what a reader has to know of each arm beside its numbers."""
+    """Yield notes on each arm for the reader of its numbers."""
     for arm in (each for each in arms if each is not reference):
         names = f"{arm.name} and {reference.name}"
         if differing := differences(arm, reference):

@@ -137,7 +137,7 @@ def compare_figure(
 
 
 def bounds_text(bounds: tuple[float, float]) -> str:
-    """Return a number of which bounds are known: as it is where they are equal, else with the sign of what it is.
+    """Format a bounded number: the value, `>= low`, `<= high` or `low-high`.
 
     >>> [bounds_text(each) for each in ((2.0, 2.0), (250.0, math.inf), (0.0, 0.85), (4.0, 6.0), (0.0, math.inf))]
     ['2.00', '≥ 250', '≤ 0.850', '4.00-6.00', '?']

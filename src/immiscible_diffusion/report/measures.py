@@ -17,7 +17,7 @@ _NAMES = {
 
 
 def rises(metric: str, configuration: Mapping[str, Any]) -> bool:
-    """Return whether larger values are better: what the metric's class says, and false where there is no such class.
+    """Return whether larger values of a metric are better, by its class; False if there is no such class.
 
     Args:
         metric: a key of the evaluations; what follows a hyphen names the features.

@@ -1,4 +1,4 @@
-"""The report of an experiment: tables, figures and one self-contained page, made of what the run folders hold."""
+"""The report of an experiment: tables, figures and one self-contained page, made from its run folders."""
 
 import base64
 import json
@@ -97,7 +97,7 @@ def inspect_table(rows: Sequence[dict[str, Any]]) -> Table:
 
 
 def _pair_cells(numbers: Mapping[str, Any]) -> list[list[str]]:
-    """Return what each coupling does to its pairs and what it costs, a row an arm; finished arms come first."""
+    """Return the effect of each coupling on its pairs and its cost, a row an arm; finished arms come first."""
     pairs, pace = numbers["pairs"], numbers["pace"]
     return [
         [

@@ -140,7 +140,7 @@ class Arm:
 
 
 def read_arms(paths: Sequence[Path]) -> tuple[list[Arm], list[str]]:
-    """Return the arms of run folders and experiment folders, in the order given, and what was left out and why.
+    """Return the arms of run and experiment folders, in the order given, and the runs left out with the reasons.
 
     An experiment's arms have the names of its ``index.json``; other runs are named by the keys in which they differ,
     as ``coupling=assignment``.
@@ -171,7 +171,7 @@ def read_arms(paths: Sequence[Path]) -> tuple[list[Arm], list[str]]:
 
 
 def differences(arm: Arm, other: Arm) -> dict[str, str]:
-    """Return key -> how its value differs, of keys that both arms may have, without those of the couplings.
+    """Return key -> how its value differs, for the keys of both arms except the keys of the couplings.
 
     An option of something that only one arm chose is left out: the differing choice is listed.
     """
@@ -263,7 +263,7 @@ def _above(config: Mapping[str, str], key: str) -> list[str | None]:
 
 
 def _metric(config: Mapping[str, str], metric: str) -> str:
-    """Return the metric's choice and options as JSON, or those of all metrics where none has its name."""
+    """Return the metric's choice and options as JSON; if no metric has this name, the options of all metrics."""
     chosen = json.loads(config.get("evaluate.metrics", "[]"))
     same = [choice for choice in chosen if str(choice.get("use")).rpartition(":")[2].lower() == metric]
     return json.dumps(same or chosen, sort_keys=True)

@@ -175,7 +175,7 @@ def _reference(arm: Arm, arms: Sequence[Arm]) -> str:
 
 
 def _group(arm: Arm) -> str:
-    """Return what an arm shares with its reference, in words; empty where the coupling alone varies."""
+    """Return the options that an arm shares with its reference, in words; empty where the coupling alone varies."""
     rest = {key: label for key, label in arm.point.items() if key != "coupling"}
     return ", ".join(f"{key.partition(',')[0].rpartition('.')[2]} {label}" for key, label in rest.items())
 

@@ -37,7 +37,7 @@ def measured_once(curves: Sequence[Row]) -> bool:
 
 
 def findings(numbers: Row, metric: str) -> list[str]:
-    """Return what a record says, a sentence for each number of sampling steps and group; losses are said as gains are.
+    """Return the findings of a record, a sentence for each number of sampling steps and group, losses included.
 
     Args:
         numbers: ``speedups``, empty where the metric was measured once, at the end of training; ``finals``; ``rising``.
@@ -84,7 +84,7 @@ def _arm(row: Row) -> str:
 
 
 def _clauses(words: Sequence[tuple[str, str]], missing: str) -> str:
-    """Return (arm, what is shown of it) as one list, with the arms of which nothing is shown at its end."""
+    """Join pairs (arm, its finding) to one list in words; arms without a finding come last."""
     *first, last = [arm for arm, text in words if not text] or [""]
     unclear = f"no {missing} is shown for {', '.join(first)}{' and ' * bool(first)}{last}"
     return "; ".join([*(f"{arm} {text}" for arm, text in words if text), *([unclear] if last else [])])

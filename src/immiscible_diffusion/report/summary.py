@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 
 
 def summary_sentences(numbers: Row) -> list[str]:
-    """Return three sentences: what was trained, and how it ends at the fewest and at the most sampling steps.
+    """Return three sentences: the training, and its result at the fewest and at the most sampling steps.
 
     With one number of sampling steps, the third says what real images score in place of samples.
 

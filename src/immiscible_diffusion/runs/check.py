@@ -74,7 +74,7 @@ def check_run(config: Config, device: torch.device) -> Check:
 
 
 def data_shape(config: Config) -> tuple[int, ...]:
-    """Return the shape of one datum in model space, which an autoencoder makes smaller than that of an image.
+    """Return the shape of one datum in model space: of latents, it is smaller than the image.
 
     Raises:
         ValueError: stored latents of another autoencoder than the codec's.
@@ -121,7 +121,7 @@ def _check_training(
 
 
 def _begun(coupling: HasPreparation, config: Config, x: Tensor) -> Tensor:
-    """Return noise like x, after the preparation has said what it refuses; nothing is fitted."""
+    """Return noise like x, after the coupling's preparation had a chance to refuse the data; nothing is fitted."""
     with closing(coupling.prepare(config.source, config.codec)) as preparing:
         next(preparing, None)
     return torch.randn(x.shape, generator=stream(config.train.seed, 0, "noise"))

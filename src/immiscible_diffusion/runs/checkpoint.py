@@ -150,7 +150,7 @@ def _read(path: Path, state: State) -> _Read:
 
 
 def _about(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint says of itself, its files compared with their digests."""
+    """Return the description inside a checkpoint, after comparing its files with their digests."""
     about: dict[str, Any] = read_json(path / "state.json", {"step": int, "seconds": {"*": float}})
     about = {"sha256": {}, **about}  # checkpoints of earlier versions have none
     if not isinstance(about["sha256"], dict):
@@ -203,7 +203,7 @@ def _moments(path: Path, optimizer: torch.optim.Optimizer) -> dict[int, dict[str
 
 
 def _averages_of(optimizer: torch.optim.Optimizer) -> frozenset[str]:
-    """Return the names of what an optimizer keeps of every parameter."""
+    """Return the names of the averages that an optimizer keeps for every parameter."""
     if isinstance(optimizer, torch.optim.SGD):
         return frozenset(("momentum_buffer",))
     return frozenset(("step", "exp_avg", "exp_avg_sq"))

@@ -105,7 +105,7 @@ def _parts(trained: Trained, config: Config, steps: int, start: Start) -> list[C
 
 
 def _with_padding(made: Tensor, held_out: Batch, first: int) -> Tensor:
-    """Return what was generated, from number ``first`` on, with the padding of the held-out rows beside it."""
+    """Return the samples from number ``first`` on, with the padding of the held-out rows of the same numbers."""
     rows = torch.arange(first, first + len(made)) % len(held_out.raw)
     return made if held_out.mask is None else torch.where(held_out.mask[rows], made, held_out.raw[rows])
 

@@ -1,4 +1,4 @@
-"""The runs of an experiment, in worker processes, with progress; the same call again finishes what was cut."""
+"""The runs of an experiment, in worker processes, with progress; the same call again finishes interrupted runs."""
 
 import os
 import signal
@@ -103,7 +103,7 @@ def progress(console: Console) -> Progress:
 
 
 def _until_interrupted(all_news: Iterator[News], console: Console) -> Iterator[News]:
-    """Yield the news of the runs; at an interrupt say what is being waited for."""
+    """Yield the progress of the runs; after an interrupt, print which runs are still saving."""
     try:
         yield from all_news
     except KeyboardInterrupt:

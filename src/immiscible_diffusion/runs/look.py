@@ -71,7 +71,7 @@ def absolute(path: str) -> str:
 
 
 def look_at_images(path: str, given: Mapping[str, Any]) -> Look:
-    """Return what a folder, archive, table or data set on the hub holds; 64 of its images are decoded.
+    """Return the contents of a folder, archive, table or data set on the hub; 64 of its images are decoded.
 
     Args:
         path: as ``source.path`` takes it.
@@ -108,7 +108,7 @@ def look_at_images(path: str, given: Mapping[str, Any]) -> Look:
 
 
 def look_at_latents(path: str, given: Mapping[str, Any]) -> Look:
-    """Return what a folder of stored latents holds.
+    """Return the contents of a folder of stored latents.
 
     Raises:
         ValueError: it is unfinished or damaged, or nothing names the autoencoder that made it.

@@ -31,7 +31,7 @@ _EFFECT_BATCHES, _TEXT_BATCHES = 50, 4
 def prepare(
     experiment: Experiment, cells: Sequence[Cell], folder: Path, device: torch.device, threads: int, console: Console
 ) -> None:
-    """Check all runs, write what describes them, and say what an option cannot do.
+    """Check all runs, write their descriptions, and warn of options that have no effect.
 
     Raises:
         ValueError: all that is wrong.
@@ -54,7 +54,7 @@ def run_name(cell: Cell) -> str:
 
 
 def saved_steps(cells: Sequence[Cell], folder: Path) -> list[str]:
-    """Return what is on disk of each run that is not finished, as a line of text."""
+    """Return a line of text for each unfinished run: the step that is saved on disk."""
     lines = []
     for cell in cells:
         step, place = newest_step(folder / cell.folder / "checkpoints"), folder / cell.folder
@@ -106,7 +106,7 @@ def _index(experiment: Experiment, cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def _prepared(cells: Sequence[Cell], device: torch.device, console: Console) -> dict[str, Coupling]:
-    """Return each arm's coupling, prepared with its data where it must be; what the runs will read is then there."""
+    """Return each arm's coupling; one that needs preparation is prepared, and the runs will read its stored result."""
     couplings = dict[str, Coupling]()
     for arm, config in sorted({cell.arm: cell.config for cell in reversed(cells)}.items()):
         couplings[arm] = config.coupling
@@ -153,7 +153,7 @@ def _on_threads(threads: int) -> Iterator[None]:
 
 
 def _notes(cells: Sequence[Cell]) -> Iterator[str]:
-    """Yield what an arm's options cannot do for these data, with the remedy."""
+    """Yield a note for each option of an arm that has no effect on these data, with the remedy."""
     for arm, config in sorted({cell.arm: cell.config for cell in cells}.items()):
         batches = config.source.batches(config.train.batch, config.train.seed)
         cond = [batch.cond for batch in itertools.islice(batches, _TEXT_BATCHES)]

@@ -58,7 +58,7 @@ class Records:
 
 
 def read_records(config: Config, folder: Path) -> Records:
-    """Return what a run folder holds of this run, nothing for a new one.
+    """Return the records of this run in a run folder; empty for a new run.
 
     Measurements made under another ``evaluate`` table, but for when and at how many sampling steps, are not comparable:
     they are moved to ``evaluations-<digest>.jsonl``. Lines that are damaged are left out with a warning.

@@ -48,7 +48,7 @@ def execute(
     team: Team = ALONE,
     stop: Callable[[], bool] | None = None,
 ) -> Generator[int, None, None]:
-    """Carry out one run in its folder, or what is left of it; yield its step after each, and after each measurement.
+    """Train one run in its folder, or go on with it; yield the step after each step and after each measurement.
 
     A state that is due to be measured is saved first, and every measurement is written when it is made. However the
     run ends, the last good state is saved: the same call again goes on from there, on any number of processes.
@@ -119,13 +119,13 @@ def execute(
 
 
 def _entered(held: ExitStack, folder: Path) -> None:
-    """Hold the folder for this process, and remove what a crash left in it."""
+    """Lock the folder for this process, and remove the remains of a crash."""
     held.enter_context(locked(folder))
     remove_parts(folder)
 
 
 def _about(config: Config, records: Records, session: dict[str, Any]) -> dict[str, Any]:
-    """Return what an export says about its training."""
+    """Return the description of the training for an export."""
     plain, last = config.plain(), config.train.steps
     ended = [line for line in records.evaluations if line["step"] == last]
     return {
@@ -154,7 +154,7 @@ def _logged(state: State, config: Config) -> dict[str, Any]:
 
 
 def _keep(state: State, records: Records, config: Config, team: Team) -> int:
-    """Write what a resumed run goes on from, and return the step.
+    """Save the state from which a resumed run continues, and return the step.
 
     Raises:
         NotFiniteError: a device that was not waited for met NaN or infinity; the state before is kept.

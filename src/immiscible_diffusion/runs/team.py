@@ -28,7 +28,7 @@ class Team:
 
     @property
     def share(self) -> Share:
-        """This process's share of what is divided."""
+        """This process's share of the rows."""
         if self.accelerator is None:
             return Share()
         return Share(self.accelerator.process_index, self.accelerator.num_processes)
@@ -49,7 +49,7 @@ class Team:
         return self.share.rank == 0
 
     def once(self, work: Callable[[], T]) -> T:
-        """Return in every process what the first one's work returns.
+        """Do the work in the first process, and return its result in every process.
 
         Raises:
             Exception: what the work raised, in every process.
@@ -70,7 +70,7 @@ class Team:
         return value  # type: ignore[no-any-return]
 
     def in_turn(self, work: Callable[[], T]) -> T:
-        """Return the work's result in this process; the first one does it before the others, who find what it left."""
+        """Do the work in every process, first in process 0, so that the others find its files."""
         if self.accelerator is None:
             return work()
         with self.accelerator.main_process_first():

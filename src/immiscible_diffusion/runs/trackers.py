@@ -1,4 +1,4 @@
-"""Online trackers: what a run writes into its folder, told to TensorBoard, W&B and others through accelerate."""
+"""Online trackers: the records of a run, sent to TensorBoard, W&B and others through accelerate."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -34,13 +34,13 @@ class Follower:
         self._described, self._failed = False, False
 
     def send(self) -> int:
-        """Tell what is new, the configuration first, and return how many lines that was."""
+        """Send the configuration once, then all new lines, and return the number of lines."""
         if self._failed or not (self._folder / "config.json").is_file():
             return 0
         return self._attempt(self._send) or 0
 
     def finish(self) -> None:
-        """Tell what is left, and close the tracker."""
+        """Send the remaining lines, and close the tracker."""
         self.send()
         self._attempt(self._tracker.finish)
 
@@ -73,7 +73,7 @@ class Follower:
 
 @contextmanager
 def tracked(name: str, folder: Path) -> Iterator[Follower]:
-    """Follow a run folder with a tracker; what is left is told at the end.
+    """Follow a run folder with a tracker; the remaining lines are sent at the end.
 
     Args:
         name: a tracker of accelerate's, such as ``tensorboard`` or ``wandb``; files go into ``trackers`` beside the
@@ -116,7 +116,7 @@ def _started(name: str, folder: Path) -> Any:
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Return nested values under dotted keys, what is no number or text as text.
+    """Return nested values under dotted keys; values that are neither numbers nor texts become texts.
 
     >>> _flat({"train": {"steps": 2, "prefetch": False}, "metrics": [1, 2]})
     {'train.steps': 2, 'train.prefetch': False, 'metrics': '[1, 2]'}

@@ -115,7 +115,7 @@ def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: 
 
 
 class _Part(NamedTuple):
-    """Images that are generated at once: the first, how many, and those of them that are to be written."""
+    """Images that are generated in one batch: the number of the first, the count, and the images to write."""
 
     first: int
     size: int

@@ -1,4 +1,4 @@
-"""The module that a script's own processes import or run: they repeat what was replaced in the script."""
+"""The module that a script's own processes import or run, to replace the same draws in them."""
 
 from immiscible_diffusion.scripts.start import load, start
 

@@ -82,7 +82,7 @@ def _one_noise(draws: Sequence[Draw]) -> bool:
 
 
 def _replaces_in_another_branch(draw: Draw, chosen: Sequence[Draw]) -> bool:
-    """Return whether a draw gives the noise its value in a branch that excludes those of the chosen draws."""
+    """Return whether a draw gives the noise its value in a branch that excludes the branches of the chosen draws."""
     if not chosen or target_of(draw) != target_of(chosen[0]) or beside_training(draw):
         return False
     return all(_exclusive(draw, other) for other in chosen)

@@ -68,7 +68,7 @@ def values_in(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def last_name(node: ast.AST) -> str:
-    """Return the name of a variable or attribute, of a call that of its object."""
+    """Return the name of a variable or attribute; for a call, the name of its object."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         return last_name(node.func.value)
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

@@ -70,7 +70,7 @@ def _calls(node: ast.AST, above: tuple[ast.AST, ...]) -> Iterator[tuple[ast.Call
 
 
 def _imported(tree: ast.AST) -> Mapping[str, str]:
-    """Return what the names of a module's imports stand for: ``{"th": "torch", "randn_like": "torch.randn_like"}``."""
+    """Return the full names of a module's imports: ``{"th": "torch", "randn_like": "torch.randn_like"}``."""
     names: dict[str, str] = {"torch": "torch"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

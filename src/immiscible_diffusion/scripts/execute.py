@@ -40,7 +40,7 @@ class Rewritten:
 
 
 def execute(files: Mapping[Path, Rewritten], launch: Launch, argv: Sequence[str], names: Mapping[str, Any]) -> None:
-    """Execute a script as ``__main__``, and its modules as rewritten; what it raises is raised.
+    """Execute a script as ``__main__`` and its modules as rewritten; exceptions pass through.
 
     Args:
         files: the script and the modules that were rewritten, by resolved path.
@@ -66,7 +66,7 @@ def execute(files: Mapping[Path, Rewritten], launch: Launch, argv: Sequence[str]
 
 
 def launched() -> Launch | None:
-    """Return what the process that started this one replaced, None where it replaced nothing."""
+    """Return the replacements of the process that started this one; None if it replaced nothing."""
     if VARIABLE not in os.environ:
         return None
     values = json.loads(os.environ[VARIABLE])

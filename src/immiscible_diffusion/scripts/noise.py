@@ -60,7 +60,7 @@ class PairedNoise:
         requires_grad: bool = False,
         pin_memory: bool = False,
     ) -> Tensor:
-        """Return noise paired with x, (b, *dims), with the dtype and device of ``torch.randn``: not those of x.
+        """Return noise paired with x, (b, *dims), with the dtype and device that ``torch.randn`` would give, not x's.
 
         Raises:
             ValueError: the coupling cannot pair x.

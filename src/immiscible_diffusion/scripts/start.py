@@ -37,7 +37,7 @@ def paired_noise(coupling: str, prepared: Prepared, say: Callable[[str], None]) 
 
 
 def run_script(prepared: Prepared, coupling: str, noise: PairedNoise, argv: Sequence[str]) -> None:
-    """Execute a prepared script; what it raises is raised.
+    """Execute a prepared script; its exceptions pass through.
 
     Args:
         prepared: the script.
@@ -61,7 +61,7 @@ def start(arguments: Sequence[str]) -> None:
 
 
 def load(scope: dict[str, Any]) -> None:
-    """Define, in a process that a script started by multiprocessing, what the script defines.
+    """Define the script's functions and classes in a process that the script started by multiprocessing.
 
     Raises:
         ValueError: no script started this process.

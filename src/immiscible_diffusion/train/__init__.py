@@ -1,4 +1,4 @@
-"""Training: the options, what a run changes, and the loop."""
+"""Training: the options, the state, and the loop."""
 
 from immiscible_diffusion.checks import NotFiniteError
 from immiscible_diffusion.train.loop import fit

@@ -33,7 +33,7 @@ __all__ = ["Pair", "chosen_pairs", "copied", "masked", "pairs"]
 
 
 class Pair(NamedTuple):
-    """One step's rows in model space with their noise, what the coupling remembers after it, and what it took.
+    """One step's rows in model space with their noise, the coupling's memory after the step, and the seconds taken.
 
     On several processes x, noise, cond and mask are the rows of this one; ``rows`` counts those of all.
     """
@@ -50,7 +50,7 @@ class Pair(NamedTuple):
 def pairs(
     source: Source, codec: Codec, coupling: Coupling, config: Train, device: torch.device, start: int, share: Share
 ) -> Generator[Pair, None, None]:
-    """Yield the pairs of the steps from ``start`` on; they depend on the step and on what the coupling remembers alone.
+    """Yield the pairs of the steps from ``start`` on; they depend on the step and the coupling's memory alone.
 
     The batch of all processes is what is paired, so that the pairs do not depend on their number: each reads and
     encodes its own rows, the encoded rows are exchanged, and every process computes the same noise and keeps its rows'.
@@ -137,7 +137,7 @@ def _encoded(batch: Batch, codec: Codec, device: torch.device) -> Batch:
 def _noise(
     coupling: Coupling, own: list[Batch], draws: torch.Generator, step: int, total: int, share: Share, group: Any
 ) -> list[Tensor]:
-    """Return the noise of this process's rows of every batch of a window, paired among those of all processes."""
+    """Return the noise of this process's rows of every batch of a window, paired among the rows of all processes."""
     sizes = share.sizes(total) if share.world > 1 else []
     first, count = sum(sizes[: share.rank]), len(own[0].raw)
     if share.world == 1:
@@ -157,14 +157,14 @@ def _noise(
 
 
 def _among_zeros(x: Tensor, first: int, total: int) -> Tensor:
-    """Return a batch of which only the rows from ``first`` on are known; the others change what is drawn for no row."""
+    """Return a batch with rows from ``first`` on and zeros elsewhere; the zeros change the noise of no other row."""
     whole = x.new_zeros((total, *x.shape[1:]))
     whole[first : first + len(x)] = x
     return whole
 
 
 def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
-    """Return one field of several batches as that of one batch."""
+    """Return one field of several batches, joined to one batch."""
     tensors = [part for part in parts if part is not None]
     return torch.cat(tensors) if len(tensors) == len(parts) else None
 

@@ -165,7 +165,7 @@ def _keep(cost: Tensor, price: Tensor, owner: Tensor, eps: float) -> Tensor:
 
 
 def _certify(cost: Tensor, index: Tensor, price: Tensor, random: Tensor, gap: float) -> tuple[Tensor, bool, float]:
-    """Return the bound, whether it is small enough, and a bound on what the best pairing gains over a random one.
+    """Return the bound, whether it is small enough, and a bound on the gain of the best pairing over a random one.
 
     Sums of b terms are off by b 2^-53 of the terms' absolute sum at most; twice that is allowed for.
     """

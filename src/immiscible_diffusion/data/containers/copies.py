@@ -19,7 +19,7 @@ _MOST_BYTES, _LEAST_BYTES = 2**27, 2**15
 def equal_rows(
     pixels: UInt8[Tensor, "n c h w"], train: Int[Tensor, " t"], held: Int[Tensor, " m"]
 ) -> tuple[list[int], int]:
-    """Return the held-out rows whose pixels are those of a training row, and how many were compared: all.
+    """Return the held-out rows with the same pixels as a training row, and the number of rows compared: all.
 
     >>> import torch
     >>> pixels = torch.tensor([0, 1, 2, 1], dtype=torch.uint8).reshape(4, 1, 1, 1)
@@ -30,7 +30,7 @@ def equal_rows(
 
 
 def equal_files(listing: Listing, train: Int[Tensor, " t"], held: Int[Tensor, " m"]) -> tuple[list[int], int]:
-    """Return the held-out rows whose encoded bytes are those of a training row, and how many were compared.
+    """Return the held-out rows with the same encoded bytes as a training row, and the number of rows compared.
 
     Files of one size are read, up to 128 MiB and 4,096 files in all; a file whose size no other has is not read. Images
     of parquet files, whose sizes only reading them tells, are not compared.

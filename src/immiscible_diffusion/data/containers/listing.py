@@ -125,7 +125,7 @@ def subset(listing: Listing, rows: Sequence[int]) -> Listing:
 
 
 def joined(first: Listing, second: Listing) -> Listing:
-    """Return both listings as one, the rows of the second after those of the first."""
+    """Return both listings as one: the rows of the first, then the rows of the second."""
     labels: list[Label | None] | None = None
     if first.labels is not None or second.labels is not None:
         labels = [

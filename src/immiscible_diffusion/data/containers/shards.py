@@ -167,7 +167,7 @@ def _fault(member: tarfile.TarInfo) -> str | None:
 
 
 def _image_of(group: _Group, image: str) -> str | None:
-    """Return what the image of a group is called; None for a group that has nothing to do with one."""
+    """Return the name of a group's image; None for a group without any part of an image."""
     if image:
         if image.lower() in group.places:
             return image.lower()

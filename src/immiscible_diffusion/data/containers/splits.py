@@ -134,7 +134,7 @@ def _refuse_inner(paths: Iterable[str], where: str, from_depth: int) -> None:
 
 
 def like_splits(names: Iterable[str]) -> list[str]:
-    """Return the names that look like those of splits, sorted.
+    """Return the names that look like names of splits, sorted.
 
     A split's name alone, with a number or with a word such as ``images``, does. So does one that begins with a split
     and goes on otherwise, or ends with one, where it has a counterpart: ``my_train`` beside ``my_test``.

@@ -183,7 +183,7 @@ def list_hub(name: str, split: str, columns: Columns) -> Listing:
 
 
 def _features(schema: Any) -> Mapping[str, Mapping[str, Any]]:
-    """Return what the hub's library wrote about the columns into a file, or nothing."""
+    """Return the notes on the columns that the hub's library wrote into a file; empty if there are none."""
     try:
         found = parsed_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):

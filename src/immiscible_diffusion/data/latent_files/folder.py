@@ -1,4 +1,4 @@
-"""The folder of an encoding: what it holds, what is left to do, and who may go on in it."""
+"""Create, resume and verify a folder of encoded latents."""
 
 import dataclasses
 import warnings
@@ -125,7 +125,7 @@ def _progress(manifest: Manifest) -> Progress:
 
 
 def _begun(source: HasRandomAccess, codec: HasMoments, folder: Path, options: dict[str, Any], device: str) -> Manifest:
-    """Return the manifest of an encoding that begins or goes on; it lists what is whole."""
+    """Return the manifest of a new or resumed encoding; it lists the files that are complete."""
     for part in folder.glob(".*.part"):  # of a process that was killed
         part.unlink(missing_ok=True)
     if not (folder / MANIFEST).exists():
@@ -204,7 +204,7 @@ def _refuse_others(
 
 
 def _intact(folder: Path, manifest: Manifest, *, content: bool) -> Manifest:
-    """Return the manifest without the files that are not what it says; warn of each."""
+    """Return the manifest without the files that differ from their entry; warn of each."""
     damaged = set()
     for shard in [*([manifest.held_out] if manifest.held_out else []), *manifest.shards]:
         try:

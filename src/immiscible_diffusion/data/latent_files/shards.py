@@ -163,7 +163,7 @@ def _update(digest: Any, source: HasRandomAccess, batch: Batch) -> None:
 
 
 def row_name(source: HasRandomAccess, row: int) -> str:
-    """Return what a row is called in messages."""
+    """Return the name of a row in messages."""
     return source.row_name(row) if isinstance(source, HasRowNames) else f"row {row}"
 
 

@@ -23,7 +23,7 @@ _DTYPES = {"fp16": "F16", "fp32": "F32"}
 
 @dataclass(frozen=True)
 class Shard:
-    """One file: its rows, captions and bytes, its SHA-256, and that of the images and labels it was made of."""
+    """One file of latents: its rows, captions and bytes, its SHA-256, and the SHA-256 of its images and labels."""
 
     file: str
     rows: int
@@ -171,7 +171,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_file(folder: Path, manifest: Manifest, shard: Shard, *, content: bool = False) -> None:
-    """Refuse a file that is not what the manifest says: by size and header, or by every byte.
+    """Refuse a file that differs from its entry in the manifest: by size and header, or by every byte.
 
     Raises:
         ValueError: names the file and what is wrong with it.
