@@ -65,7 +65,7 @@ def public_names_text() -> str:
 
 
 def _described(name: str, value: Any) -> Iterator[str]:
-    """Yield the line of a name, and for a class the lines of its public methods and properties."""
+    """Yield the line of a name, and for a class the lines of the public methods that no other line has."""
     if inspect.isfunction(value):
         yield f"{name}: function{_parameters(value)}"
     elif not inspect.isclass(value):
@@ -73,13 +73,22 @@ def _described(name: str, value: Any) -> Iterator[str]:
     if not inspect.isclass(value):
         return
     yield f"{name}: {'protocol' if getattr(value, '_is_protocol', False) else 'class'}{_parameters(value)}"
-    for member, entry in sorted(vars(value).items()):
+    bases = [base for base in reversed(value.__mro__[1:]) if base.__module__.startswith("immiscible_diffusion")]
+    hidden = [base for base in bases if not _is_public(base)]
+    members = {name: entry for base in [*hidden, value] for name, entry in vars(base).items()}
+    for member, entry in sorted(members.items()):
         if member.startswith("_") and member != "__call__":
             continue
         if isinstance(entry, property):
             yield f"{name}.{member}: property"
         elif inspect.isfunction(entry):
             yield f"{name}.{member}: method{_parameters(entry)}"
+
+
+def _is_public(value: type) -> bool:
+    """Return whether a class is a public name itself, so that its methods have lines of their own."""
+    package = value.__module__.split(".")[1]
+    return value.__name__ in getattr(import_module(f"immiscible_diffusion.{package}"), "__all__", [])
 
 
 def _parameters(value: Any) -> str:
