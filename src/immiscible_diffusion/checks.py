@@ -135,7 +135,7 @@ def check_mask(x: Tensor, mask: object) -> None:
     >>> check_mask(torch.ones(4, 16, 2), torch.ones(4, 16, dtype=torch.bool))
     Traceback (most recent call last):
     ValueError: mask is a torch.bool tensor (4, 16) on cpu; for x (4, 16, 2) on cpu it must be bool, True where data \
-are real, with as many axes and rows as x, each further axis as long as that of x or 1: write mask.reshape(4, 16, 1)
+are real, with as many axes and rows as x, each further axis as long as x's or 1: write mask.reshape(4, 16, 1)
     """
     if mask is None:
         return
@@ -146,7 +146,7 @@ are real, with as many axes and rows as x, each further axis as long as that of 
     came = f"{mask.dtype} tensor {tuple(mask.shape)} on {mask.device}" if isinstance(mask, Tensor) else repr(mask)
     raise ValueError(
         f"mask is a {came}; for x {tuple(x.shape)} on {x.device} it must be bool, True where data are real, "
-        f"with as many axes and rows as x, each further axis as long as that of x or 1{_mask_hint(x, mask)}"
+        f"with as many axes and rows as x, each further axis as long as x's or 1{_mask_hint(x, mask)}"
     )
 
 

@@ -23,10 +23,10 @@ Start = Literal["matched", "normal"]
 
 @dataclass(frozen=True)
 class Trained:
-    """What sampling needs.
+    """A trained model with all that sampling needs.
 
-    ``prior`` is the coupling's own; ``shape`` that of one datum in model space; ``coupling`` the name of what paired
-    the noise in training.
+    ``prior`` is the coupling's start of sampling, ``shape`` the shape of one datum in model space, and ``coupling`` the
+    name of the coupling in training.
     """
 
     net: nn.Module

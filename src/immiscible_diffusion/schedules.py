@@ -92,7 +92,7 @@ class Betas:
         The spacing is "trailing" (Lin et al., arXiv:2305.08891, Table 2): sampling starts at the level that is
         almost pure noise. A "leading" grid starts a few-step sampler far below it.
 
-        Every time is that of diffusers' schedulers, so that exports draw the same images. Their arithmetic, in float64,
+        Every time equals diffusers', so that exports draw the same images. Their arithmetic, in float64,
         gives one more time for 62 of the counts up to 1,000 (61, 103, 121, ...): the last, -1 / levels, whose level is
         that of 0.
 

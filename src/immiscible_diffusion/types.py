@@ -150,7 +150,7 @@ class Coupling(Protocol):
         """Return noise paired with x row by row, (b, *dims); the rows of x keep their order.
 
         ``cond`` is the data's condition, ``index`` the number of each row in its data set, ``step`` the training
-        step; most couplings need none of them. ``mask`` is that of ``Batch``, handed on where a batch has one: padding
+        step; most couplings need none of them. ``mask`` is the mask of ``Batch``, given where a batch has one: padding
         has no say in the pairs.
         """
         ...
@@ -179,7 +179,7 @@ class Method(Protocol):
         """Return the loss of each row, (b,).
 
         ``generator`` draws the rows' times; a method that ``HasTimes`` is handed ``times`` in its place.
-        ``mask`` is that of ``Batch``, handed on where a batch has one: a row's loss is the mean over its real places.
+        ``mask`` is the mask of ``Batch``, given where a batch has one: a row's loss is the mean over its real places.
         """
         ...
 

@@ -64,7 +64,7 @@ CONTENTS: dict[str, tuple[bytes, str]] = {
     "no pixels": (png(), "."),
     "text bomb": (text_bomb(), "too large"),
     "floats": (content(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"), "floating-point"),
-    "32 bits": (content(Image.fromarray(np.full((8, 8), 10**6, np.int32)), "TIFF"), "not those of 16-bit grey"),
+    "32 bits": (content(Image.fromarray(np.full((8, 8), 10**6, np.int32)), "TIFF"), "do not fit 16-bit grey"),
     "smaller than the crop": (encoded(1, size=(6, 30)), "it is 6 x 30 pixels, smaller than crop = 8"),
 }
 
@@ -152,8 +152,8 @@ def damaged_group(path: Path) -> Path:
 
 
 PLACES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
-    "unsupported suffix": (bad_file("a/bad.heic", b"x"), "a/bad.heic", "its suffix '.heic' is not that of an image"),
-    "no suffix": (bad_file("a/bad", b"x"), "a/bad", "its suffix '' is not that of an image"),
+    "unsupported suffix": (bad_file("a/bad.heic", b"x"), "a/bad.heic", "its suffix '.heic' is no image's"),
+    "no suffix": (bad_file("a/bad", b"x"), "a/bad", "its suffix '' is no image's"),
     "loose beside classes": (
         bad_file("bad.png", encoded(1)),
         "set/bad.png",

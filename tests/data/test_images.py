@@ -86,7 +86,9 @@ def test_folders_named_like_splits_are_splits(tmp_path: Path) -> None:
         assert source.held_out().raw[:, 0, 0, 0].tolist() == [3]
     (tmp_path / "set" / "val" / "unknown").mkdir()
     (tmp_path / "set" / "val" / "unknown" / "4.png").write_bytes(encoded(4))
-    with pytest.raises(ValueError, match=r"val/unknown/4.png: its class folder 'unknown' is not among those of train"):
+    with pytest.raises(
+        ValueError, match=r"val/unknown/4.png: its class folder 'unknown' is not among the classes of train"
+    ):
         Images(str(tmp_path / "set"), split="val", size=4, held_out_rows=1).held_out()
 
 

@@ -54,7 +54,7 @@ def demo(
 
     On digits three couplings are trained (a few minutes). With --images or --latents, size, net, batch, held-out images
     and features are chosen for what is there, and said; independent noise is trained against assignment. The report is
-    written after every seed. Without --scale, runs on digits are shorter than those of `immiscible train demo`.
+    written after every seed. Without --scale, runs on digits are shorter than in `immiscible train demo`.
     """
     pyplot()  # a report that cannot be drawn is refused before the training
     if images is None and latents is None:

@@ -40,7 +40,7 @@ def config(path: Path) -> dict[str, Any]:
     """Return the configuration in a folder.
 
     Raises:
-        ValueError: it cannot be read, or is that of another class.
+        ValueError: it cannot be read, or belongs to another class.
     """
     values = read_json(path / "config.json")
     kind = values.get("_class_name") if isinstance(values, dict) else None

@@ -165,8 +165,8 @@ def _blocks(count: int, like: Tensor) -> list[slice]:
 def _inner(x: Tensor, noise: Tensor, precision: Precision) -> Tensor:
     """Return all inner products, (b, m), in float32. Autocast does not change the precision.
 
-    Low precision sees x_i - s_i c and n_j - t_j e, each scaled by itself: what the rows have in common takes none of
-    their digits, nor does one row that is much longer than the others. The rest of the product has rank two.
+    Low precision sees x_i - s_i c and n_j - t_j e, each with a scale of its own. So neither a part that all rows share
+    nor one row that is much longer than the others costs digits. The rest of the product has rank two.
     """
     if precision == "fp32":
         return x @ noise.T

@@ -109,8 +109,8 @@ class DropIn(ABC):
             mask: True where x is real and False where it is padding, bool, in a shape that broadcasts over x, such as
                 (b, horizon, 1); None: everywhere real. Padding has no say in the pairs, and its noise is standard
                 normal and independent of all else. For several tensors, a mask or None for each.
-            device: as ``torch.randn_like`` takes it; must be that of x.
-            dtype: as ``torch.randn_like`` takes it; must be that of x.
+            device: as ``torch.randn_like`` takes it; must be the device of x.
+            dtype: as ``torch.randn_like`` takes it; must be the dtype of x.
             memory_format: of the noise, as ``torch.randn_like`` takes it; contiguous if None.
 
         Raises:

@@ -85,7 +85,7 @@ def kept_moments(norm: float, d: int, k: float, cost: Cost) -> tuple[float, floa
 def _of_cosine(d: int, k: float) -> tuple[float, float, float]:
     """Return the moments of a and r for the largest of k cosines, which is independent of the noise's length.
 
-    (1 - cosine) / 2 has the law Beta((d - 1) / 2, (d - 1) / 2); the sum is over normal quantiles of the maximum.
+    (1 - cosine) / 2 is distributed as Beta((d - 1) / 2, (d - 1) / 2); the sum is over normal quantiles of the maximum.
     """
     first, second = 1 - 2 ** (1 - k), 1.0
     if d > 1:

@@ -109,7 +109,7 @@ def noises_a_step(n: int) -> int:
 
 
 def fit_dual(data: Float[Tensor, "n *dims"], *, noises: float = 30, seed: int = 0) -> Float[Tensor, " n"]:
-    """Return the potentials of the data after so many noises a datum, (n,), float32, of mean 0; see ``ascend``.
+    """Return the potentials of the data, (n,), float32, of mean 0, fitted with a number of noises; see ``ascend``.
 
     Args:
         data: the data set in model space.

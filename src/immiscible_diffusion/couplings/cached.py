@@ -61,14 +61,14 @@ class Cached(DropIn):
     """Keep a noise for every sample, and assign the noises of each batch anew (LOOM-CFM, arXiv:2603.15279).
 
     Noise is remembered as a seed, so that a million samples take 8 MB a cache. Over a fixed data set the total cost
-    of a cache never rises, and it ends far below that of any batch by itself. The coupling needs ``index``, the number
+    of a cache never rises, and it ends far below the cost of any single batch. The coupling needs ``index``, the number
     of each row in its data set; without it nothing can be remembered, and the call is plain assignment of fresh
     noise. A row that comes twice in a batch remembers its first noise; its second is fresh and not remembered.
 
     Marginal: standard normal, exactly, over the draw of the seeds: they are only ever permuted. A data set of n rows
         meets the same n noises (times ``caches``) in every epoch, not fresh ones: a model that sees few rows for many
         epochs can learn them by heart. More caches put that off; the paper takes four on CIFAR-10.
-    Cost: that of assignment, with noise drawn from seeds, about three times as slow as ``torch.randn`` on a CPU;
+    Cost: as assignment, with noise drawn from seeds, about three times as slow as ``torch.randn`` on a CPU;
         memory 8 bytes times ``caches`` a row of the data set.
 
     Args:

@@ -55,7 +55,7 @@ def assign_conditional(
 
     Marginal: standard normal, exactly: a permutation. Given a label too; given a continuous condition the less exactly
         the larger the ratio.
-    Cost: that of ``assign`` and, for continuous conditions, O(b^2 f) and a selection among b^2 weights; memory 4 b^2.
+    Cost: as ``assign`` and, for continuous conditions, O(b^2 f) and a selection among b^2 weights; memory 4 b^2.
 
     Raises:
         ValueError: as ``assign``; conditions that fit neither form; a ratio outside 0..1.
@@ -99,8 +99,8 @@ def condition_distance(cond: Float[Tensor, "b *dims"]) -> tuple[Float[Tensor, "b
 def condition_weight(costs: Float[Tensor, "b b"], distance: Float[Tensor, "b b"], ratio: float) -> Float[Tensor, ""]:
     """Return the least w >= 0 at which a share ``ratio`` of pairs has costs + w distance below the row's own cost, ().
 
-    Pair (i, j) drops out at w_ij = (C_ii - C_ij) / D_ij, so that w is a quantile of these. It is infinite where more
-    pairs of distance 0 cost less than the row's own than the ratio lets stay.
+    Pair (i, j) costs more than the row's own pair from the weight w_ij = (C_ii - C_ij) / D_ij on, so w is a quantile of
+    all w_ij. It is infinite if the pairs with D_ij = 0 that cost less than the row's own exceed the ratio already.
 
     >>> costs = torch.tensor([[0.0, -3.0], [-1.0, 0.0]])
     >>> [float(condition_weight(costs, 1 - torch.eye(2), ratio)) for ratio in (0.0, 0.5, 1.0)]
@@ -123,7 +123,7 @@ class Conditional(DropIn):
     their cosine distance to the cost. Without a condition the call is plain assignment: there is nothing to leak.
 
     Marginal: standard normal, exactly; given a label too, given a continuous condition nearly.
-    Cost: that of assignment, less for labels; see ``assign_conditional``.
+    Cost: as assignment, less for labels; see ``assign_conditional``.
 
     Args:
         ratio: share of pairs that stay candidates under continuous conditions; 0.01 in the paper.

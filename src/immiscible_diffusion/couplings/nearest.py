@@ -35,7 +35,7 @@ def nearest(
 ) -> Float[Tensor, "b *dims"]:
     """Return for each row of x the nearest of k fresh standard normal noises, (b, *dims).
 
-    The distribution is exactly that of drawing k noises and keeping the nearest, for every cost. With ``l2``, ``dot``
+    The noise is distributed exactly as the nearest of k drawn noises, for every cost. With ``l2``, ``dot``
     and ``cosine`` the host never waits for the device, and ``torch.compile`` makes one graph. On CUDA and in a compiled
     step a row of x that is not finite therefore gets noise that is not finite.
 

@@ -50,7 +50,7 @@ def oversample(
 ) -> Float[Tensor, "b *dims"]:
     """Return noise for x, the b of m fresh standard normal noises that an exact assignment chooses, (b, *dims).
 
-    The distribution is exactly that of drawing m noises and assigning b of them, for any rows of x.
+    The noise is distributed exactly as if m noises were drawn and b of them assigned, for any rows of x.
 
     Args:
         x: data in model space, any floating dtype.

@@ -124,7 +124,7 @@ class Mixed(Wrapper):
     def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
         """Return the coupling's noise or independent noise, as the generator decides, (b, *dims).
 
-        A share of 0 or 1 needs no draw: the noise is then that of one of the two alone, bit for bit.
+        A share of 0 or 1 needs no draw: the noise is then the noise of one of the two, bit for bit.
 
         Raises:
             ValueError: NaN or infinity on the CPU, or an error of the coupling.

@@ -109,7 +109,7 @@ def sinkhorn_index(
 def _cost(x: Tensor, noise: Tensor, mask: Tensor | None = None) -> Float[Tensor, "b b"]:
     """Return the negative inner products less the means of rows and columns, scaled to deviation 1, in float32.
 
-    The means and the deviation are those of the rows that are not much longer than most.
+    Means and deviation leave out rows that are much longer than most.
     """
     data, other = batch_rows(real_part(x, mask)).float(), batch_rows(noise).float()
     near, near_other = ordinary(data), ordinary(other)

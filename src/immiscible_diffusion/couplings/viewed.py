@@ -25,7 +25,7 @@ def pooled(
 ) -> tuple[Float[Tensor, "b *pooled"], Float[Tensor, "b *pooled"]]:
     """Return data and noise averaged over the cells of a size x size grid, each (b, ..., size, size).
 
-    The cells are those of ``adaptive_avg_pool2d``. The noise's averages are scaled back to unit variance, so the two
+    The cells are as in ``adaptive_avg_pool2d``. The noise's averages are scaled back to unit variance, so the two
     keep the proportion that they have in full. An axis of ``size`` or fewer stays as it is.
 
     Args:
@@ -103,7 +103,7 @@ class Viewed(DropIn):
     the same, as actions of robots are paired (Immiscible Diffusion Policy, arXiv:2610.09369).
 
     Marginal: standard normal, exactly: a permutation keeps the batch's noise.
-    Cost: that of assignment in the coordinates of the view; memory twice that of x for ``standardised``.
+    Cost: as assignment in the coordinates of the view; for ``standardised``, memory of twice x.
 
     Args:
         view: which view the cost compares.

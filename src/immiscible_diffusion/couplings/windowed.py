@@ -37,11 +37,11 @@ def assign_window(
         cost: see ``assign``.
         precision: see ``assign``.
         generator: where randomness comes from; the global one if None.
-        labels: those of each micro-batch, (b_i,), see ``assign``.
-        mask: that of each micro-batch, see ``assign``; at padding the noise is independent of the data.
+        labels: of each micro-batch, (b_i,), see ``assign``.
+        mask: of each micro-batch, see ``assign``; at padding the noise is independent of the data.
 
     Marginal: standard normal, exactly: the window's noise is permuted.
-    Cost: that of ``assign`` on the joined window.
+    Cost: as ``assign`` on the joined window.
 
     Raises:
         ValueError: no micro-batches, or they differ in more than their sizes; otherwise as ``assign``.

@@ -118,7 +118,7 @@ def _rgb(image: "Image.Image") -> "Image.Image":
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255; 32 bits have no defined range
         grey = np.asarray(image).astype(np.int64)
         if not 0 <= int(grey.min()) <= int(grey.max()) <= 65535:
-            raise UnreadableError(f"its values {grey.min()} .. {grey.max()} are not those of 16-bit grey")
+            raise UnreadableError(f"its values {grey.min()} .. {grey.max()} do not fit 16-bit grey")
         white = grey == image.info.get("transparency", -1)
         return Image.fromarray(np.where(white, 255, (grey + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":

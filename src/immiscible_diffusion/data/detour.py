@@ -27,7 +27,7 @@ class Detour:
 
     Observed is the place; an action is the place to go to next, at most 0.15 away (as in Push-T, whose actions are
     target places). Most demonstrations pass above the disc, a ``minority`` of them below: a policy that keeps both ways
-    has learned the law of the demonstrations, one that has only the common way has dropped a mode.
+    has learned the distribution of the demonstrations, one that has only the common way has dropped a mode.
 
     Args:
         episodes: how many demonstrations.

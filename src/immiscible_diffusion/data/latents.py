@@ -112,7 +112,7 @@ class Latents:
 
         Args:
             places: which.
-            mirrored: which of them are those of the mirror images.
+            mirrored: which of them belong to mirror images.
             generator: draws from the posteriors, and one of a row's captions; without it, the means and the first.
 
         Raises:

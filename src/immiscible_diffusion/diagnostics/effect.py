@@ -33,7 +33,7 @@ _MOST = 1024
 def effect(coupling: Coupling, data: Iterable[Pairable], *, seed: int = 0) -> dict[str, float]:
     """Return how near a coupling brings noise to data, and what that costs.
 
-    ``distance_reduction_percent`` compares the mean L2 distance of the pairs with that of independent pairs under the
+    ``distance_reduction_percent`` compares the mean L2 distance of the pairs with independent pairs under the
     same random streams; it depends on the data's scale. ``noise_square`` is the noise's mean square, 1 for a standard
     normal; ``cosine`` the mean cosine between datum and noise; ``milliseconds`` the median wall time of a batch after
     the first. Where there are labels, ``leak_accuracy`` is how often a linear probe reads the label from the noise's
@@ -92,10 +92,10 @@ def effect(coupling: Coupling, data: Iterable[Pairable], *, seed: int = 0) -> di
 
 
 def pools(data: Iterable[Pairable], window: int = 1) -> Iterator[tuple[Tensor, Tensor | None, dict[str, Any]]]:
-    """Yield data, condition, and mask and row numbers as keywords of a coupling, of so many batches joined.
+    """Yield pools of several batches: data, condition, and the keywords of a coupling (mask and row numbers).
 
-    There are no keywords where there are no masks or row numbers. Batches that fill no window are left out, unless they
-    are all.
+    Keywords are left out where batches have no mask or row numbers. Batches at the end that fill no window are left
+    out, unless there is no full window.
     """
     whole = False
     batches = iter(data)

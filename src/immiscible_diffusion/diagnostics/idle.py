@@ -23,7 +23,7 @@ from immiscible_diffusion.types import Coupling
 __all__ = ["idle_reason", "share_with_partners"]
 
 _FEW = 0.5
-"""With fewer rows that have a partner, most pairs are those of independent noise."""
+"""With fewer rows that have a partner, most pairs are independent."""
 
 
 def idle_reason(coupling: Coupling, batch: int, labels: Sequence[Tensor] | None = ()) -> str:
@@ -31,7 +31,7 @@ def idle_reason(coupling: Coupling, batch: int, labels: Sequence[Tensor] | None 
 
     Args:
         coupling: any; a wrapper is judged by the coupling in it.
-        batch: rows that are paired at once: ``train.batch``, and with ``joint`` those of all processes.
+        batch: rows that are paired at once: ``train.batch``, and with ``joint`` the rows of all processes.
         labels: the conditions of some batches, such as classes, each (b,); None where the data have no condition.
 
     >>> from immiscible_diffusion import Assignment

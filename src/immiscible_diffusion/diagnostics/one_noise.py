@@ -22,7 +22,7 @@ def one_noise(
     With one noise n, x_t = a x + s n and target = p x + q n, whatever the coefficients, so that each row of x_t lies in
     the span of x and target. Put it behind the loop's target, for the first step. It fits eps, v and velocity targets,
     and any scale of x_t. Of a target that is the data alone, as with x0 prediction, it says nothing: there is no second
-    noise. Input perturbation puts a second noise into x_t on purpose and is told; look at such a loop without it.
+    noise. Input perturbation puts a second noise into x_t on purpose, which raises too: try such a loop without it.
 
     Args:
         x: data as the noise was added to them.

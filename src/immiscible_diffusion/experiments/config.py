@@ -26,7 +26,7 @@ class Evaluation:
         features: the network whose features are compared.
         metrics: the distances between them.
         guidance: the scale of classifier-free guidance; 1 is none.
-        also: further networks, whose distances are kept as METRIC-NETWORK beside those of ``features``.
+        also: further networks, whose distances are kept as METRIC-NETWORK beside the distances in ``features``.
 
     Raises:
         ValueError: counts below 1, no sampling steps or one twice, or a guidance that is negative or not finite.

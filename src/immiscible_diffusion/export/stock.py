@@ -64,7 +64,7 @@ PIPELINES = (
 
 
 class Stock(NamedTuple):
-    """What an export holds for diffusers.
+    """The files of an export that stock diffusers loads.
 
     Attributes:
         net: the class of the denoising net in diffusers; empty where it is not diffusers' own.

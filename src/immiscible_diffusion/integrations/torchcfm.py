@@ -129,7 +129,7 @@ class OTPlanSampler:
         if np.isfinite(plan).all() and abs(plan.sum()) >= 1e-8:
             return plan
         if self.warn:
-            warnings.warn("POT found no plan; a uniform one takes its place, that of independent pairs", stacklevel=3)
+            warnings.warn("POT found no plan; the uniform plan takes its place, so pairs are independent", stacklevel=3)
         return np.full_like(plan, 1 / plan.size)
 
 

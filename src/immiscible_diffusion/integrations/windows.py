@@ -28,7 +28,7 @@ def windows(
 
     The larger the pool, the nearer the noise: with n the number of batches between two steps of the optimiser, one
     assignment serves the whole accumulation window. Batches of rows of different shapes, as buckets of resolutions
-    give, pair with those of their shape.
+    give, pair with batches of their shape.
 
     Args:
         loader: batches, of any kind.

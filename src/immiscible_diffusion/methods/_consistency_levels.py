@@ -39,12 +39,12 @@ def level_count(progress: float, *, growth: Growth, first: int, last: int) -> in
 def chances(sigmas: Float[Tensor, " n"], draw: Draw) -> Float[Tensor, " gaps"]:
     """Return the chance of each pair of adjacent levels, (n - 1,), float64.
 
-    ``lognormal`` is the normal law of ln(sigma) between them, with mean -1.1 and deviation 2 (arXiv:2310.14189,
+    ``lognormal`` is a normal distribution of ln(sigma) between them, with mean -1.1 and deviation 2 (arXiv:2310.14189,
     Table 1).
 
     Args:
         sigmas: rising noise levels.
-        draw: the law.
+        draw: the distribution.
     """
     if draw == "uniform":
         gaps = len(sigmas) - 1

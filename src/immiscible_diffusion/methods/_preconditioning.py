@@ -31,8 +31,8 @@ def scalings(
 ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"], Float[Tensor, "*b"]]:
     """Return c_skip, c_out and c_in of these noise levels, each (*b).
 
-    With floor = 0 those of Karras et al. (arXiv:2206.00364, Tab. 1); else those of a consistency model, which returns
-    its input at sigma = floor (Song et al., arXiv:2303.01469, App. C).
+    With floor = 0 the coefficients of Karras et al. (arXiv:2206.00364, Tab. 1). With floor > 0, of a consistency
+    model, which returns its input at sigma = floor (Song et al., arXiv:2303.01469, App. C).
 
     >>> [float(each) for each in scalings(torch.tensor(0.5), sigma_data=0.5)]
     [0.5, 0.3535533845424652, 1.4142135381698608]

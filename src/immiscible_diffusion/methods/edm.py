@@ -26,7 +26,7 @@ class Edm:
     The net sees c_in x_t and t = (ln sigma - ln 0.002) / (ln 80 - ln 0.002), which is 0 at data and 1 at noise; an
     affine map of the paper's c_noise = ln(sigma) / 4.
 
-    Departs: a sigma drawn outside [0.002, 80] (1.7 in 100,000) is told to the net as the nearer end.
+    Departs: a sigma drawn outside [0.002, 80] (1.7 in 100,000) reaches the net as the nearer end.
 
     Args:
         p_mean: mean of ln(sigma) in training.

@@ -21,7 +21,7 @@ def gaussian_distance(real: Float[Tensor, "n f"], generated: Float[Tensor, "m f"
     never negative, and comparable with published figures. At n rows a side that adds about 2000 (1 - mean kernel) / n.
 
     Args:
-        real: features, of unit length as those of ``clip`` are for CMMD proper.
+        real: features, of unit length (as ``clip`` gives them) for CMMD proper.
         generated: features.
         sigma: bandwidth, in the unit of the features; the paper's is 10.
 

@@ -16,12 +16,12 @@ __all__ = ["InceptionScore", "inception_score"]
 def inception_score(logits: Float[Tensor, "n f"], *, splits: int = 10) -> Estimate:
     """Return mean and standard deviation over splits of exp(E KL(p(class | image), p(class))), in float64.
 
-    1 at the worst; the number of classes where every image is certain and all classes are met equally. Splits are
-    consecutive rows, as in the original code: the order of the images moves the value.
+    1 is the worst value. The best is the number of classes: every image is certain, and all classes are equally
+    frequent. Splits are consecutive rows, as in the original code, so the order of the images changes the value.
 
     Args:
         logits: of the classes, up to a constant in each row; hence logarithms of probabilities serve as well.
-        splits: parts that are scored by themselves, 10 in published figures, of 5,000 images each.
+        splits: parts that are scored separately; 10 in published figures, of 5,000 images each.
 
     Raises:
         ValueError: fewer rows than splits, or values that are not finite.

@@ -38,7 +38,7 @@ def kernel_subsets(
 ) -> Estimate:
     """Return mean and standard deviation of the kernel distance over random subsets: KID as it is reported.
 
-    The mean estimates what ``kernel_distance`` of all rows estimates, with more noise; the deviation is that of one
+    The mean estimates what ``kernel_distance`` of all rows estimates, with more noise; the deviation is of one
     subset.
 
     Args:

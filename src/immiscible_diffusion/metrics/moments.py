@@ -20,7 +20,7 @@ class Moments:
 
     Nothing changes in place: ``add`` and ``merge`` return new moments.
     Batches are joined by the pairwise update of Chan, Golub and LeVeque (1983), which never subtracts squares of
-    means: the result is that of all rows at once but for rounding, whatever the batches and their order.
+    means: up to rounding, the result is the same as for all rows at once, whatever the batches and their order.
 
     Args:
         mean: (f,).
@@ -81,7 +81,7 @@ class Moments:
         if self.count is None or other.count is None:
             raise ValueError("these moments came without their number of rows: they can be compared, not added to")
         if len(self.mean) != len(other.mean):
-            raise ValueError(f"cannot add features of length {len(other.mean)} to those of length {len(self.mean)}")
+            raise ValueError(f"cannot add features of length {len(other.mean)} to features of length {len(self.mean)}")
         n, m = self.count, other.count
         if n == 0 or m == 0:
             return other if n == 0 else self

@@ -20,7 +20,7 @@ def noise_floor(
 ) -> Estimate:
     """Return mean and standard deviation of a metric between held-out images and random draws of training images.
 
-    A distance of generated images that comes near it cannot be told from that of real images. Draws share rows where
+    Generated images with a distance near it cannot be distinguished from real ones. Draws share rows where
     there are fewer than ``draws * samples``: the deviation is then too small, and 0 where a draw takes all rows.
 
     Args:

@@ -35,7 +35,7 @@ _loading = threading.Lock()
 class TextEncoder:
     """A frozen CLIP text encoder with its tokenizer, as Stable Diffusion uses them.
 
-    ``length`` is the number of tokens that every text is padded or cut to, ``width`` that of a hidden state.
+    ``length`` is the number of tokens that every text is padded or cut to, ``width`` the length of a hidden state.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:

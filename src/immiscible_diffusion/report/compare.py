@@ -105,7 +105,7 @@ def notes(reference: Arm, arms: Sequence[Arm]) -> Iterator[str]:
             said = "; ".join(f"{key} is {text}" for key, text in differing.items())
             yield f"{arm.name} differs from {reference.name} in more than the coupling: {said}"
         if len(arm.hardware | reference.hardware) > 1:
-            yield f"no seconds for {arm.name}: its machine or threads are not those of {reference.name}"
+            yield f"no seconds for {arm.name}: its machine or number of threads differs from {reference.name}"
         if len(arm.software | reference.software) > 1:
             yield f"{names} were not all made by one commit and its package versions"
         counts, base_counts = ({measured.sampling_steps for measured in each.measured} for each in (arm, reference))

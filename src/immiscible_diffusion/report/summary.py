@@ -128,7 +128,7 @@ def _counts(rows: Sequence[Row], rises: bool) -> str:
     if not better:
         return text
     best = max(better, key=lambda arm: float(words[arm].partition(" ")[0]))
-    return f"{text}; the largest gain is that of {best}, {words[best]}"
+    return f"{text}; the largest gain has {best}, {words[best]}"
 
 
 def _perfect(numbers: Row, metric: str) -> list[str]:

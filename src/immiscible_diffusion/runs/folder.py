@@ -40,7 +40,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def environment() -> dict[str, Any]:
-    """Return the environment on which numbers depend besides the configuration: versions, commit, hardware."""
+    """Return what a figure depends on beside its configuration: versions, commit, hardware."""
     packages = {}
     for name in ("immiscible-diffusion", "torch", "numpy", "scipy", "lapx", "diffusers", "scikit-learn"):
         with suppress(PackageNotFoundError):

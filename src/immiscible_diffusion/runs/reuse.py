@@ -19,7 +19,7 @@ def reuse(cells: Sequence[Cell], folder: Path, others: Sequence[Path]) -> list[s
     """Copy finished runs of other experiments that are the same, and return the names of the folders filled.
 
     A run is the same if its configuration is, but for when and at how many sampling steps it was measured, and if all
-    that is asked for was. Images and training depend on nothing else, so that the numbers are those of a new run.
+    that is asked for was. Images and training depend on nothing else, so that the numbers equal a new run's.
 
     Args:
         cells: the runs that are wanted.

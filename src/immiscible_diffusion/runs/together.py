@@ -30,13 +30,13 @@ def launch_together(
     tracker: str = "",
     max_seconds: float = 0.0,
 ) -> Generator[tuple[Cell, Exception | None], None, None]:
-    """Carry out all runs one after the other, each in all processes of the team, and yield them as ``launch`` does.
+    """Train all runs one after the other, each in all processes of the team, and yield them as ``launch`` does.
 
     A signal to terminate in any process, or the end of ``max_seconds``, ends the step and saves the run.
 
     Args:
-        experiment: what the runs belong to.
-        cells: its runs.
+        experiment: the experiment of the runs.
+        cells: the runs.
         folder: as in ``launch``.
         team: the processes, all of which call this.
         console: where the first one shows progress.
@@ -45,8 +45,8 @@ def launch_together(
 
     Raises:
         ValueError: as ``launch``.
-        KeyboardInterrupt: a signal to terminate, after the state was saved.
-        TimeoutError: ``max_seconds`` are over, and the state is saved.
+        KeyboardInterrupt: a request to terminate; the state is saved.
+        TimeoutError: ``max_seconds`` are over; the state is saved.
     """
     device, threads = team.device, torch.get_num_threads()
     team.once(lambda: prepare(experiment, cells, folder, device, threads, console))

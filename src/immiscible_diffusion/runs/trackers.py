@@ -25,7 +25,7 @@ def tracker_names() -> list[str]:
 class Follower:
     """Reads the log and the evaluations of a run folder as they grow, and tells a tracker each line once.
 
-    A tracker that fails, as without a network, is told once and done without: the run does not stop for it.
+    If a tracker fails, as without a network, one warning says so and the run goes on without it.
     """
 
     def __init__(self, tracker: Any, folder: Path) -> None:

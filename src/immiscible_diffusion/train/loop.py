@@ -60,7 +60,7 @@ def fit(
     the step that needs it; leaving the loop ends the thread.
 
     With an accelerator, every process calls this with the same arguments and trains on its share of each batch. The
-    batch of all is what is paired: batches, noise, times and pairs are those of one process.
+    batch of all is paired as one: batches, noise, times and pairs are the same as in one process.
 
     Args:
         state: from ``new_state`` or a checkpoint; changed in place.

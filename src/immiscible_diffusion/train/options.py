@@ -22,7 +22,7 @@ class Train:
 
     Args:
         steps: optimizer steps.
-        batch: rows a step, which the coupling pairs as one pool; on several processes, those of all together.
+        batch: rows a step, which the coupling pairs as one pool; on several processes, the rows of all together.
         accumulate: in how many parts, one after the other, the net sees the batch. The gradient is that of the whole;
             memory is that of a part.
         lr: the optimizer's learning rate after the warm-up.
@@ -39,7 +39,7 @@ class Train:
             Results are the same; source, codec and coupling must not draw from torch's global generator.
         checkpoint: a run keeps its state every so many steps beside every evaluation, 0 for at those alone.
         keep_last: how many of the newest checkpoints stay.
-        keep_every: those of steps that this divides stay too; 0 for none.
+        keep_every: checkpoints at multiples of this step stay too; 0 for none.
         keep_best: the checkpoint with the best value of this metric so far stays too, at the most sampling steps that
             are measured; empty for none.
         optimizer: ``adamw``, ``adam``, ``radam`` or ``sgd`` (with momentum ``beta1``, above 0).

@@ -109,7 +109,7 @@ def _member_fault(info: zipfile.ZipInfo) -> str | None:
     if info.flag_bits & 1:
         return "it is encrypted"
     suffix = Path(info.filename).suffix.lower()
-    return None if suffix in IMAGE_SUFFIXES else f"its suffix {plain(suffix)!r} is not that of an image"
+    return None if suffix in IMAGE_SUFFIXES else f"its suffix {plain(suffix)!r} is no image's"
 
 
 def _common_top(paths: Sequence[str], beside: Collection[str]) -> str:

@@ -95,7 +95,7 @@ def _fault(base: Path, entry: "os.DirEntry[str]") -> str | None:
     if entry.is_dir():
         return "it is a folder with an image's name" if suffix in IMAGE_SUFFIXES else None
     if suffix not in IMAGE_SUFFIXES:
-        return f"its suffix {plain(suffix)!r} is not that of an image"
+        return f"its suffix {plain(suffix)!r} is no image's"
     if not entry.is_file():  # a pipe would be waited on for ever
         return "it is not a regular file"
     return None if os.access(entry.path, os.R_OK) else "there is no permission to read it"

@@ -72,7 +72,7 @@ class Listing:
     Args:
         names: what each image is called in a message.
         read: returns the encoded bytes of image i.
-        sizes: the encoded bytes of each image, (n,), or those of its group.
+        sizes: the encoded bytes of each image, (n,), or of its whole group.
         labels: a name or a whole number for each image; None for images of a split without labels, or for all.
         classes: the names of all classes in their order, where the container knows them.
         captions: one or more texts for each image, or None.

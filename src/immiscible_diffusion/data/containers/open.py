@@ -79,7 +79,7 @@ def open_rows(
 ) -> Opened:
     """Return training and held-out rows.
 
-    Without a held-out split, a fixed random choice is held out; with one, its rows follow those of training.
+    Without a held-out split, a fixed random choice is held out; with one, its rows follow the training rows.
 
     Args:
         path: see ``open_split``.

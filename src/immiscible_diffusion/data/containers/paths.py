@@ -107,5 +107,5 @@ def _folder_labels(rests: Sequence[str], names: tuple[str, ...]) -> tuple[list[L
         if label is None:
             faults[i] = "it has no class folder, and others have one"
         elif label not in known:
-            faults[i] = f"its class folder {plain(str(label))!r} is not among those of train"
+            faults[i] = f"its class folder {plain(str(label))!r} is not among the classes of train"
     return labels, faults

@@ -57,7 +57,7 @@ def no_split(where: str, split: str, there: Sequence[str]) -> ValueError:
 def parted(paths: Sequence[str], split: str, where: str) -> list[tuple[str, str]]:
     """Return the split of each path, and the path below the split's folder.
 
-    Folders are splits where every image lies in one whose name is exactly that of a split.
+    Folders are splits if every image lies in a folder whose name is exactly the name of a split.
 
     Raises:
         ValueError: there is no such split, or a split stands beside classes or images.
