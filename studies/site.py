@@ -84,25 +84,26 @@ def relink(text: str, page: Path, root: Path = ROOT) -> tuple[str, set[Path]]:
 
 def public_names(module: Path) -> list[str]:
     """Return the names in ``__all__`` of a module's file, without names of other packages, and without importing it."""
-    nodes = list(ast.walk(_tree(module)))
-    foreign = {
-        alias.asname or alias.name
-        for node in nodes
-        if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("immiscible_diffusion")
-        for alias in node.names
-    }
-    for node in nodes:
+    for node in _tree(module).body:
         if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == "__all__" for to in node.targets):
-            return [name for name in ast.literal_eval(node.value) if name not in foreign]
+            origins = _origins(module)
+            own = "immiscible_diffusion"
+            return [name for name in ast.literal_eval(node.value) if origins.get(name, own).startswith(own)]
     return []
+
+
+@cache
+def _origins(module: Path) -> dict[str, str]:
+    """Return the module that each name of a file is imported from, wherever in the file; the first where several do."""
+    nodes = [node for node in ast.walk(_tree(module)) if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name: node.module or "" for node in reversed(nodes) for alias in node.names}
 
 
 def home(module: Path, name: str, root: Path = ROOT) -> tuple[Path, str]:
     """Return the file that defines a public name, and the dotted name there, through all re-exports."""
-    for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.ImportFrom) and any((alias.asname or alias.name) == name for alias in node.names):
-            place = root / "src" / Path(*(node.module or "").split("."))
-            return home(place / "__init__.py" if place.is_dir() else place.with_suffix(".py"), name, root)
+    if origin := _origins(module).get(name):
+        place = root / "src" / Path(*origin.split("."))
+        return home(place / "__init__.py" if place.is_dir() else place.with_suffix(".py"), name, root)
     dotted = module.relative_to(root / "src").with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
     return module, f"{dotted}.{name}"
 

@@ -146,7 +146,7 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 95
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_extending_works_as_written(tmp_path: Path) -> None:
     """The page's classes in one module, its experiment, and its two commands, as a reader would."""
     text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")

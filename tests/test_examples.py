@@ -52,7 +52,7 @@ def test_one_line_in_a_loop() -> None:
     assert float(straight) < 0.85 * float(bent)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_folder_of_images(photos: Path, tmp_path: Path) -> None:
     options = ["--size", "8", "--steps", "2", "--batch", "8", "--out", str(tmp_path / "samples")]
     assert "Look at" in output("image_folder.py", str(photos), *options)

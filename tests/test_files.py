@@ -101,7 +101,7 @@ def test_a_line_that_is_no_object_is_named(tmp_path: Path, line: str) -> None:
     assert files.whole_lines(tmp_path / "log.jsonl") == ([{"step": 1}], [2])
 
 
-FORM = {"a": int, "b": [{"c": str}], "d": {"*": float}}
+FORM = {"a": int, "b": [{"c": str, "e?": {"*": str}}], "d": {"*": float}}
 GOOD = {"a": 1, "b": [{"c": "x", "more": None}], "d": {"any": 1, "other": 0.5}, "more": []}
 MISFITS = {
     "a is 1.5, not a whole number": {**GOOD, "a": 1.5},
@@ -111,6 +111,8 @@ MISFITS = {
     "b.1 is null, not a table": {**GOOD, "b": [{"c": "x"}, None]},
     "b.0 has no c": {**GOOD, "b": [{}]},
     "b.0.c is 3, not a text": {**GOOD, "b": [{"c": 3}]},
+    "b.0.e is [], not a table": {**GOOD, "b": [{"c": "x", "e": []}]},
+    "b.0.e.f is 1, not a text": {**GOOD, "b": [{"c": "x", "e": {"f": 1}}]},
     'd.x is "1", not a number': {**GOOD, "d": {"x": "1"}},
     f"d.x is 1{'0' * 59}, not a number": {**GOOD, "d": {"x": 10**400}},
     "it is [], not a table": [],

@@ -113,6 +113,7 @@ def test_it_is_used_by_keyboard_alone(page: Page) -> None:
     page.wait("document.getElementById('time-value').textContent === 't = 1.00'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (390, False), (1200, True), (390, True)])
 def test_it_fits_its_window_and_draws_fast_enough(page: Page, width: int, dark: bool) -> None:
     page.faults.clear()

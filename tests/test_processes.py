@@ -128,6 +128,7 @@ def test_no_worker_outlives_a_killed_parent(tmp_path: Path, kind: str) -> None:
     assert (tmp_path / "a.txt").exists() == (kind == "generator")  # which saves; the other is cut off
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_to_all_lets_a_generator_save_without_a_traceback_of_the_worker(tmp_path: Path, number: int) -> None:
     program = started(tmp_path, "generator")

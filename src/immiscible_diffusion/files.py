@@ -38,7 +38,7 @@ __all__ = [
 
 
 _PARTS = ".*.part"
-_INDEX = {"experiment": str, "runs": [{"arm": str, "seed": int, "folder": str}]}
+_INDEX = {"experiment": str, "runs": [{"arm": str, "seed": int, "folder": str, "point?": {"*": str}}]}
 _WORDS = {dict: "a table", list: "a list", str: "a text", int: "a whole number", float: "a number"}
 
 
@@ -67,8 +67,8 @@ def read_json(path: Path, form: Any = object) -> Any:
     Args:
         path: the file.
         form: what the value must look like: a type; ``[form]`` for a list; ``{key: form}`` for a table that has these
-            keys, where the key ``"*"`` stands for every key. A file with a form is this library's own, and holds no
-            NaN or infinity.
+            keys, where the key ``"*"`` stands for every key and one such as ``"point?"`` may be absent. A file with a
+            form is this library's own, and holds no NaN or infinity.
 
     Raises:
         ValueError: the file is missing, not JSON, or of another form; names the value.
@@ -166,9 +166,9 @@ def _misfit(value: Any, form: Any, where: str) -> str:
     if isinstance(form, list):
         parts: list[tuple[Any, Any]] = [(i, form[0]) for i in range(len(value))]
     else:
-        if missing := [key for key in form if key not in (*value, "*")]:
+        if missing := [key for key in form if key not in (*value, "*") and not key.endswith("?")]:
             return f"{where or 'it'} has no {missing[0]}"
-        parts = [(key, form.get(key, form.get("*", object))) for key in value]
+        parts = [(key, form.get(key, form.get(f"{key}?", form.get("*", object)))) for key in value]
     return next((text for key, part in parts if (text := _misfit(value[key], part, f"{where}.{key}".strip(".")))), "")
 
 

@@ -131,6 +131,7 @@ def test_the_effect_goes_on_exactly_where_it_was_cut(tmp_path: Path) -> None:
     assert len(keys) == len(set(keys)) == len([row for row in whole.of("effect") if "arm" in row])
 
 
+@pytest.mark.slow
 def test_another_machine_goes_on_from_the_weights_that_came_back(dry: Path, tmp_path: Path) -> None:
     for path in dry.iterdir():
         if path.is_file():

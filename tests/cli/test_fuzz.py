@@ -52,7 +52,7 @@ def test_the_control_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
 KEYS = [*dotted(read_experiment("demo").cells("smoke")[0].config.plain()), *OTHER_KEYS]
 
 
-@pytest.mark.parametrize("key", sweep(KEYS, 15))
+@pytest.mark.parametrize("key", sweep(KEYS, 25))
 def test_any_value_of_any_key(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     for value in VALUES:
         answered(["show", "demo", "--scale", "smoke", "--set", f"{key}={value}"], capsys)
@@ -134,7 +134,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("command", "option"), OPTIONS)
+@pytest.mark.parametrize(("command", "option"), sweep(OPTIONS, 4))
 def test_any_value_of_an_option(
     command: str, option: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

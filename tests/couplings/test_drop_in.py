@@ -11,6 +11,7 @@ from immiscible_diffusion.couplings import Assignment, Greedy, Mixed, Nearest, a
 from immiscible_diffusion.registry import make
 from immiscible_diffusion.streams import stream
 from pairing import PAIRING
+from sweeps import sweep
 
 OTHERWISE = "joint", "independent", "nearest", "oversampled", "flipped", "rotated"
 """Those that keep no class apart, leave no pair to a class, choose noise for each row alone, or put it elsewhere."""
@@ -85,7 +86,7 @@ def test_labels_are_one_word_for_functions_and_objects() -> None:
     assert not torch.equal(couple(X, labels, noise_stream()), within)  # a condition alone is no label
 
 
-@pytest.mark.parametrize("name", sorted({*PAIRING} - {*OTHERWISE}))
+@pytest.mark.parametrize("name", sweep(sorted({*PAIRING} - {*OTHERWISE}), 4))
 def test_rows_pair_within_their_class(name: str) -> None:
     """Two classes on opposite sides: plain pairing gives each the noise of its side, pairing within them does not."""
     labels = torch.arange(64) % 2

@@ -96,6 +96,7 @@ def test_more_steps_begin_with_the_same_pairs() -> None:
     assert equal(longer[:STEPS], pairs(Windowed(window=4))[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefetch", [False, True])
 @pytest.mark.parametrize("cut", [1, 4, 6, 8, 10])
 @pytest.mark.parametrize("inner", [Assignment(), Cached(), Counting()], ids=["assignment", "cached", "counting"])

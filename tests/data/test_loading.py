@@ -170,6 +170,7 @@ PROGRAM = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_workers_end_with_the_program_and_say_nothing(tmp_path: Path, pets: Path, number: signal.Signals) -> None:
     """Ctrl-C reaches the whole process group, as in a terminal; kill -9 the program alone."""

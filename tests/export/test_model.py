@@ -216,6 +216,7 @@ def model_space(model: Trained, steps: int) -> Tensor:
 CLIPPED = Denoising(Betas(), "eps", clip=0.4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [CLIPPED, Denoising(Betas(), "v", eta=0.7)], ids=["clip", "eta"])
 def test_the_readme_hands_over_clipping_and_eta(tmp_path: Path, method: Denoising) -> None:
     model = rgb(tmp_path / "model", method)
@@ -282,6 +283,7 @@ def test_the_readme_runs_where_diffusers_has_no_pipeline(tmp_path: Path, method:
     assert "diffusers has no pipeline" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "scheduler", "reason"),
     [
@@ -491,4 +493,23 @@ def test_an_export_of_a_net_that_cannot_load_says_so(tmp_path: Path, monkeypatch
     load_export(tmp_path / "model")  # control
     monkeypatch.delattr(UNet, "load")
     with pytest.raises(ValueError, match="holds no model that can be loaded: 'UNet' object has no attribute 'load'"):
+        load_export(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [("net", "layers", 10**9), ("net", "channels", [10**9]), ("classes", "", 10**9), ("shape", "", [3, 10**9, 8])],
+)
+def test_a_damaged_size_is_refused_before_anything_of_that_size_is_made(
+    kind: str, key: str, value: Any, tmp_path: Path
+) -> None:
+    rgb(tmp_path / "model", Denoising())
+    path = tmp_path / "model" / "immiscible.json"
+    index = json.loads(path.read_text())
+    if key:
+        index[kind][key] = value
+    else:
+        index[kind] = value
+    path.write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=rf"immiscible.json is damaged: {kind}.*1000000000"):
         load_export(tmp_path / "model")

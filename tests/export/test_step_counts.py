@@ -134,7 +134,7 @@ FOLLOWED = [
 
 @pytest.mark.parametrize("counts", FOLLOWED)
 @pytest.mark.parametrize(("predict", "way"), EVERY, ids=str)
-@pytest.mark.parametrize("schedule", [Betas(), LATENT], ids=["linear", "scaled"])
+@pytest.mark.parametrize("schedule", [Betas(), pytest.param(LATENT, marks=pytest.mark.slow)], ids=["linear", "scaled"])
 def test_a_perfect_net_is_followed_alike(
     schedule: Betas, predict: Prediction, way: tuple[Sampler, float], counts: list[int]
 ) -> None:

@@ -112,6 +112,7 @@ def test_two_processes_write_what_one_writes(tmp_path: Path, whole: Path) -> Non
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in whole.iterdir()}
 
 
+@pytest.mark.slow
 def test_at_the_end_of_its_time_a_run_is_saved_and_one_process_goes_on(tmp_path: Path, whole: Path) -> None:
     assert together(tmp_path, "time") == ["TimeoutError"] * 2
     kept = [path.name for path in (run_of(tmp_path) / "checkpoints").iterdir()]

@@ -1,5 +1,6 @@
 """A trained model on disk, and the way back. Safetensors and JSON alone, never a pickle."""
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ def save_export(
         write_bytes(part / "README.md", text.encode())
 
 
+_LARGEST = 2**28
+"""Numbers of one datum, as of an image of 9,000 x 9,000 pixels."""
+
 INDEX: dict[str, Any] = {"net": dict, "method": dict, "codec": dict, "shape": [int]}
 """The form of ``immiscible.json``."""
 
@@ -61,6 +65,7 @@ def load_export(folder: Path) -> Trained:
         ValueError: a file is missing, damaged or does not fit the others.
     """
     index = read_json(folder / "immiscible.json", INDEX)
+    _check_sizes(index, folder)
     try:
         net, method, codec = (make(kind, index[kind], imports=False) for kind in ("net", "method", "codec"))
         shape, codec = tuple(index["shape"]), codec.load(folder) if isinstance(codec, HasAutoencoder) else codec
@@ -74,3 +79,17 @@ def load_export(folder: Path) -> Trained:
         warnings.warn(f"{folder}: {problem}", stacklevel=2)
     coupling = str(index.get("coupling", "independent"))
     return Trained(built.eval().requires_grad_(False), method, codec, prior, shape, coupling)
+
+
+def _check_sizes(index: dict[str, Any], folder: Path) -> None:
+    """Raise ValueError where a damaged file would have a net built that is larger than its weights, or a vast datum."""
+    if not 0 < math.prod(index["shape"]) <= _LARGEST:
+        raise ValueError(f"{folder / 'immiscible.json'} is damaged: shape is {index['shape']}")
+    most = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    numbers = [("classes", index.get("classes")), *((f"net.{key}", value) for key, value in index["net"].items())]
+    for key, value in numbers:
+        parts = value if isinstance(value, list) else [value]
+        if any(isinstance(part, int | float) and part > most for part in parts):
+            raise ValueError(
+                f"{folder / 'immiscible.json'} is damaged: {key} is {value}, and all files of the export have {most} bytes"
+            )

@@ -12,7 +12,10 @@ import torch
 
 __all__ = ["CONFIG", "EVALUATION", "INSTRUMENT", "LOG", "SESSIONS", "environment", "is_finished"]
 
-CONFIG = {"train": {"seed": int}, "evaluate": dict}
+CONFIG = {
+    "train": {"seed": int, "steps": int, "batch": int},
+    "evaluate": {"samples": int, "features": {"use": str}, "metrics": [{"use": str}]},
+}
 """The form of ``config.json``, for ``files.read_json``."""
 SESSIONS = [dict]
 """The form of ``environment.json``."""
