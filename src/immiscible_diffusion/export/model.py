@@ -91,5 +91,5 @@ def _check_sizes(index: dict[str, Any], folder: Path) -> None:
         parts = value if isinstance(value, list) else [value]
         if any(isinstance(part, int | float) and part > most for part in parts):
             raise ValueError(
-                f"{folder / 'immiscible.json'} is damaged: {key} is {value}, and all files of the export have {most} bytes"
+                f"{folder / 'immiscible.json'} is damaged: {key} is {value}, and all files beside it have {most} bytes"
             )
