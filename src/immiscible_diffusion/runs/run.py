@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.checks import NotFiniteError
 from immiscible_diffusion.couplings import prepared
 from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.export.model import save_export
@@ -85,7 +86,7 @@ def execute(
         source = conditioned(config.source, net, str(device))
         coupling = yield from _ready(config, source, device, state.step, team)
         trained = _trained(config, coupling, state.ema)
-        saved, written = state.step, time.monotonic()
+        saved, written, agreed = state.step, time.monotonic(), True
         training = fit(
             state, source, config.codec, coupling, config.method, config.train,
             accelerator=team.accelerator, stop=stop,
@@ -103,19 +104,25 @@ def execute(
                     saved = _keep(state, records, config, team)
                 if measures:
                     grids = folder / "samples" if step == last else None
-                    for measurement in evaluate(trained, config, grids, records.measured(step), team):
+                    now = dataclasses.replace(trained, net=state.averaged())
+                    for measurement in evaluate(now, config, grids, records.measured(step), team):
                         records.evaluations.append({"step": step, **measurement})
                         if team.first:
                             records.write()
                         yield step
+                    del now  # of sharded weights a whole copy
                 yield step
+        except BaseException as error:
+            agreed = isinstance(error, NotFiniteError)  # the other processes may know nothing of another error
+            raise
         finally:
-            if state.step > saved:
-                _keep(state, records, config, team)
+            if state.step > saved and (agreed or (team.first and state.shards is None)):
+                _keep(state, records, config, team if agreed else ALONE)
         if state.step == last:
+            now = dataclasses.replace(trained, net=state.averaged())
             about = _about(config, records, session)
             classes = config.source.classes
-            team.once(lambda: save_export(trained, folder / "export", net=net, classes=classes, about=about))
+            team.once(lambda: save_export(now, folder / "export", net=net, classes=classes, about=about))
 
 
 def _entered(held: ExitStack, folder: Path) -> None:
@@ -154,21 +161,21 @@ def _logged(state: State, config: Config) -> dict[str, Any]:
 
 
 def _keep(state: State, records: Records, config: Config, team: Team) -> int:
-    """Save the state from which a resumed run continues, and return the step.
+    """Save the state from which a resumed run continues, and return the step; all processes of the team must call this.
 
     Raises:
         NotFiniteError: a device that was not waited for met NaN or infinity; the state before is kept.
     """
     state.check()
-    if team.first:
-        records.write()
-        every, best = config.train.keep_every, _best_step(records, config)
-        checkpoint.save(
-            state,
-            records.folder / "checkpoints",
-            keep=config.train.keep_last,
-            stays=lambda step: step == best or bool(every and step % every == 0),
-        )
+    team.once(records.write)
+    every, best = config.train.keep_every, _best_step(records, config)
+    checkpoint.save(
+        state,
+        records.folder / "checkpoints",
+        keep=config.train.keep_last,
+        stays=lambda step: step == best or bool(every and step % every == 0),
+        team=team,
+    )
     return state.step
 
 
@@ -201,7 +208,7 @@ def _start(config: Config, folder: Path, device: torch.device, team: Team) -> St
         torch.manual_seed(stream_seed(config.train.seed, 0, "net"))
         net = config.net.build(data_shape(config), config.source.classes)
     state = new_state(net.to(device), config.train, team.accelerator)
-    team.in_turn(lambda: checkpoint.load_newest(state, folder / "checkpoints"))
+    checkpoint.load_newest(state, folder / "checkpoints", team)
     return state
 
 

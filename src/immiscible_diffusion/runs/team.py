@@ -69,12 +69,24 @@ class Team:
             raise failure
         return value  # type: ignore[no-any-return]
 
-    def in_turn(self, work: Callable[[], T]) -> T:
-        """Do the work in every process, first in process 0, so that the others find its files."""
+    def gathered(self, value: T) -> list[T]:
+        """Return the values of all processes, in the order of ranks."""
         if self.accelerator is None:
-            return work()
-        with self.accelerator.main_process_first():
-            return work()
+            return [value]
+        from accelerate.utils import gather_object
+
+        values: list[T] = gather_object([value])
+        return values
+
+    def in_turn(self, work: Callable[[], T]) -> T:
+        """Do the work in every process, first in process 0, so that the others find its files.
+
+        Raises:
+            Exception: what the work raised; where it did so in the first process, in every one.
+        """
+        made: list[T] = []
+        self.once(lambda: made.append(work()))
+        return made[0] if made else work()
 
     def divided(self, parts: Sequence[Callable[[], Tensor]], device: torch.device) -> Tensor:
         """Return the rows of all parts, in order, in every process; each part is made in one of them.

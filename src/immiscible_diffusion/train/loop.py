@@ -15,6 +15,7 @@ from immiscible_diffusion.share import Share
 from immiscible_diffusion.streams import stream, stream_seed
 from immiscible_diffusion.train.options import Precision, Train
 from immiscible_diffusion.train.pairs import Pair, chosen_pairs, copied, masked, pairs
+from immiscible_diffusion.train.shards import local_part
 from immiscible_diffusion.train.state import TIMED, Averages, State, check_state, teacher_of
 from immiscible_diffusion.types import (
     Codec,
@@ -88,7 +89,7 @@ def fit(
     if isinstance(method, HasTeacher) and state.teacher is None and method.teacher_decay(0.0) > 0:
         if state.step:
             raise ValueError(f"this state of step {state.step} has no teacher; another method trained it")
-        state.teacher = teacher_of(state.net)
+        state.teacher = teacher_of(state)
     check_state(state)
     if isinstance(coupling, HasMemory):
         coupling.remember(copied(state.memory))
@@ -154,8 +155,10 @@ class _Step:
             total, stopped = sums[0], looks and bool(sums[1])
         if state.scaler is not None:
             state.scaler.unscale_(state.optimizer)
-        gradients = [parameter.grad for parameter in self.averages.weights if parameter.grad is not None]
+        gradients = [local_part(weight.grad) for weight in self.averages.weights if weight.grad is not None]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        if state.shards is not None and self.accelerator is not None:
+            norm = self.accelerator.reduce(norm.square(), "sum").sqrt()
         state.measured = torch.stack([total.float(), norm.float()])
         if self._is_good():
             self._clip(gradients, norm)
@@ -166,7 +169,7 @@ class _Step:
         """Leave the gradient of the batch's mean loss, and return this process's part of that loss."""
         state, config, method = self.state, self.config, self.method
         draws = stream(config.seed, state.step, "time", self.device)
-        count, whole = min(config.accumulate, len(pair.x)), None
+        count, whole = max(1, min(config.accumulate, pair.rows // self.share.world)), None
         if isinstance(method, HasTimes) and (count > 1 or self.share.world > 1):
             drawn = method.draw_times(pair.rows, progress=progress, generator=draws, device=self.device)
             whole = self.share.of(drawn)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from immiscible_diffusion.checks import NotFiniteError
 from immiscible_diffusion.train.options import Train
+from immiscible_diffusion.train.shards import Shards, local_part, shards_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,7 +28,8 @@ class State:
     ``step`` counts finished steps, ``skipped`` the bad ones among them that were left out; ``memory`` is what the
     coupling remembers after them, if it is one that does, and ``teacher`` the average that the method compares the net
     with, if it asks for one. ``model`` is what training calls: the net, or the net as wrapped for several processes or
-    compiled; they share their weights. ``scaler`` scales the loss of half-precision training.
+    compiled; they share their weights. ``scaler`` scales the loss of half-precision training. Where several processes
+    share the weights out, ``shards`` puts them together.
     ``seconds`` sums wall time: ``step`` of all, of which ``waiting`` for the pairs to be ready; ``data`` and
     ``coupling`` are what it took to make them, by the side of the steps if they are prefetched.
     """
@@ -46,6 +48,7 @@ class State:
     """Loss and gradient norm of the last step, (2,), on the net's device."""
     bad_step: Tensor | None = None
     """On a device that is not waited for: the first step whose loss or gradient was not finite, or -1."""
+    shards: Shards | None = None
 
     @property
     def loss(self) -> float:
@@ -56,6 +59,10 @@ class State:
     def grad_norm(self) -> float:
         """The norm of its gradient before clipping; to read it waits for the device."""
         return float(self.measured[1])
+
+    def averaged(self) -> nn.Module:
+        """Return the net with averaged weights, whole; where they are sharded, all processes must call this."""
+        return self.ema if self.shards is None else self.shards.whole(self.ema)
 
     def check(self) -> None:
         """Wait for the device, and raise NotFiniteError if a loss or gradient was not finite since the last check."""
@@ -75,22 +82,29 @@ def new_state(net: nn.Module, config: Train, accelerator: "Accelerator | None" =
         accelerator: of Hugging Face's accelerate, where several processes train together.
 
     Raises:
-        ValueError: a trained parameter is float16 or bfloat16.
+        ValueError: a trained parameter is float16 or bfloat16; sharded weights by FSDP of version 1, by a torch that is
+            too old, or with their channels last.
     """
     check_precise(net, "the net", dict(net.named_parameters()))
     if accelerator is not None:
         net = net.to(accelerator.device)
     device = next(net.parameters()).device
+    shards = shards_of(net, accelerator)
+    if config.channels_last and shards is not None:
+        raise ValueError("train.channels_last is true, and FSDP cuts contiguous weights alone: leave one of them away")
     if config.channels_last:
         net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = copy.deepcopy(net).eval().requires_grad_(False)
-    state = State(net.train(), ema, _optimizer(net, config, device))
-    state.model = net if accelerator is None else accelerator.prepare_model(net)
+    if shards is not None:
+        net, ema = shards.cut(net), shards.cut(ema)
+    state = State(net.train(), ema, _optimizer(net, config, device), shards=shards)
+    state.model = net if accelerator is None or shards is not None else accelerator.prepare_model(net)
     if config.compile:
         state.model = torch.compile(state.model)  # type: ignore[assignment]
     if config.precision == "fp16":
         state.scaler = torch.amp.GradScaler(device.type)
-    if device.type != "cpu" and not (config.skip or config.spike or config.optimizer == "radam"):
+    waits = device.type == "cpu" or shards is not None or config.skip or config.spike or config.optimizer == "radam"
+    if not waits:
         state.bad_step = torch.full((), -1, device=device)
     return state
 
@@ -108,9 +122,10 @@ def _optimizer(net: nn.Module, config: Train, device: torch.device) -> torch.opt
     return cls(parameters, lr=lr, betas=betas, weight_decay=weight_decay, **fast)
 
 
-def teacher_of(net: nn.Module) -> nn.Module:
+def teacher_of(state: State) -> nn.Module:
     """Return a copy of the net to be its teacher: without gradients, and with dropout like the net's own."""
-    return copy.deepcopy(net).train().requires_grad_(False)
+    teacher = copy.deepcopy(state.net) if state.shards is None else state.shards.copied(state.net)
+    return teacher.train().requires_grad_(False)
 
 
 class Averages:
@@ -118,6 +133,7 @@ class Averages:
 
     def __init__(self, state: State) -> None:
         self.net, self.weights = state.net, list[Tensor](state.net.parameters())
+        self.sharded = state.shards is not None
         self.has_buffers = any(True for _ in state.net.buffers())
         modules = {"ema": state.ema} | ({} if state.teacher is None else {"teacher": state.teacher})
         self.modules = {name: (module, list[Tensor](module.parameters())) for name, module in modules.items()}
@@ -126,7 +142,13 @@ class Averages:
     def move(self, name: Literal["ema", "teacher"], decay: float) -> None:
         """Move averaged weights towards the net's; buffers are copied."""
         module, parameters = self.modules[name]
-        torch._foreach_lerp_(parameters, self.weights, 1 - decay)
+        weights = self.weights
+        if self.sharded:
+            parameters, weights = ([local_part(each) for each in tensors] for tensors in (parameters, weights))
+            for part in module.modules():  # a forward pass may have left it whole, which would not be averaged
+                if hasattr(part, "reshard"):
+                    part.reshard()
+        torch._foreach_lerp_(parameters, weights, 1 - decay)
         if self.has_buffers:
             for kept, buffer in zip(module.buffers(), self.net.buffers(), strict=True):
                 kept.copy_(buffer)
