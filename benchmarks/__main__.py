@@ -9,6 +9,7 @@ from benchmarks.commands import (
     gpu,
     gpu_pack,
     images,
+    joint,
     papers,
     precision,
     scripts,
@@ -18,7 +19,20 @@ from benchmarks.commands import (
 from immiscible_diffusion.cli.options import new_app, run_app
 
 app = new_app("benchmarks", "Timings against the strongest public alternatives, recorded as they are measured.")
-for command in (chaos, couplings, dimension, papers, step, images, semidiscrete, scripts, precision, gpu, gpu_pack):
+for command in (
+    chaos,
+    couplings,
+    dimension,
+    papers,
+    step,
+    images,
+    joint,
+    semidiscrete,
+    scripts,
+    precision,
+    gpu,
+    gpu_pack,
+):
     app.command()(command)
 
 if __name__ == "__main__":

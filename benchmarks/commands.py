@@ -17,6 +17,7 @@ from benchmarks.gpu.rows import Rows
 from benchmarks.gpu.run import in_turn, run_part
 from benchmarks.gpu.scale import DRY, PARTS, REAL
 from benchmarks.images import bench_images
+from benchmarks.joint import bench_joint, joint_line
 from benchmarks.measuring import recorded
 from benchmarks.papers import bench_papers, papers_line
 from benchmarks.precision import SETS, extract, filled, measure_precision
@@ -37,6 +38,7 @@ __all__ = [
     "gpu",
     "gpu_pack",
     "images",
+    "joint",
     "papers",
     "precision",
     "scripts",
@@ -118,6 +120,18 @@ def step(
     net = choice("net", '{use="unet", channels=[16, 32], layers=1}')  # the net of the experiment digits-unet
     parts = choice("source", "digits"), choice("codec", "pixels"), choice("method", "denoising"), net
     _recorded(bench_step(*parts, batch=128, steps=5, rounds=rounds), step_line, record, {"net": "digits-unet"})
+
+
+def joint(
+    rows: Annotated[int, typer.Option(min=8, help="Rows of all processes together.")] = 2048,
+    sizes: Annotated[list[int] | None, typer.Option("--d", help="Numbers in a row; may be repeated.")] = None,
+    worlds: Annotated[list[int] | None, typer.Option("--processes", help="May be repeated.")] = None,
+    repeats: Annotated[int, typer.Option(min=2, help="Timed batches.")] = 5,
+    record: Record = None,
+) -> None:
+    """Time the pairing of the rows of several processes, and count the bytes that it moves."""
+    measured = bench_joint(rows=rows, sizes=sizes or [192, 3072], worlds=worlds or [2, 4], repeats=repeats)
+    _recorded(measured, joint_line, record, {})
 
 
 def images(

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Share", "gathered"]
+__all__ = ["Share", "among_zeros", "gathered"]
 
 
 class Share(NamedTuple):
@@ -45,3 +45,14 @@ def gathered(part: Tensor, sizes: list[int], group: Any = None) -> Tensor:
     dist.all_gather(received, sent.contiguous(), group=group)
     rows = [each.bool() if part.dtype == torch.bool else each.view(part.dtype) for each in received]
     return torch.cat([each[:size] for each, size in zip(rows, sizes, strict=True)])
+
+
+def among_zeros(part: Tensor, sizes: list[int], rank: int) -> Tensor:
+    """Return the rows of this process among zeros for the rows of the others, (sum of sizes, ...).
+
+    They stand for all rows where a row's noise depends on that row alone.
+    """
+    whole = part.new_zeros((sum(sizes), *part.shape[1:]))
+    first = sum(sizes[:rank])
+    whole[first : first + len(part)] = part
+    return whole

@@ -195,7 +195,7 @@ def _digests(part: Path, team: Team) -> dict[str, str]:
 
 
 def _about(path: Path, team: Team = ALONE) -> dict[str, Any]:
-    """Return the description inside a checkpoint, after comparing its files with their digests, some in each process."""
+    """Return the description inside a checkpoint, after the processes have compared its files with their digests."""
     about: dict[str, Any] = read_json(path / "state.json", {"step": int, "seconds": {"*": float}})
     about = {"sha256": {}, **about}  # checkpoints of earlier versions have none
     if not isinstance(about["sha256"], dict):

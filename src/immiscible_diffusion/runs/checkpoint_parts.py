@@ -127,7 +127,7 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _averages_of(optimizer: torch.optim.Optimizer) -> frozenset[str]:
-    """Return the names of what an optimizer keeps of every parameter."""
+    """Return the names of the averages that an optimizer keeps for every parameter."""
     if isinstance(optimizer, torch.optim.SGD):
         return frozenset(("momentum_buffer",))
     return frozenset(("step", "exp_avg", "exp_avg_sq"))

@@ -30,7 +30,7 @@ def write_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def read_shards(folder: Path, wanted: Callable[[str], bool], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return named tensors, sharded as those that they are like, or whole on the CPU; each process reads by itself.
+    """Return named tensors, sharded or whole on the CPU; each process reads alone, without messages.
 
     Whatever number of processes wrote them: of every file only the parts that are needed are read.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from immiscible_diffusion.checks import check_mask
 from immiscible_diffusion.couplings import Joint
 from immiscible_diffusion.couplings._shared_noise import shared_on_purpose
-from immiscible_diffusion.share import Share, gathered
+from immiscible_diffusion.share import Share, among_zeros, gathered
 from immiscible_diffusion.shared_batches import shared
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.train.options import Train
@@ -143,7 +143,7 @@ def _noise(
     if share.world == 1:
         whole = own
     elif isinstance(coupling, HasRowByRow) and coupling.row_by_row and own[0].mask is None:
-        whole = [Batch(_among_zeros(batch.raw, first, total), None) for batch in own]
+        whole = [Batch(among_zeros(batch.raw, sizes, share.rank), None) for batch in own]
     else:
         whole = [
             Batch(*(None if part is None else gathered(part, sizes, group) for part in batch))  # type: ignore[arg-type]
@@ -154,13 +154,6 @@ def _noise(
         noise: Tensor = coupling(x, cond, draws, index=index, step=step, **masked(mask))
     parts = torch.split(noise, [len(batch.raw) for batch in whole])
     return [part[first : first + count] for part in parts] if share.world > 1 else list(parts)
-
-
-def _among_zeros(x: Tensor, first: int, total: int) -> Tensor:
-    """Return a batch with rows from ``first`` on and zeros elsewhere; the zeros change the noise of no other row."""
-    whole = x.new_zeros((total, *x.shape[1:]))
-    whole[first : first + len(x)] = x
-    return whole
 
 
 def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:

@@ -1,0 +1,107 @@
+"""Pairing the rows of several processes: bytes that are exchanged, and milliseconds a batch."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from benchmarks.measuring import now, spread_ms
+from immiscible_diffusion.couplings import Joint
+from immiscible_diffusion.couplings.joint_rows import JointRows
+from immiscible_diffusion.processes import results
+from immiscible_diffusion.types import Coupling
+
+__all__ = ["bench_joint", "joint_line"]
+
+ARMS: dict[str, Any] = {"costs to one process": Joint, "rows to all": JointRows}
+
+
+def bench_joint(*, rows: int, sizes: list[int], worlds: list[int], repeats: int) -> Iterator[dict[str, Any]]:
+    """Yield for every number of processes, length of a row and arm the time of a batch and the bytes it moves.
+
+    The arms take turns. A time is that of the slowest process; the first call of each, which warms up, is left out.
+
+    Args:
+        rows: of all processes together.
+        sizes: numbers in a row.
+        worlds: numbers of processes, on one machine, over gloo.
+        repeats: timed batches of each arm.
+    """
+    for world in worlds:
+        for d in sizes:
+            with TemporaryDirectory() as folder:
+                tasks = [(rank, world, rows, d, repeats, folder) for rank in range(world)]
+                (made,) = [each for each in results(_process, tasks, world) if each is not None]
+            for arm, (spent, received) in made.items():
+                yield {
+                    "arm": arm,
+                    "processes": world,
+                    "rows": rows,
+                    "d": d,
+                    **spread_ms(spent),
+                    "received_bytes": received,
+                }
+
+
+def _process(
+    rank: int, world: int, rows: int, d: int, repeats: int, folder: str
+) -> dict[str, tuple[list[float], int]] | None:
+    """Be one of the processes; the first returns the seconds of each call and the bytes that all received in one."""
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    meeting = f"file://{Path(folder).as_posix()}/meeting"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+    couplings: dict[str, Coupling] = {name: make() for name, make in ARMS.items()}
+    spent: dict[str, list[float]] = {name: [] for name in couplings}
+    received = dict.fromkeys(couplings, 0)
+    for step in range(repeats + 1):
+        draws = torch.Generator().manual_seed(step * world + rank)
+        x = torch.randn(rows // world, d, generator=draws)
+        for name, couple in couplings.items():
+            dist.barrier()
+            counted = _Counted()
+            begun = now()
+            with counted:
+                couple(x, step=step)
+            values = torch.tensor([now() - begun, float(counted.bytes)], dtype=torch.float64)
+            slowest, total = values[:1].clone(), values[1:].clone()
+            dist.all_reduce(slowest, dist.ReduceOp.MAX)
+            dist.all_reduce(total)
+            if step:
+                spent[name].append(float(slowest))
+            received[name] = int(total)
+    dist.destroy_process_group()
+    return {name: (spent[name], received[name]) for name in couplings} if rank == 0 else None
+
+
+class _Counted:
+    """Counts the bytes that this process receives by ``all_gather`` and ``recv``."""
+
+    def __enter__(self) -> "_Counted":
+        self.bytes, self.kept = 0, (dist.all_gather, dist.recv)
+
+        def all_gather(into: list[torch.Tensor], mine: torch.Tensor, *args: Any, **options: Any) -> Any:
+            self.bytes += sum(each.nbytes for each in into) - mine.nbytes
+            return self.kept[0](into, mine, *args, **options)
+
+        def recv(into: torch.Tensor, *args: Any, **options: Any) -> Any:
+            self.bytes += into.nbytes
+            return self.kept[1](into, *args, **options)
+
+        dist.all_gather, dist.recv = all_gather, recv
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        dist.all_gather, dist.recv = self.kept
+
+
+def joint_line(row: Mapping[str, Any]) -> str:
+    """Return one measured row for the terminal."""
+    return (
+        f"{row['processes']} processes, {row['rows']} x {row['d']}, {row['arm']:<22} {row['median_ms']:9.1f} ms "
+        f"({row['min_ms']:.1f} to {row['max_ms']:.1f})  {row['received_bytes'] / 2**20:8.2f} MiB"
+    )
