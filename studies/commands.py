@@ -24,7 +24,8 @@ from studies.pages import pages as all_pages
 from studies.papers import SCALES, papers_page, papers_table
 from studies.papers import papers as listed
 from studies.rerun import recorded_config, recorded_threads, unlike_record
-from studies.study_figures import denoising_figure, miscibility_figure
+from studies.start import dimensions
+from studies.study_figures import denoising_figure, dimension_figure, miscibility_figure
 
 __all__ = ["draw", "pages", "papers", "rerun"]
 
@@ -62,7 +63,12 @@ def _print_papers(root: Path = Path()) -> None:
 
 
 def draw(
-    what: Annotated[str, typer.Argument(help="miscibility: Figure 2 and the measure; denoising: Figure 3.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="miscibility: Figure 2 and the measure; denoising: Figure 3; dimension: nearness by coordinates."
+        ),
+    ],
     runs: Annotated[Path | None, typer.Argument(help="denoising: an experiment's folder, such as runs/demo.")] = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Where WHAT.webp and WHAT.json go.")] = Path("figures"),
     source: Annotated[str, typer.Option(help="miscibility: a source's name, or a table.")] = "digits",
@@ -76,6 +82,10 @@ def draw(
     steps: Annotated[int, typer.Option(min=1, help="denoising: sampling steps; the paper has 20.")] = 20,
 ) -> None:
     """Draw how couplings mix noise, or what trained nets make of it, and write the numbers beside the picture."""
+    if what == "dimension":
+        write_bytes(out_folder / "dimension.svg", dimension_figure(dimensions(Path())))
+        out.print(f"Figure: {escape(str(out_folder / 'dimension.svg'))}", soft_wrap=True)
+        return
     if what == "miscibility":
         chosen = {text: choice("coupling", text) for text in couplings or _COUPLINGS}
         picture, numbers = _miscibility(chosen, choice("source", source), choice("codec", codec), batch, images, points)
@@ -86,7 +96,7 @@ def draw(
         picture, numbers = _denoising(runs, steps)
         about = {"runs": runs.name, "sampling_steps": steps}
     else:
-        raise ValueError(f"no picture named {what!r}; there are ['miscibility', 'denoising']")
+        raise ValueError(f"no picture named {what!r}; there are ['miscibility', 'denoising', 'dimension']")
     write_bytes(out_folder / f"{what}.webp", picture)
     write_json(out_folder / f"{what}.json", {**about, "environment": environment(), "rows": numbers})
     out.print(f"Figures: {escape(str(out_folder / what))}.webp and .json", soft_wrap=True)

@@ -23,6 +23,7 @@ from immiscible_diffusion.report.speedup import Curve, falling
 from studies.exhibits import exhibits
 from studies.papers import papers, states
 from studies.published import published, published_note, published_thresholds
+from studies.start import start
 from studies.thresholds import thresholds
 from studies.wrapped import wrapped
 
@@ -44,7 +45,8 @@ def pages(root: Path) -> dict[str, bytes]:
     """
     values = _everything(root)
     texts = {f"{_FOLDER}/{view['page']}.md": render(_TEMPLATES / "record.md", view=view) for view in values["views"]}
-    texts[f"{_FOLDER}/README.md"] = render(_TEMPLATES / "results.md", **values)
+    texts[f"{_FOLDER}/README.md"] = render(_TEMPLATES / "start.md", **start(values["views"], root))
+    texts[f"{_FOLDER}/tables.md"] = render(_TEMPLATES / "results.md", **values)
     return {name: wrapped(text.decode()).encode() for name, text in texts.items()}
 
 

@@ -11,7 +11,7 @@ from immiscible_diffusion.diagnostics.miscibility import leading_plane, paths
 from immiscible_diffusion.report.drawing import COLOURS, figure_bytes, pyplot
 from studies.denoising import Denoised
 
-__all__ = ["denoising_figure", "miscibility_figure"]
+__all__ = ["denoising_figure", "dimension_figure", "miscibility_figure"]
 
 _LEAVES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#8c564b", "#bcbd22", "#7f3c8d"]
 """The palette of the other figures, longer: a colour a cluster or class."""
@@ -48,6 +48,38 @@ def miscibility_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Tensor, Te
             axis.set_visible(False)
         row[0].set_ylabel(title, fontsize=10)
     return figure_bytes(figure, "webp")
+
+
+def dimension_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return by how many percent assignment shortens distances, by the number of coordinates, as SVG.
+
+    Args:
+        rows: ``data``, ``d``, ``batch`` and ``percent`` of each data set, as ``start.dimensions`` reads them.
+
+    Raises:
+        ValueError: nothing to draw.
+    """
+    if not rows:
+        raise ValueError("the picture of dimensions needs a record at least: results/ or benchmarks/results/")
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(6.4, 3.4))
+    for row in rows:
+        axis.scatter(row["d"], row["percent"], color=COLOURS[1], zorder=3)
+        text = f"{row['data']}\nbatch {row['batch']}: {row['percent']:.2g} %"
+        right = row["d"] < 4000
+        axis.annotate(
+            text,
+            (row["d"], row["percent"]),
+            (7, 6) if right else (-7, -20),
+            textcoords="offset points",
+            fontsize=8,
+            ha="left" if right else "right",
+        )
+    axis.set(xscale="log", yscale="log", xlabel="numbers in an image", ylabel="pairs nearer by, %")
+    axis.set(xlim=(40, 40000), ylim=(0.4, 20))
+    axis.set_yticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
+    axis.grid(alpha=0.3)
+    return figure_bytes(figure, "svg")
 
 
 def denoising_figure(arms: Mapping[str, Sequence[Denoised]], *, images: int = 8) -> bytes:

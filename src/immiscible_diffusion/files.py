@@ -155,7 +155,7 @@ def whole_lines(path: Path, form: Any = object) -> tuple[list[dict[str, Any]], l
 
 
 def _misfit(value: Any, form: Any, where: str) -> str:
-    """Return what is wrong with a value, "" if it has the form."""
+    """Return the fault of a value, "" if it has the form."""
     if isinstance(form, type):
         fits = isinstance(value, (int, float) if form is float else form)
         fits = fits and (form is not float or abs(value) <= sys.float_info.max)

@@ -43,7 +43,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def environment() -> dict[str, Any]:
-    """Return what a figure depends on beside its configuration: versions, commit, hardware."""
+    """Return the versions, commit and hardware on which figures depend beside their configuration."""
     packages = {}
     for name in ("immiscible-diffusion", "torch", "numpy", "scipy", "lapx", "diffusers", "scikit-learn"):
         with suppress(PackageNotFoundError):

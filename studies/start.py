@@ -1,0 +1,120 @@
+"""What the page in two minutes says: gains, costs and limits, every number taken from a record."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from immiscible_diffusion.files import read_json
+from immiscible_diffusion.report.record import read_record
+from immiscible_diffusion.report.sentences import number
+
+__all__ = ["dimensions", "start"]
+
+_GAINS = ["few-steps-flow-cpu", "demo"]
+"""Pages of the records that the first table is about, real images first."""
+_LIMITS = ["fig5-table4-ddim-cpu", "fig4a-table3-consistency-cpu", "digits-consistency"]
+"""Pages of the records in which assignment gains nothing, each with the finding at its most sampling steps."""
+_ARM = "assignment"
+_ROWS = 8
+_SIZES = [(64, 3072), (64, 16384), (256, 4096), (256, 16384), (1024, 4096)]
+"""(batch, coordinates) of the table of costs."""
+CONTENDERS = ["this library, fp32", "torch.cdist + scipy (denoising-diffusion-pytorch)", "official"]
+"""The columns of the table of costs, as the benchmark names them."""
+_LATENT_BATCH, _LATENT_NUMBERS = 64, 4096
+"""The batch of the latents' rows, and the numbers of a latent of 256 x 256 pixels."""
+_PIXELS_BATCH = 128
+
+
+def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
+    """Return the values of the page's template.
+
+    Args:
+        views: all records, as the pages show them.
+        root: the repository's root. What is not recorded there is left out.
+    """
+    rows = dimensions(root)
+    by_page = {view["page"]: view for view in views}
+    gains = [by_page[page] for page in _GAINS if page in by_page]
+    return {
+        "gains": [row for view in gains for row in _gain(view)][:_ROWS],
+        "figures": [view for view in gains if view["figure"]],
+        "limits": [(by_page[page], _last_finding(by_page[page])) for page in _LIMITS if page in by_page],
+        "costs": _costs(root),
+        "shares": [(view, view["costs"]) for view in gains],
+        "dimensions": rows,
+        "latents": next((row for row in rows if row["d"] == _LATENT_NUMBERS), None),
+        "picture": "results/figures/dimension.svg" if (root / "results/figures/dimension.svg").is_file() else "",
+    }
+
+
+def _gain(view: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each number of sampling steps: how much sooner assignment is, and how much better at the end."""
+    metric = view["metrics"][0]
+    ends = {tuple(cells[:2]): cells for cells in view["finals"][metric]}
+    for cells in view["speedups"][metric]:
+        arm, steps, _, _, _, ratio, interval, _ = cells
+        if arm == _ARM:
+            first, last = ends["independent", steps], ends[arm, steps]
+            ended = [first[2], last[2], last[4]]
+            yield {"title": view["title"], "page": view["page"], "cells": [steps, ratio, interval, *ended]}
+
+
+def _last_finding(view: Mapping[str, Any]) -> str:
+    """Return the sentence about the most sampling steps."""
+    return str([text for text in view["findings"] if text.startswith("At ")][-1])
+
+
+def _costs(root: Path) -> list[list[str]]:
+    """Return the milliseconds of exact assignment by batch and number of coordinates, a column a contender."""
+    path = root / "benchmarks" / "results" / "couplings.json"
+    if not path.is_file():
+        return []
+    times = {
+        (row["b"], row["d"], row["name"]): f"{row['median_ms']:.1f}"
+        for row in read_json(path)["rows"]
+        if row["task"] == "assignment" and row.get("median_ms")
+    }
+    return [[f"{b:,}", f"{d:,}", *(times.get((b, d, name), "-") for name in CONTENDERS)] for b, d in _SIZES]
+
+
+def dimensions(root: Path) -> list[dict[str, Any]]:
+    """Return by how many percent assignment shortens distances, by data: ``data``, ``d``, ``batch``, ``percent``.
+
+    Args:
+        root: the repository's root. What is not recorded there is left out.
+    """
+    rows = []
+    for name in ("demo", "few-steps-flow/cpu"):
+        path = root / "results" / name / "summary.json"
+        if path.is_file():
+            numbers = read_record(path)
+            configuration = next(iter(numbers["configurations"].values()))
+            source = configuration["source"]
+            d = 64 if source["use"] == "digits" else 3 * source["size"] ** 2
+            data = "digits, 8 x 8 pixels" if source["use"] == "digits" else f"CIFAR-10 at {source['size']} pixels"
+            percent = numbers["pairs"][_ARM]["distance_reduction_percent"]
+            rows.append({"data": data, "d": d, "batch": configuration["train"]["batch"], "percent": percent})
+    benchmarks = root / "benchmarks" / "results"
+    if (benchmarks / "papers.json").is_file():
+        rows += [
+            {
+                "data": "CIFAR-10 at 32 pixels",
+                "d": 3072,
+                "batch": row["b"],
+                "percent": row["distance_reduction_percent"],
+            }
+            for row in read_json(benchmarks / "papers.json")["rows"]
+            if (row["scale"], row["pairing"], row["b"]) == ("unit variance", _ARM, _PIXELS_BATCH)
+        ]
+    if (benchmarks / "dimension.json").is_file():
+        rows += [
+            {
+                "data": f"latents of photographs at {row['pixels']} pixels",
+                "d": row["d"],
+                "batch": row["batch"],
+                "percent": row["distance_percent"],
+            }
+            for row in read_json(benchmarks / "dimension.json")["rows"]
+            if (row["coupling"], row["batch"]) == (_ARM, _LATENT_BATCH)
+        ]
+    return [row | {"shown": number(row["percent"])} for row in rows]

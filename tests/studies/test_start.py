@@ -1,0 +1,64 @@
+"""The page in two minutes: every number is a record's, and what is not recorded is left out."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from immiscible_diffusion.files import read_json
+from studies.__main__ import run
+from studies.pages import pages
+from studies.start import dimensions
+from studies.study_figures import dimension_figure
+
+ROOT = Path(__file__).parents[2]
+
+
+def page(root: Path) -> str:
+    return pages(root)["docs/results/README.md"].decode()
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A repository with the demo's record and the benchmarks."""
+    shutil.copytree(ROOT / "results" / "demo", tmp_path / "results" / "demo")
+    shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")
+    return tmp_path
+
+
+def test_gains_are_those_of_the_record(copy: Path) -> None:
+    path = copy / "results" / "demo" / "summary.json"
+    (row,) = (
+        row
+        for row in read_json(path)["speedups"]
+        if (row["arm"], row["sampling_steps"], row["metric"]) == ("assignment", 5, "frechet")
+    )
+    cells = f"| 5 | {row['ratio']:.2f} x | {row['low']:.2f} to {row['high']:.2f} |"
+    assert cells in page(copy)
+    path.write_text(path.read_text().replace(json.dumps(row["ratio"]), json.dumps(row["ratio"] + 1)))
+    assert cells not in page(copy)  # control: another record, another page
+    assert f"| 5 | {row['ratio'] + 1:.2f} x |" in page(copy)
+
+
+def test_what_is_not_recorded_is_left_out(copy: Path) -> None:
+    assert "## What it costs" in page(copy)
+    assert "4,096 numbers: at batch 64" in " ".join(page(copy).split())
+    shutil.rmtree(copy / "benchmarks")
+    assert "## What it costs" not in page(copy)
+    shutil.rmtree(copy / "results")
+    (copy / "results").mkdir()
+    assert "##" not in page(copy)
+
+
+def test_nearness_is_drawn_and_falls_with_the_coordinates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = dimensions(ROOT)
+    assert sorted(rows, key=lambda row: -row["percent"]) == sorted(rows, key=lambda row: row["d"])
+    assert len(rows) >= 4
+    monkeypatch.chdir(ROOT)
+    assert run(["draw", "dimension", "--out", str(tmp_path)]) == 0
+    picture = (tmp_path / "dimension.svg").read_text()
+    assert all(row["data"] in picture for row in rows)
+    assert len(picture) < 60_000
+    with pytest.raises(ValueError, match="needs a record at least"):
+        dimension_figure([])
