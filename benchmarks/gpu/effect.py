@@ -197,7 +197,7 @@ class _Training:
             net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         state = new_state(net, self.config)
         if isinstance(self.study.method, HasTeacher):
-            state.teacher = teacher_of(state.net)
+            state.teacher = teacher_of(state)
         return state
 
     def _compile(self) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from immiscible_diffusion import MLP, Consistency, Digits, Pixels, Train, fit, new_state
 from immiscible_diffusion.couplings import Cached
 from immiscible_diffusion.experiments.experiment import Cell, Experiment, read_experiment
-from immiscible_diffusion.files import read_json, read_lines
+from immiscible_diffusion.files import digest_of_file, read_json, read_lines
 from immiscible_diffusion.runs import checkpoint
 from immiscible_diffusion.runs.launch import launch
 from immiscible_diffusion.runs.team import Team, started_team
@@ -144,7 +144,7 @@ def changed(file: Path, name: str, value: torch.Tensor) -> None:
         metadata = opened.metadata()
     save_file(load_file(file) | {name: value}, file, metadata)
     about = json.loads((file.parents[1] / "state.json").read_text())
-    about["sha256"][f"shards/{file.name}"] = checkpoint.digest_of_file(file)
+    about["sha256"][f"shards/{file.name}"] = digest_of_file(file)
     (file.parents[1] / "state.json").write_text(json.dumps(about))
 
 

@@ -103,7 +103,7 @@ def sharded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.mark.parametrize("name", CASES)
 def test_shards_are_trained_as_one_process_trains_all(name: str, sharded: list[dict[str, Any]]) -> None:
     alone = trained(**CASES[name])
-    coarse = {"rtol": 2e-2, "atol": 2e-2} if name in ("bf16", "fp16") else {"rtol": 1e-3, "atol": 1e-4}
+    coarse: dict[str, Any] = {"rtol": 2e-2, "atol": 2e-2} if name in ("bf16", "fp16") else {"rtol": 1e-3, "atol": 1e-4}
     for each in sharded:
         torch.testing.assert_close(each[name]["measured"], alone["measured"], **coarse)
         torch.testing.assert_close(each[name]["weights"], alone["weights"], **coarse)

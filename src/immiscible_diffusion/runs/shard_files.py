@@ -2,7 +2,9 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +20,7 @@ def write_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
     Raises:
         OSError: a process could not write its file; raised in every process.
     """
-    import torch.distributed.checkpoint as dcp
-
+    dcp = _dcp()
     writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     kept = {name: value.detach() for name, value in tensors.items()}
     try:
@@ -43,14 +44,13 @@ def read_shards(folder: Path, wanted: Callable[[str], bool], like: Mapping[str, 
         ValueError: a file is missing or damaged, or this torch is too old.
     """
     try:
-        import torch.distributed.checkpoint as dcp
-
+        dcp = _dcp()
         reader = dcp.HuggingFaceStorageReader(str(folder))
     except AttributeError as error:
         raise ValueError(f"{folder} is a sharded checkpoint, which torch {torch.__version__} cannot read") from error
     try:
         places = {
-            name: _room(tuple(about.size), about.properties.dtype, like.get(name))  # type: ignore[union-attr]
+            name: _room(tuple(about.size), about.properties.dtype, like.get(name))
             for name, about in reader.read_metadata().state_dict_metadata.items()
             if wanted(name)
         }
@@ -58,12 +58,14 @@ def read_shards(folder: Path, wanted: Callable[[str], bool], like: Mapping[str, 
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="torch.distributed is ")  # for one process reads
                 dcp.load(places, storage_reader=reader, no_dist=True)
-    except (
-        Exception,
-        dcp.CheckpointException,
-    ) as error:  # damage meets torch and safetensors wherever it happens to be
+    except (Exception, dcp.CheckpointException) as error:  # damage meets torch and safetensors anywhere
         raise ValueError(f"cannot read {folder}: {error}") from error
     return places
+
+
+def _dcp() -> Any:
+    """Return torch's module of distributed checkpoints, which does not list its names for type checkers."""
+    return import_module("torch.distributed.checkpoint")
 
 
 def _room(size: tuple[int, ...], dtype: torch.dtype, like: Tensor | None) -> Tensor:

@@ -123,7 +123,7 @@ def local_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def part_like(value: Tensor, kept: Tensor) -> Tensor:
+def part_like(value: Tensor, kept: Any) -> Tensor:
     """Return the part of a value that a process keeps of another tensor of the same shape."""
     if hasattr(value, "to_local") or not hasattr(kept, "placements"):
         return local_part(value)
@@ -135,13 +135,13 @@ def part_like(value: Tensor, kept: Tensor) -> Tensor:
     return value
 
 
-def sharded_like(value: Tensor, kept: Tensor) -> Tensor:
+def sharded_like(value: Tensor, kept: Any) -> Tensor:
     """Return a value of the same shape as another tensor, sharded as it is."""
     if not hasattr(kept, "placements"):
         return value
     from torch.distributed.tensor import DTensor
 
     part = part_like(value, kept).to(local_part(kept).device)
-    return DTensor.from_local(  # type: ignore[no-any-return]
+    return DTensor.from_local(
         part, kept.device_mesh, kept.placements, run_check=False, shape=kept.shape, stride=kept.stride()
     )

@@ -146,8 +146,8 @@ class Averages:
         if self.sharded:
             parameters, weights = ([local_part(each) for each in tensors] for tensors in (parameters, weights))
             for part in module.modules():  # a forward pass may have left it whole, which would not be averaged
-                if hasattr(part, "reshard"):
-                    part.reshard()
+                if callable(reshard := getattr(part, "reshard", None)):
+                    reshard()
         torch._foreach_lerp_(parameters, weights, 1 - decay)
         if self.has_buffers:
             for kept, buffer in zip(module.buffers(), self.net.buffers(), strict=True):
