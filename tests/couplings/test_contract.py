@@ -180,9 +180,8 @@ def refuses(couple: Any, case: str) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("case", WRONG_ROWS)
-@pytest.mark.parametrize("name", sorted({*NAMES} - {"joint"}))
+@pytest.mark.parametrize("name", NAMES)
 def test_a_condition_and_a_number_belong_to_every_row(name: str, case: str) -> None:
-    """``joint`` uses neither, and checks its data itself: all processes must refuse together."""
     refuses(make("coupling", name), case)
 
 

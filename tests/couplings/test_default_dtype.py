@@ -57,7 +57,7 @@ CALLS: dict[str, Callable[[], Tensor]] = {
         for cost in ("l2", "dot", "l1", "cosine")
     },
     "oversampled in the span": lambda: oversample(X[:4], 32, generator=stream(0, 0, "noise")),
-    "joint, fp32": lambda: Joint(precision="fp32", cost="l1")(X, step=1),
+    "joint": lambda: Joint(seed=1)(X, step=1),
     "mixed": lambda: Mixed(start=0.3, end=0.3)(X, None, stream(0, 2, "noise")),
     "viewed, pooled": lambda: Viewed("pooled", size=2)(X.reshape(6, 4, 6, 4), None, stream(0, 0, "noise")),
     "semidiscrete": semidiscrete,

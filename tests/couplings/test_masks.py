@@ -19,7 +19,6 @@ from immiscible_diffusion.couplings import (
     Warmup,
     Windowed,
     assign,
-    assign_across,
     assign_conditional,
     assign_index,
     greedy_index,
@@ -27,8 +26,6 @@ from immiscible_diffusion.couplings import (
     oversample,
     sinkhorn_index,
 )
-from immiscible_diffusion.couplings._joint_costs import cost_rows
-from immiscible_diffusion.couplings._seeded_noise import normal_rows, row_seeds
 from immiscible_diffusion.couplings.viewed import standardised
 from immiscible_diffusion.registry import make
 from immiscible_diffusion.streams import stream
@@ -283,26 +280,6 @@ def test_oversampling_pairs_by_the_real_places(cost: Any, d: int) -> None:
     error = float((first.var() / 60 + second.var() / 60).sqrt())
     assert abs(float(first.mean() - second.mean())) < 4 * error
     assert float(second.mean()) > 20 * error
-
-
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
-@pytest.mark.parametrize("cost", COSTS)
-def test_joint_pairs_by_the_real_places(cost: Any, precision: Any) -> None:
-    x, mask = 2 * randn(30, 4, 2) + 0.5, ending(30, 4)
-    noise = normal_rows(row_seeds(0, 5, torch.arange(30)), 8).reshape(30, 4, 2)
-    table = plain_costs(x, noise, mask, cost)
-    best = float(table[range(30), assign_index(x, noise, cost=cost, mask=mask)].sum())
-    paired = assign_across(padded(x, mask, 5.0), seed=0, step=5, cost=cost, precision=precision, mask=mask)
-    matches = [(padded(paired[i] - noise, mask[i]) == 0).all((1, 2)).nonzero()[:, 0].tolist() for i in range(30)]
-    assert all(matches)
-    first_only = ending(30, 4).sum((1, 2)) > 1
-    index = torch.tensor([match[0] for match in matches])
-    assert len(set(index[first_only].tolist())) == int(first_only.sum())
-    assert float(table[range(30), index].sum()) <= best + 2e-3 * abs(best)
-    whole = cost_rows(padded(x, mask), 0, 5, 30, cost, precision, mask)
-    part = cost_rows(padded(x, mask)[7:9], 0, 5, 30, cost, precision, mask[7:9])
-    assert torch.equal(whole[0][7:9], part[0])
-    assert torch.equal(whole[1][7:9], part[1])
 
 
 def test_wrappers_hand_the_mask_on() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion import MLP, Assignment, Denoising, Digits, Nearest, Pixels, Train, fit, new_state
-from immiscible_diffusion.couplings import Cached, Conditional, Joint, Oversampled
+from immiscible_diffusion.couplings import Cached, Cells, Conditional, Flipped, Joint, Oversampled, data_points
 from immiscible_diffusion.processes import results
 from immiscible_diffusion.types import Batch, Coupling
 
@@ -25,7 +25,16 @@ COUPLINGS: dict[str, Callable[[], Coupling]] = {
     "cached": Cached,
     "conditional": Conditional,
     "oversampled": lambda: Oversampled(2),
+    "semidiscrete": lambda: cells(),
 }
+
+
+def cells() -> Cells:
+    """Return semidiscrete pairing whose potentials nobody has fitted: each noise goes to its nearest row."""
+    data = data_points(Digits(), Pixels(), torch.device("cpu"))
+    return Cells(data, torch.zeros(len(data)))
+
+
 STEPS, BATCH = 3, 37
 NET = MLP(width=16, depth=1, conditional=True)
 
@@ -97,7 +106,10 @@ def process(rank: int, world: int, port: int, folder: str) -> None:
     made["whole batches"] = trained(Assignment(), accelerator, source=Whole())
     made["own rows alone"] = trained(Alone(), accelerator)
     made["stopped"] = trained(Assignment(), accelerator, stop=lambda: rank == world - 1)
-    for name, coupling, ranks in (("same share", Assignment(), Misled(accelerator)), ("joint", Joint(), accelerator)):
+    for name, coupling, ranks in (
+        ("same share", Assignment(), Misled(accelerator)),
+        ("joint", Flipped(Joint()), accelerator),
+    ):
         try:
             trained(coupling, ranks)
         except ValueError as error:

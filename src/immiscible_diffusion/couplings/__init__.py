@@ -10,7 +10,7 @@ from immiscible_diffusion.couplings.conditional import Conditional, assign_condi
 from immiscible_diffusion.couplings.flipped import Flipped
 from immiscible_diffusion.couplings.greedy import Greedy, greedy_index
 from immiscible_diffusion.couplings.independent import Independent
-from immiscible_diffusion.couplings.joint import Joint, assign_across
+from immiscible_diffusion.couplings.joint import Joint
 from immiscible_diffusion.couplings.nearest import Nearest, nearest
 from immiscible_diffusion.couplings.oversampled import Oversampled, oversample
 from immiscible_diffusion.couplings.rotated import Rotated
@@ -44,7 +44,6 @@ __all__ = [
     "Windowed",
     "ahead",
     "assign",
-    "assign_across",
     "assign_conditional",
     "assign_data",
     "assign_index",

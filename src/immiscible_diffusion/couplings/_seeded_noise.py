@@ -11,7 +11,7 @@ from torch import Tensor
 
 from immiscible_diffusion.types import Float, Int
 
-__all__ = ["normal_rows", "philox", "row_seeds", "signed"]
+__all__ = ["normal_rows", "philox"]
 
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _WEYL = 0x9E3779B9, 0xBB67AE85
@@ -83,24 +83,3 @@ def normal_rows(
                 torch.mul(radius, angle.cos(), out=part[..., pair])
                 torch.mul(radius, angle.sin_(), out=part[..., pair + 1])
     return rows.flatten(1)[:, :d].contiguous()
-
-
-def row_seeds(seed: int, step: int, rows: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
-    """Return a key for each row at one step of one run, (b,), int64, on the device of rows.
-
-    The key is what Philox makes of (step, row) under the seed, so that neighbouring seeds, steps and rows have
-    unrelated keys. Numbers are taken modulo 2^64.
-
-    >>> row_seeds(0, 1, torch.tensor([4])).equal(row_seeds(0, 1, torch.arange(8))[4:5])
-    True
-    """
-    rows = rows.long()
-    key = torch.full_like(rows, signed(seed))
-    low, high = (torch.full_like(rows, word) for word in (step & _WORD, (step >> 32) & _WORD))
-    words = philox(key, (rows & _WORD, (rows >> 32) & _WORD, low, high))
-    return words[0] | (words[1] << 32)
-
-
-def signed(number: int) -> int:
-    """Return the int64 with the low 64 bits of a number."""
-    return (number + 2**63) % 2**64 - 2**63

@@ -1,277 +1,135 @@
-"""Assignment over the batches of all training processes.
-
-The pairing over processes is a function of the joined batch alone, bit for bit, however its rows are spread: noise
-comes from counters (see _seeded_noise.py), costs are exact (see _joint_costs.py), and one process solves.
-"""
+"""Pair the rows of all training processes by any coupling, in a training loop of one's own."""
 
 import hashlib
-from collections import Counter
-from collections.abc import MutableMapping, Sequence
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from immiscible_diffusion.checks import (
-    check_choice,
-    check_finite,
-)
-from immiscible_diffusion.couplings._cost import Cost, real_part
-from immiscible_diffusion.couplings._drop_in import DropIn, Rows
-from immiscible_diffusion.couplings._joint_costs import Wire, cost_rows
-from immiscible_diffusion.couplings._joint_ranks import Ranks
+from immiscible_diffusion.checks import check_finite, check_integers
+from immiscible_diffusion.couplings._cost import real_part
+from immiscible_diffusion.couplings._drop_in import Rows
 from immiscible_diffusion.couplings._misuse import warn_of, warn_once
-from immiscible_diffusion.couplings._seeded_noise import normal_rows, row_seeds, signed
-from immiscible_diffusion.couplings.solvers.solve import solve
-from immiscible_diffusion.registry import register
-from immiscible_diffusion.tensors import batch_rows
-from immiscible_diffusion.types import Float
+from immiscible_diffusion.couplings._several import classes
+from immiscible_diffusion.couplings._shared_noise import shared_on_purpose
+from immiscible_diffusion.couplings._wrapper import Wrapper, noise_from
+from immiscible_diffusion.couplings.assignment import Assignment
+from immiscible_diffusion.registry import describe, register
+from immiscible_diffusion.share import among_zeros, gathered
+from immiscible_diffusion.streams import stream
+from immiscible_diffusion.types import Coupling, Float, HasRowByRow
 
-__all__ = ["Joint", "Wire", "assign_across"]
-
-
-@torch.no_grad()
-def assign_across(
-    x: Float[Tensor, "b *dims"],
-    *,
-    seed: int,
-    step: int,
-    group: Any = None,
-    cost: Cost = "l2",
-    precision: Wire = "fp16",
-    traffic: MutableMapping[str, int] | None = None,
-    mask: Tensor | None = None,
-) -> Float[Tensor, "b *dims"]:
-    """Return noise for this process's rows, (b, *dims), assigned over the rows of all processes of a group.
-
-    Row j of the joined batch (the batches in the order of ranks; they may differ in size) brings noise that is a
-    function of (seed, step, j). Each process makes all of it, a part at a time, and the costs of its own rows; rank 0
-    gathers the costs, solves and tells each process which noise its rows get, which that process makes again. Noise
-    never travels, and the pairs are, bit for bit, those of one process that holds the joined batch.
-
-    Every process of the group must call it, at the same step. Beside other collectives, which must not overtake it
-    from another thread, it needs a group of its own, as ``Joint`` makes.
-
-    Args:
-        x: this process's data in model space, any floating dtype.
-        seed: of the noise, equal everywhere.
-        step: the training step, equal everywhere; each has fresh noise.
-        group: a process group; by default all processes, or this one alone where none are initialised.
-        cost: see ``assign``.
-        precision: of the costs, as they are computed and sent: ``fp16`` in 16 bits, ``fp32`` in 32.
-        traffic: counts the bytes that this process sends, as ``header``, ``costs`` and ``result``.
-        mask: of this process's rows, see ``assign``; at padding the noise is standard normal and independent of all
-            else, and a function of (seed, step, j) like the other.
-
-    Marginal: standard normal, exactly: the joined batch's noise is permuted.
-    Cost: with n rows in all, (n + b) d normals and O(b n d) for the product on each process, O(n^3) at worst for the
-        solver on rank 0. A process sends 2 b n bytes of costs (4 b n for ``fp32``), 8 b of units and 56 of agreement;
-        rank 0 sends 4 n of result. Memory b (n + d), on rank 0 6 n^2 bytes beside.
-
-    Raises:
-        ValueError: on every process, if one refuses its data or they differ in seed, step, options or row length.
-
-    >>> assign_across(torch.randn(8, 3), seed=0, step=0).shape
-    torch.Size([8, 3])
-    """
-    check_choice("cost", cost, Cost)
-    check_choice("precision", precision, Wire)
-    ranks = Ranks.of(group, Counter() if traffic is None else traffic)
-    agreed = _meet(ranks, x, mask, seed, step, f"{cost}, {precision}")
-    return _across(ranks, agreed, x, mask, step, cost, precision)
-
-
-@torch.no_grad()
-def _across(
-    ranks: Ranks, agreed: "_Agreed", x: Tensor, mask: Tensor | None, step: int, cost: Cost, precision: Wire
-) -> Tensor:
-    """Return the noise of this process's rows, (b, *dims), after the processes have met."""
-    sizes, seed = agreed.sizes, agreed.seed
-    x, n = real_part(x, mask), sum(sizes)
-    costs, units = cost_rows(x, seed, step, n, cost, precision, mask)
-    index = _solve_on_first(ranks, costs.cpu(), units.cpu(), sizes).to(x.device)
-    noise = _drawn(x, seed, step, index)
-    if mask is None:
-        return noise
-    # Numbers n .. 2 n - 1 of a step belong to no row's noise.
-    rest = n + sum(sizes[: ranks.rank]) + torch.arange(len(x), device=x.device)
-    return torch.where(mask, noise, _drawn(x, seed, step, rest))
-
-
-def _drawn(x: Tensor, seed: int, step: int, numbers: Tensor) -> Tensor:
-    """Return the noise of these numbers at a step, in the shape and dtype of x."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return normal_rows(row_seeds(seed, step, numbers), x[0].numel(), dtype=dtype).reshape(x.shape).to(x.dtype)
-
-
-class _Agreed(NamedTuple):
-    """What the processes found when they met: the rows of each, the seed of the noise, a digest of the data here."""
-
-    sizes: list[int]
-    seed: int
-    data: int
-
-
-def _meet(
-    ranks: Ranks, x: Tensor, mask: Tensor | None, seed: int, step: int, options: str, *, drawn: bool = False
-) -> _Agreed:
-    """Return the settings on which all processes agree, after a check that all hold valid data of one problem.
-
-    A seed that was ``drawn`` need not be equal everywhere: that of process 0 is used.
-    """
-    refused = None
-    try:
-        batch_rows(x)
-        rows = batch_rows(real_part(x, mask))
-        check_finite(x=rows)
-        options = f"{options}, {'drawn' if drawn else 'given'}"
-        told = [len(x), rows.shape[1], _digest(options.encode()), seed, step, _digest(_bytes(rows[[0, -1]]))]
-    except ValueError as error:
-        refused, told = error, [0] * 6
-    said = ranks.exchange([int(refused is not None), *(signed(word) for word in told)])
-    if refused is not None:
-        raise refused
-    for rank, words in enumerate(said):
-        if words[0]:
-            raise ValueError(f"process {rank} refused its data; its own error says why")
-    for i, (what, why) in enumerate(_SAME.items(), 2):
-        for rank, words in enumerate(said):
-            if words[i] != said[0][i] and not (drawn and what == "seed"):
-                raise ValueError(f"process {rank} has {what} {words[i]}, process 0 {said[0][i]}; {why}")
-    data = [words[-1] for words in said]
-    if len(set(data)) < len(data):
-        warn_of("two processes hold the same data; each must read its own part of every batch")
-    return _Agreed([words[1] for words in said], said[0][4], told[-1])
-
-
-_SAME = {
-    "row length": "rows must be alike everywhere",
-    "a digest of cost and precision of": "the options, and whether a step is given, must be the same everywhere",
-    "seed": "every process needs the same seed: it makes the noise of all",
-    "step": "every process must call it once at every step; without step= process 0 draws the seed of every call",
-}
-
-
-def _digest(data: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
-def _bytes(rows: Tensor) -> bytes:
-    return rows.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes()
-
-
-def _solve_on_first(ranks: Ranks, costs: Tensor, units: Tensor, sizes: list[int]) -> Tensor:
-    """Return which noise each row of this process gets, (b,), from the costs of all, which rank 0 solves.
-
-    The units of rows reach from tiny to huge: they are made one there, where all are known.
-    """
-    if ranks.rank > 0:
-        ranks.send(costs, 0, "costs")
-        ranks.send(units, 0, "header")
-        share = torch.empty(len(costs), dtype=torch.int32)
-        ranks.receive(share, 0)
-        return share.long()
-    n = sum(sizes)
-    if n == 1:
-        return torch.zeros(1, dtype=torch.long)
-    if ranks.world > 1:
-        all_costs, all_units = costs.new_empty(n, n), units.new_empty(n)
-        all_costs[: len(costs)], all_units[: len(units)] = costs, units
-        parts = zip(torch.split(all_costs, sizes), torch.split(all_units, sizes), strict=True)
-        for rank, (into_costs, into_units) in enumerate(parts):
-            if rank > 0:
-                ranks.receive(into_costs, rank)
-                ranks.receive(into_units, rank)
-        costs, units = all_costs, all_units
-    relative = (units / units.max().clamp(min=1e-300)).float().unsqueeze(1)
-    shares: Sequence[Tensor] = torch.split(solve(costs.float().mul_(relative)), sizes)
-    for rank, share in enumerate(shares[1:], 1):
-        ranks.send(share.int(), rank, "result")
-    return shares[0]
+__all__ = ["Joint"]
 
 
 @register("coupling")
 @dataclass(frozen=True)
-class Joint(DropIn):
-    """Pair by exact linear assignment over the batches of all training processes.
+class Joint(Wrapper):
+    """Pair the rows of all training processes as one batch, by any coupling.
 
-    In one process it is ``Assignment`` with other noise. See ``assign_across``; costs are exchanged in a separate group
-    on the host, so that a background thread may pair the next batch while gradients are exchanged. The condition is
-    ignored.
+    Each process calls it with its own rows and gets the noise of its rows. The rows of all are exchanged, every process
+    pairs all of them and keeps what belongs to its own: the pairs are, bit for bit, those of one process that holds the
+    joined batch. A coupling that looks at one row at a time exchanges no rows. Messages go through a process group of
+    their own, so that a background thread may pair the next batch while gradients are exchanged.
 
-    Marginal: standard normal, exactly: the joined batch's noise is permuted.
-    Cost: with n rows in all, (n + b) d normals and O(b n d) on each process, O(n^3) at worst on one; each sends 2 b n
-        bytes. Memory b (n + d), on one 6 n^2 bytes beside.
+    The noise of a call has one seed, equal everywhere: it is drawn by process 0 from its generator, or the global one;
+    where a step is given and no generator, it is that of ``stream(seed, step, "noise")``. The library's own training
+    loop does all this itself.
+
+    Marginal: the coupling's.
+    Cost: in every process the coupling's for the rows of all, n, and the exchange of their n d numbers.
 
     Args:
-        cost: see ``assign``.
-        precision: of the costs, as they are computed and sent: ``fp16`` in 16 bits, ``fp32`` in 32.
-        seed: of the noise, where a step is given and no generator. Without a step process 0 draws the seed of every
-            call, whatever the seeds of the others.
+        coupling: pairs them. A coupling with a window wraps the ``Joint``; one that chooses the data for its noise
+            needs none: give each process a generator of its own.
+        seed: of the noise, where a step is given and no generator.
 
     Raises:
-        ValueError: an unknown cost or precision.
+        ValueError: ``coupling`` is none that pairs the data of a batch.
 
     >>> Joint()(torch.randn(8, 3, 4, 4), step=7).shape
     torch.Size([8, 3, 4, 4])
     """
 
-    permutes: ClassVar[bool] = True
-
-    cost: Cost = "l2"
-    precision: Wire = "fp16"
+    coupling: Coupling = field(default_factory=Assignment)
     seed: int = 0
     _groups: WeakKeyDictionary[Any, Any] = field(
         default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
     )
 
-    def __post_init__(self) -> None:
-        check_choice("cost", self.cost, Cost)
-        check_choice("precision", self.precision, Wire)
-
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle the options alone: a copy makes its own group at its first call, on every process."""
-        return type(self), (self.cost, self.precision, self.seed)
+        return type(self), (self.coupling, self.seed)
 
+    @torch.no_grad()
     def draw(self, x: Tensor, rows: Rows, labels: Tensor | Sequence[Tensor] | None) -> Tensor:
-        """Return noise assigned over all processes, (b, *dims); see ``pair``.
-
-        Nothing else is checked here: ``assign_across`` checks, so that all processes refuse a bad batch together.
+        """Return noise for the rows of this process, (b, *dims), paired among the rows of all processes.
 
         Raises:
-            ValueError: there are labels.
+            ValueError: on every process, if one refuses its rows, or they differ in what must be the same everywhere.
         """
-        if labels is not None:
-            raise ValueError(
-                "joint pairs the rows of all processes and keeps no classes apart: leave labels away, or choose "
-                "assignment, which pairs within the classes of each process"
-            )
-        return self.pair(x, rows)
+        drawn = rows.generator is not None or rows.step is None
+        seed = self.seed
+        if drawn:
+            device = "cpu" if rows.generator is None else rows.generator.device
+            seed = int(torch.randint(2**63 - 1, (1,), generator=rows.generator, device=device))
+        given = {"x": x, "cond": rows.cond, "index": rows.index, "mask": rows.mask, **_by_name(labels)}
+        refused, words = None, [0] * len(Header._fields)
+        try:
+            self._check(x, rows, labels)
+            words = [1, len(x), _forms(given), _options(self.coupling, rows.step, drawn), _signed(seed)]
+            words += [_signed(rows.step or 0), _some(x)]
+        except ValueError as error:
+            refused = error
+        group = self._group()
+        headers = _met(words, refused, drawn, group)
+        if not drawn:
+            self._watch_step(rows.step, words[-1])
+        sizes, rank = [header.rows for header in headers], 0 if group is None else dist.get_rank(group)
+        whole = self._joined(given, sizes, rank, group)
+        if drawn:
+            generator = torch.Generator(x.device).manual_seed(headers[0].seed)
+        else:
+            generator = stream(seed, rows.step or 0, "noise", x.device)
+        every = [value for name, value in whole.items() if name.startswith("labels")]
+        joint = Rows(
+            whole.get("cond"), generator, whole.get("index"), rows.step, whole.get("mask"),
+            classes(whole["x"], every) if every else None,
+        )  # fmt: skip
+        with shared_on_purpose() if len(sizes) > 1 else nullcontext():
+            noise = noise_from(self.coupling, whole["x"], joint)
+        first = sum(sizes[:rank])
+        return noise[first : first + len(x)].clone() if len(sizes) > 1 else noise
 
     def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
-        """Return noise assigned over all processes, (b, *dims).
+        """Return what ``draw`` returns."""
+        return self.draw(x, rows, rows.labels)
 
-        The noise is a function of the seed, the step and the row's number in the joined batch. A generator draws the
-        seed; without generator and step, the global one does. Process 0 then tells the others its draw, so that the
-        states of the generators may differ between processes.
+    def _check(self, x: Tensor, rows: Rows, labels: Tensor | Sequence[Tensor] | None) -> None:
+        """Raise ValueError where the coupling would refuse the rows of this process alone."""
+        self.check(x, rows)
+        for values in _by_name(labels).values():
+            check_integers(x, labels=values)
+        check_finite(x=real_part(x, rows.mask))
 
-        Raises:
-            ValueError: as ``assign_across``.
-        """
-        seed, generator, step = self.seed, rows.generator, rows.step
-        drawn = generator is not None or step is None
-        if drawn:
-            device = "cpu" if generator is None else generator.device
-            seed = int(torch.randint(2**63 - 1, (1,), generator=generator, device=device))
-        ranks = Ranks.of(self._group(), Counter())
-        options = f"{self.cost}, {self.precision}"
-        agreed = _meet(ranks, x, rows.mask, seed, step or 0, options, drawn=drawn)
-        if not drawn:
-            self._watch_step(step, agreed.data)
-        return _across(ranks, agreed, x, rows.mask, step or 0, self.cost, self.precision)
+    def _joined(self, given: dict[str, Tensor | None], sizes: list[int], rank: int, group: Any) -> dict[str, Tensor]:
+        """Return the rows of all processes; zeros in place of others' rows where the coupling does not look at them."""
+        there = {name: value.detach() for name, value in given.items() if value is not None}
+        if len(sizes) == 1:
+            return there
+        x = there["x"]
+        alone = isinstance(self.coupling, HasRowByRow) and self.coupling.row_by_row
+        if alone and not any(name == "mask" or name.startswith("labels") for name in there):
+            return {"x": among_zeros(x, sizes, rank)}
+        backends = dist.get_backend_config(group)
+        device = x.device if f"{x.device.type}:" in backends else torch.device("cuda" if x.is_cpu else "cpu")
+        return {name: gathered(value.to(device), sizes, group).to(value.device) for name, value in there.items()}
 
     def _watch_step(self, step: int | None, data: int) -> None:
         """Warn where a step that stands still brings the noise of the call before to other data."""
@@ -290,5 +148,92 @@ class Joint(DropIn):
             return None
         world = dist.group.WORLD
         if world not in self._groups:
-            self._groups[world] = dist.new_group(backend="gloo")
+            self._groups[world] = dist.new_group()
         return self._groups[world]
+
+
+class Header(NamedTuple):
+    """What a process says of its rows before any are exchanged; numbers of 64 bits."""
+
+    good: int
+    rows: int
+    forms: int
+    options: int
+    seed: int
+    step: int
+    data: int
+
+
+_SAME = {
+    "forms": "shapes, types and arguments of the rows must be alike everywhere",
+    "options": "the coupling, and whether a step is given, must be the same everywhere",
+    "seed": "every process needs the same seed: it makes the noise of all",
+    "step": "every process must call it once at every step; without step= process 0 draws the seed of every call",
+}
+
+
+def _met(words: list[int], refused: ValueError | None, drawn: bool, group: Any) -> list[Header]:
+    """Return what every process says, after checking that all hold good rows of the same batch.
+
+    A seed that was ``drawn`` need not be equal everywhere: that of process 0 is used.
+
+    Raises:
+        ValueError: they do not, on every process.
+    """
+    headers = [Header(*words)]
+    if group is not None:
+        device = "cpu" if "cpu:" in dist.get_backend_config(group) else "cuda"
+        mine = torch.tensor(words, device=device)
+        everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(everyone, mine, group=group)
+        headers = [Header(*values.tolist()) for values in everyone]
+    if refused is not None:
+        raise refused
+    for rank, header in enumerate(headers):
+        if not header.good:
+            raise ValueError(f"process {rank} refused its rows; its own error says why")
+    for name, why in _SAME.items():
+        first = getattr(headers[0], name)
+        for rank, header in enumerate(headers):
+            if (value := getattr(header, name)) != first and not (drawn and name == "seed"):
+                differ = (
+                    f"{name} {value}, process 0 {first}" if name in ("seed", "step") else f"other {name} than process 0"
+                )
+                raise ValueError(f"process {rank} has {differ}; {why}")
+    if len({header.data for header in headers}) < len(headers):
+        warn_of("two processes hold the same data; each must read its own part of every batch")
+    return headers
+
+
+def _by_name(labels: Tensor | Sequence[Tensor] | None) -> dict[str, Any]:
+    """Return every label of the rows by a name."""
+    if labels is None:
+        return {}
+    return {f"labels {i}": each for i, each in enumerate([labels] if isinstance(labels, Tensor) else labels)}
+
+
+def _forms(given: dict[str, Tensor | None]) -> int:
+    forms = {name: (tuple(t.shape[1:]), str(t.dtype)) for name, t in given.items() if t is not None}
+    return _digest(json.dumps(forms).encode())
+
+
+def _options(coupling: Coupling, step: int | None, drawn: bool) -> int:
+    try:
+        described: Any = describe("coupling", coupling)
+    except ValueError:  # a class of one's own
+        described = type(coupling).__qualname__
+    return _digest(json.dumps([described, step is None, drawn], default=str).encode())
+
+
+def _some(x: Tensor) -> int:
+    """Return a digest of the first and the last row."""
+    return _digest(x.detach()[[0, -1]].contiguous().cpu().view(torch.uint8).numpy().tobytes())
+
+
+def _digest(data: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+
+
+def _signed(number: int) -> int:
+    """Return the int64 with the low 64 bits of a number."""
+    return (number + 2**63) % 2**64 - 2**63

@@ -11,6 +11,7 @@ from immiscible_diffusion.couplings import (
     Conditional,
     DropIn,
     Flipped,
+    Joint,
     Mixed,
     Nearest,
     Oversampled,
@@ -42,7 +43,7 @@ nearest, which needs no partners
     ''
     """
     name = type(coupling).__name__.lower()
-    if isinstance(coupling, Flipped | Mixed | Rotated | Warmup):
+    if isinstance(coupling, Flipped | Joint | Mixed | Rotated | Warmup):
         return idle_reason(coupling.coupling, batch, labels)
     if isinstance(coupling, Windowed):
         return idle_reason(coupling.coupling, coupling.window * batch, labels and _joined(labels, coupling.window))

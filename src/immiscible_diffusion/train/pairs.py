@@ -62,10 +62,10 @@ def pairs(
     Raises:
         ValueError: a coupling that pairs across processes itself; two processes with the same noise.
     """
-    if share.world > 1 and isinstance(coupling, Joint):
+    if share.world > 1 and _holds_joint(coupling):
         raise ValueError(
-            "coupling is a Joint, which pairs across processes in a loop of one's own; this loop does that itself: "
-            "hand over the coupling that it should apply, such as Assignment()"
+            "coupling is or holds a Joint, which pairs across processes in a loop of one's own; this loop does that "
+            "itself: hand over the coupling that it should apply, such as Assignment()"
         )
     group = dist.new_group() if share.world > 1 else None  # of its own: the gradients' messages may be under way
     window = coupling.window if isinstance(coupling, HasWindow) else 1
@@ -89,6 +89,11 @@ def pairs(
             rows = len(noise) if share.world == 1 else config.batch
             if start <= j < config.steps:
                 yield Pair(batch.raw, noise, batch.cond, batch.mask, rows, kept, seconds)
+
+
+def _holds_joint(coupling: object) -> bool:
+    """Return whether a coupling is a ``Joint``, or one wrapped in others."""
+    return isinstance(coupling, Joint) or (hasattr(coupling, "coupling") and _holds_joint(coupling.coupling))
 
 
 def chosen_pairs(
