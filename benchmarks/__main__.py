@@ -14,12 +14,13 @@ from benchmarks.commands import (
     precision,
     scripts,
     semidiscrete,
+    small_features,
     step,
 )
 from immiscible_diffusion.cli.options import new_app, run_app
 
 app = new_app("benchmarks", "Timings against the strongest public alternatives, recorded as they are measured.")
-for command in (
+COMMANDS = (
     chaos,
     couplings,
     dimension,
@@ -27,12 +28,14 @@ for command in (
     step,
     images,
     joint,
+    small_features,
     semidiscrete,
     scripts,
     precision,
     gpu,
     gpu_pack,
-):
+)
+for command in COMMANDS:
     app.command()(command)
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from benchmarks.papers import bench_papers, papers_line
 from benchmarks.precision import SETS, extract, filled, measure_precision
 from benchmarks.scripts import bench_scripts, decision_counts, scripts_line
 from benchmarks.semidiscrete import bench_semidiscrete, semidiscrete_line
+from benchmarks.small_features import bench_small_features, small_features_line
 from benchmarks.step import bench_step, step_line
 from immiscible_diffusion.cli.options import checked_device, choice, out
 from immiscible_diffusion.couplings import data_points
@@ -43,6 +44,7 @@ __all__ = [
     "precision",
     "scripts",
     "semidiscrete",
+    "small_features",
     "step",
 ]
 
@@ -168,6 +170,20 @@ def dimension(
     lines = _recorded(measured, dimension_line, record, about)
     if page is not None:
         write_bytes(page, dimension_page(page.read_text(encoding="utf-8"), lines).encode())
+
+
+def small_features(
+    data: Annotated[str, typer.Option("--images", help="Folder, parquet file or hub name.")],
+    size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 16,
+    counts: Annotated[list[int] | None, typer.Option("--count", help="Training images; may be repeated.")] = None,
+    label: Annotated[str, typer.Option(help="The column of labels; none leaves them aside.")] = "",
+    threads: Threads = 1,
+    record: Record = None,
+) -> None:
+    """Measure from how many images on a classifier of features tells sharp images from blurred ones."""
+    torch.set_num_threads(threads)
+    rows = bench_small_features(data, size, counts or [240, 480, 960], label=label)
+    _recorded(rows, small_features_line, record, {"images": Path(data).name, "size": size})
 
 
 def scripts(

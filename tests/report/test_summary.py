@@ -73,6 +73,21 @@ def test_one_number_of_sampling_steps_is_set_beside_real_images() -> None:
     assert sentences[2] == "Real images in place of samples score 0.05: about the best that can be expected."
 
 
+@pytest.mark.parametrize("rising", [False, True])
+def test_samples_that_beat_real_images_are_no_measurement(rising: bool) -> None:
+    """300 pictures were too few for the features: real images scored worse than samples, and nothing said so."""
+    numbers = record(TWO, rising=rising)
+    numbers["instrument"] = [{**FLOOR, "floor": {"frechet": {"mean": 0.6, "sd": 0.1}}}]
+    best = 0.8 if rising else 0.4
+    *_, last = summary_sentences(numbers)
+    assert last.startswith(
+        f"Samples score {best} and real images in their place only 0.6: for these images the Fréchet"
+    )
+    assert "is no measure of quality" in last
+    numbers["instrument"] = [{**FLOOR, "floor": {"frechet": {"mean": 0.6, "sd": 0.21}}}]  # within the draws
+    assert len(summary_sentences(numbers)) == 3
+
+
 def test_a_shown_speed_up_stands_beside_the_end() -> None:
     numbers = record(TWO)
     row = {"arm": "assignment", "sampling_steps": 2, "metric": "frechet", "ratio": 2.0, "low": 1.5, "high": 2.6}

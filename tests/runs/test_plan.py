@@ -57,7 +57,12 @@ def test_images_are_not_enlarged(shortest: int, device: str, sizes: list[int]) -
 @pytest.mark.parametrize(
     ("about", "size", "seconds", "use", "why"),
     [
-        ({"rows": 100}, 16, 1e9, "pooled_pixels", "needs 200 training images and there are 80"),
+        ({"rows": 100, "classes": 2}, 16, 1e9, "pooled_pixels", "needs 200 training images and there are 80"),
+        ({"rows": 300}, 16, 1e9, "pooled_pixels", "needs 960 training images without labels and there are 240"),
+        ({"rows": 300, "classes": 20}, 16, 1e9, "pooled_pixels", "without labels and there are 240"),
+        ({"rows": 300, "classes": 2}, 16, 1e9, "labels", "learns the 2 classes"),
+        ({"rows": 1100}, 16, 1e9, "pooled_pixels", "without labels and there are 880"),
+        ({"rows": 1200}, 16, 1e9, "rotation", "the images have no labels"),
         ({"rows": 1000}, 128, 1e9, "pooled_pixels", "takes images of 8 to 64 pixels"),
         ({"rows": 1000}, 16, 1e-9, "pooled_pixels", "seconds to train"),
         ({"rows": 1000, "latents": True, "image_side": 64}, 8, 1e9, "pooled_pixels", "every latent decoded"),

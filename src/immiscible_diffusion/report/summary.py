@@ -20,7 +20,8 @@ Row = Mapping[str, Any]
 def summary_sentences(numbers: Row) -> list[str]:
     """Return three sentences: the training, and its result at the fewest and at the most sampling steps.
 
-    With one number of sampling steps, the third says what real images score in place of samples.
+    With one number of sampling steps, the third gives the score of real images. A fourth warns if samples score better
+    than real images.
 
     Args:
         numbers: a record.
@@ -28,7 +29,8 @@ def summary_sentences(numbers: Row) -> list[str]:
     metric = numbers["metrics"][0]
     counts = sorted({row["sampling_steps"] for row in of_metric(numbers["finals"], metric)})
     ends = [_end(numbers, metric, count) for count in (counts[0], *counts[1:][-1:])]
-    return [_trained(numbers), *ends, *(_perfect(numbers, metric) if len(counts) == 1 else ())]
+    blind = _no_measure(numbers, metric)
+    return [_trained(numbers), *ends, *(blind or (_perfect(numbers, metric) if len(counts) == 1 else []))]
 
 
 def summary_table(numbers: Row) -> tuple[list[str], list[list[str]]]:
@@ -131,8 +133,25 @@ def _counts(rows: Sequence[Row], rises: bool) -> str:
     return f"{text}; the largest gain has {best}, {words[best]}"
 
 
+def _no_measure(numbers: Row, metric: str) -> list[str]:
+    """Return a sentence that warns where samples score clearly better than real images, or nothing."""
+    rises = metric in numbers["rising"]
+    for entry, who in floors(numbers["instrument"], metric):
+        floor, sign = entry["floor"][metric], -1 if rises else 1
+        rows = of_metric(numbers["finals"], metric)
+        ends = [row["mean"] for row in rows if not who or row["arm"] in entry["arms"]]
+        best = min(ends, key=lambda mean: sign * mean, default=floor["mean"])
+        if sign * (floor["mean"] - best) > floor["sd"]:
+            return [
+                f"Samples score {number(best)} and real images in their place only {number(floor['mean'])}: for these "
+                f"images the {metric_name(metric)} is no measure of quality. Judge by the pictures, and give more "
+                "images or other features (evaluate.features)."
+            ]
+    return []
+
+
 def _perfect(numbers: Row, metric: str) -> list[str]:
-    """Return what real images score in place of samples, in one sentence, or nothing."""
+    """Return the score of real images in place of samples, in one sentence, or nothing."""
     return [
         f"Real images in place of samples score {number(entry['floor'][metric]['mean'])}: about the best "
         "that can be expected."

@@ -30,8 +30,9 @@ _CHANNELS = {"cpu": {16: [16, 32], 64: [16, 32, 64]}, "cuda": {16: [64, 128], 64
 """Device -> the largest side -> channels of the U-Net's levels."""
 _CLASSIFIED = 8, 64
 """Sides of the images that a classifier of features can learn from."""
-_LEAST_LEARNED, _LEAST_OF_CLASS = 200, 20
-"""The fewest training images, and images of a class, that it learns something from."""
+_LEAST_LEARNED = {"labels": 200, "rotation": 960}
+"""Task -> the fewest training images; with fewer, blurred images score nearly like sharp ones (small_features.json)."""
+_LEAST_OF_CLASS = 20
 _FEATURES_SHARE = 0.25
 """Of the time at hand, what fitting it may take."""
 _GRID: dict[str, Any] = {
@@ -160,23 +161,25 @@ def _features(look: Look, size: int, given: Mapping[str, Any], seconds: float) -
     key, side = "evaluate.features", look.image_side or size
     if key in given or "evaluate.features.use" in given:
         return Choice(key, given.get(key, {}), "As given."), 0.0
-    rows = look.rows - _held_out(look)
+    rows, labels = look.rows - _held_out(look), look.classes or 0
+    task = "labels" if labels > 1 and rows >= _LEAST_OF_CLASS * labels else "rotation"
     least, most = _CLASSIFIED
     reason = ""
     if look.latents:
         reason = "a classifier of features would need every latent decoded"
     elif not least <= side <= most:
         reason = f"a classifier of features takes images of {least} to {most} pixels"
-    elif rows < _LEAST_LEARNED:
-        reason = f"a classifier of features needs {_LEAST_LEARNED} training images and there are {rows}"
+    elif rows < _LEAST_LEARNED[task]:
+        lack = "" if task == "labels" else " without labels"
+        reason = f"a classifier of features needs {_LEAST_LEARNED[task]} training images{lack} and there are {rows}"
     else:
         fitting = Classifier().fit_seconds((3, side, side), rows)
         if fitting > _FEATURES_SHARE * seconds:
             reason = f"a classifier of features would take {math.ceil(fitting)} seconds to train (--minutes)"
     if reason:
-        return Choice(key, "pooled_pixels", f"Averages of pixels on a grid: {reason}."), 0.0
-    labels = look.classes or 0
-    if labels > 1 and rows >= _LEAST_OF_CLASS * labels:
+        why = f"Averages of pixels on a grid, which show colour and layout but not sharpness: {reason}."
+        return Choice(key, "pooled_pixels", why), 0.0
+    if task == "labels":
         why = f"A small classifier that learns the {labels} classes of your images; a distance in it is not FID."
         return Choice(key, {"use": "classifier", "task": "labels"}, why), fitting
     lack = "the images have no labels" if labels < 2 else f"{labels} classes have fewer than 20 images each"
