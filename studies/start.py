@@ -12,6 +12,8 @@ __all__ = ["dimensions", "start"]
 
 _GAINS = ["few-steps-flow-cpu", "demo"]
 """Pages of the records that the first table is about, real images first."""
+_FACES = "few-steps-faces-cpu"
+"""The page of the record whose samples are shown."""
 _LIMITS = ["fig5-table4-ddim-cpu", "fig4a-table3-consistency-cpu", "digits-consistency"]
 """Pages of the records in which assignment gains nothing, each with the finding at its most sampling steps."""
 _ARM = "assignment"
@@ -37,6 +39,7 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
     gains = [by_page[page] for page in _GAINS if page in by_page]
     return {
         "gains": [row for view in gains for row in _gain(view)][:_ROWS],
+        "faces": by_page.get(_FACES),
         "figures": [view for view in gains if view["figure"]],
         "limits": [(by_page[page], _last_finding(by_page[page])) for page in _LIMITS if page in by_page],
         "costs": _costs(root),
