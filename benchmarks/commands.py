@@ -18,6 +18,7 @@ from benchmarks.gpu.run import in_turn, run_part
 from benchmarks.gpu.scale import DRY, PARTS, REAL
 from benchmarks.images import bench_images
 from benchmarks.joint import bench_joint, joint_line
+from benchmarks.loops import bench_loops, bench_processes, loops_line, trainer_version
 from benchmarks.measuring import recorded
 from benchmarks.papers import bench_papers, papers_line
 from benchmarks.precision import SETS, extract, filled, measure_precision
@@ -40,6 +41,7 @@ __all__ = [
     "gpu_pack",
     "images",
     "joint",
+    "loops",
     "papers",
     "precision",
     "scripts",
@@ -134,6 +136,30 @@ def joint(
     """Time the pairing of the rows of several processes, and count the bytes that it moves."""
     measured = bench_joint(rows=rows, sizes=sizes or [192, 3072], worlds=worlds or [2, 4], repeats=repeats)
     _recorded(measured, joint_line, record, {})
+
+
+def loops(
+    data: Annotated[str, typer.Option("--images", help="Folder, parquet file or hub name.")],
+    batch: Annotated[int, typer.Option(min=2, help="Images a step, of all processes together.")] = 64,
+    rounds: Annotated[int, typer.Option(min=2, help="How often each loop is timed.")] = 20,
+    worlds: Annotated[list[int] | None, typer.Option("--processes", help="May be repeated.")] = None,
+    record: Record = None,
+) -> None:
+    """Time whole training loops: this library's, diffusers' example, denoising-diffusion-pytorch's and plain DDP."""
+    torch.set_num_threads(1)
+    images = next(Images(data, size=32, held_out_rows=1).batches(2048, 0)).raw
+    net: Any = choice("net", '{use="unet", channels=[16, 32], layers=1}')
+    options: dict[str, Any] = {"batch": batch, "steps": 2, "rounds": rounds}
+
+    def measured() -> Iterator[dict[str, Any]]:
+        for world in worlds or [1, 2]:
+            if world == 1:
+                yield from bench_loops(images, net, **options)
+            else:
+                yield from bench_processes(images, net, world=world, **options)
+
+    about = {"images": Path(data).name, "net": "unet 16, 32", "denoising-diffusion-pytorch": trainer_version() or None}
+    _recorded(measured(), loops_line, record, about)
 
 
 def images(

@@ -1,6 +1,6 @@
 """Part ``throughput``: images a second of training, by this library's loop and by diffusers' example."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from statistics import median
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from benchmarks.gpu.data import Resident
 from benchmarks.gpu.part import images_of, unet
 from benchmarks.gpu.scale import Site
+from benchmarks.loops import diffusers_loop, eps_method
 from benchmarks.measuring import now, quartiles
 from immiscible_diffusion.codecs import Pixels
 from immiscible_diffusion.registry import make
@@ -87,41 +88,11 @@ def _library(
     state = new_state(_net(site, images, channels_last), config)
     if compiled:
         state.net.compile()
-    method = make("method", {"use": "denoising", "schedule": {"use": "betas"}, "predict": "eps"})
-    yield from fit(state, Resident(images), Pixels(), make("coupling", coupling), method, config)
+    yield from fit(state, Resident(images), Pixels(), make("coupling", coupling), eps_method(), config)
 
 
 def _example(
     site: Site, images: Tensor, *, bf16: bool = False, channels_last: bool = False, compiled: bool = False
-) -> Generator[float, None, None]:
-    """Yield the loss after each step, by the arithmetic of diffusers' example of unconditional training.
-
-    Noise is ``randn_like``, the time a whole level, ``add_noise`` the scheduler's, the target the noise; then the mean
-    squared error, clipping at 1, AdamW and diffusers' own averaged weights. The script around it (accelerate, logging)
-    is left out; the images are on the device, as they are for the other loops.
-    """
-    from diffusers import DDPMScheduler
-    from diffusers.training_utils import EMAModel
-
-    device = torch.device(site.device)
+) -> Generator[object, None, None]:
     net = _net(site, images, channels_last)
-    model: Any = net.model
-    scheduler, ema = DDPMScheduler(1000), EMAModel(model.parameters(), decay=0.9999, use_ema_warmup=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6)
-    forward: Callable[..., Any] = model
-    if compiled:
-        model.compile()
-    for batch in Resident(images).batches(site.scale.batch, 0):
-        clean = Pixels().encode(batch.raw)
-        noise = torch.randn_like(clean)
-        steps = torch.randint(0, 1000, (len(clean),), device=device)
-        noisy = scheduler.add_noise(clean, noise, steps)
-        with torch.autocast(device.type, torch.bfloat16, bf16):
-            predicted = forward(noisy, steps).sample
-        loss = nn.functional.mse_loss(predicted.float(), noise)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.step(model.parameters())
-        yield float(loss.detach())  # the example logs it at every step
+    yield from diffusers_loop(images, net, batch=site.scale.batch, bf16=bf16, compiled=compiled)
