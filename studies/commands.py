@@ -129,7 +129,7 @@ def _miscibility(
 
 def _pairs(couplings: dict[str, Any], x: Tensor, cluster: Tensor) -> Pairs:
     """Return the first rows of a batch with their noise, which the whole batch was paired with."""
-    paired = {name: coupling(x, None, stream(0, 0, "noise")) for name, coupling in couplings.items()}
+    paired = {name: coupling(x, generator=stream(0, 0, "noise")) for name, coupling in couplings.items()}
     return {name: (x[:_DRAWN], noise[:_DRAWN], cluster[:_DRAWN]) for name, noise in paired.items()}
 
 

@@ -150,12 +150,14 @@ def _paired(config: Config, x: Tensor, cond: Tensor | None) -> Tensor:
     for i, first in enumerate(range(0, len(x) - size + 1, size)):
         labels = None if cond is None else cond[first : first + size]
         generator = stream(config.evaluate.seed, i, "noise")
-        parts.append(config.coupling(x[first : first + size], labels, generator, step=config.train.steps))
+        parts.append(
+            config.coupling(x[first : first + size], cond=labels, generator=generator, step=config.train.steps)
+        )
     rest = len(x) - size * len(parts)
     if rest:  # the last rows are paired among as many as the others
         labels = None if cond is None else cond[-size:]
         generator = stream(config.evaluate.seed, len(parts), "noise")
-        parts.append(config.coupling(x[-size:], labels, generator, step=config.train.steps)[-rest:])
+        parts.append(config.coupling(x[-size:], cond=labels, generator=generator, step=config.train.steps)[-rest:])
     return torch.cat(parts)
 
 

@@ -223,7 +223,7 @@ def test_pairs_are_those_of_a_plain_loop() -> None:
     def pairs() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for i in range(6):
             x = torch.randn(16, 3, generator=stream(0, i, "data"))
-            yield x, couple(x, None, stream(0, i, "noise"))
+            yield x, couple(x, generator=stream(0, i, "noise"))
 
     for (x, noise), (other_x, other_noise) in zip(ahead(pairs()), pairs(), strict=True):
         torch.rand(3)  # what the loop draws does no harm

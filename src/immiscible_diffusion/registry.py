@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import NoneType, UnionType
+from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 __all__ = ["KINDS", "describe", "lookup", "make", "names", "read_table", "register", "written"]
@@ -64,6 +64,8 @@ def names(kind: str) -> list[str]:
 def lookup(kind: str, name: str, *, imports: bool = True) -> type[Any]:
     """Return the class behind a name, or behind ``"my_package.module:Thing"``; only its module is imported.
 
+    A module is searched for where Python searches, then in the current folder.
+
     A class of one's own must carry ``@register``: a name in a file can reach nothing else.
 
     Args:
@@ -81,7 +83,7 @@ def lookup(kind: str, name: str, *, imports: bool = True) -> type[Any]:
                 f"{kind} {name!r} names a module that is not imported, and may be anyone's: import it first"
             )
         try:
-            cls = getattr(importlib.import_module(module), attribute)
+            cls = getattr(_imported(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"cannot import {kind} {name!r}: {error}") from error
         if cls not in _registered[_checked(kind)].values():
@@ -90,8 +92,27 @@ def lookup(kind: str, name: str, *, imports: bool = True) -> type[Any]:
     if (built_in := _built_in(kind).get(name)) is not None:
         importlib.import_module(built_in)
     if name not in _registered[kind]:
-        raise ValueError(f"no {kind} named {name!r}; there are {names(kind)}")
+        path = f'; images of that folder or file: \'{{use="images", path="{name}"}}\'' if _is_path(kind, name) else ""
+        raise ValueError(f"no {kind} named {name!r}; there are {names(kind)}{path}")
     return _registered[kind][name]
+
+
+def _imported(module: str) -> ModuleType:
+    """Return a module; one that Python does not find is looked for in the current folder, as ``python -m`` does."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        here, first = str(Path.cwd()), module.partition(".")[0]
+        there = Path(here, f"{first}.py").is_file() or Path(here, first).is_dir()
+        if error.name != first or here in sys.path or not there:
+            raise
+    sys.path.append(here)
+    importlib.invalidate_caches()
+    return importlib.import_module(module)
+
+
+def _is_path(kind: str, name: str) -> bool:
+    return kind == "source" and Path(name).exists()
 
 
 def make(kind: str, choice: Any, *, where: str = "", imports: bool = True) -> Any:

@@ -140,9 +140,9 @@ class Coupling(Protocol):
     def __call__(
         self,
         x: Tensor,
+        *,
         cond: Tensor | None = None,
         generator: torch.Generator | None = None,
-        *,
         index: Tensor | None = None,
         step: int = 0,
         mask: Tensor | None = None,

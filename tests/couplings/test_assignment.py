@@ -230,7 +230,7 @@ def test_assignment_draws_from_its_generator_and_pairs_by_class_if_asked() -> No
         (Assignment(cost="l1", precision="bf16"), assign(x, noise, cost="l1", precision="bf16")),
         (Assignment(per_class=True), assign(x, noise, labels=labels)),
     ):
-        assert torch.equal(couple(x, labels, stream(0, 0, "noise")), expected)
+        assert torch.equal(couple(x, cond=labels, generator=stream(0, 0, "noise")), expected)
 
 
 def test_data_beyond_float32_are_paired_as_their_directions_say() -> None:

@@ -42,7 +42,7 @@ def epochs(couple: Any, count: int, *, start: int = 0, data: Tensor = DATA) -> l
         order, noise = torch.randperm(len(data), generator=generator(epoch)), torch.empty_like(data)
         for i in range(0, len(data), B):
             rows, step = order[i : i + B], epoch * len(data) + i
-            noise[rows] = couple(data[rows], None, stream(0, step, "noise"), index=rows, step=step)
+            noise[rows] = couple(data[rows], generator=stream(0, step, "noise"), index=rows, step=step)
         found.append(noise)
     return found
 
@@ -114,12 +114,12 @@ def test_the_seeds_are_only_ever_permuted_within_their_cache(caches: int) -> Non
 
 def test_the_noise_is_that_of_the_seeds_that_are_kept() -> None:
     couple, rows = Cached(), torch.tensor([9, 2, 4, 7])
-    noise = couple(DATA[rows], None, generator(0), index=rows)
+    noise = couple(DATA[rows], generator=generator(0), index=rows)
     seeds = couple.memory()["seeds"][0]
     assert seeds.shape == (10,)
     assert torch.equal(noise, normal_rows(seeds[rows], D))
     assert torch.equal(noise, assign(DATA[rows], noise[[2, 0, 3, 1]]))
-    again = couple(DATA[rows.flip(0)], None, generator(1), index=rows.flip(0))
+    again = couple(DATA[rows.flip(0)], generator=generator(1), index=rows.flip(0))
     assert torch.equal(again, noise.flip(0))
 
 
@@ -138,7 +138,7 @@ def test_remembered_noise_is_standard_normal_over_all_rows_and_caches() -> None:
 
 def test_every_cache_is_used_and_one_at_a_time() -> None:
     couple, rows = Cached(caches=4), torch.arange(B)
-    seen = {couple(DATA[:B], None, stream(0, i, "noise"), index=rows).numpy().tobytes() for i in range(40)}
+    seen = {couple(DATA[:B], generator=stream(0, i, "noise"), index=rows).numpy().tobytes() for i in range(40)}
     assert len(seen) == 4
     for noise in map(bytes, seen):
         assert any(noise == normal_rows(seeds, D).numpy().tobytes() for seeds in couple.memory()["seeds"])
@@ -146,9 +146,9 @@ def test_every_cache_is_used_and_one_at_a_time() -> None:
 
 def test_a_row_that_comes_twice_gets_two_noises_and_remembers_the_first() -> None:
     couple, rows = Cached(), torch.tensor([3, 1, 3, 0, 1, 3])
-    couple(DATA[:4], None, generator(0), index=torch.arange(4))
+    couple(DATA[:4], generator=generator(0), index=torch.arange(4))
     before = couple.memory()["seeds"].clone()
-    noise = couple(DATA[rows], None, generator(1), index=rows)
+    noise = couple(DATA[rows], generator=generator(1), index=rows)
     after = couple.memory()["seeds"]
     assert len(set(map(tuple, noise.tolist()))) == 6
     assert torch.equal(after.sort().values, before.sort().values)
@@ -173,9 +173,9 @@ def test_a_saved_run_goes_on_as_it_would_have() -> None:
 
 def test_new_rows_leave_what_is_remembered() -> None:
     couple = Cached()
-    couple(DATA[:8], None, generator(0), index=torch.arange(8))
+    couple(DATA[:8], generator=generator(0), index=torch.arange(8))
     before = couple.memory()["seeds"].clone()
-    couple(DATA[8:20], None, generator(1), index=torch.arange(8, 20))
+    couple(DATA[8:20], generator=generator(1), index=torch.arange(8, 20))
     after = couple.memory()["seeds"]
     assert torch.equal(after[:, :8], before)
     assert after.shape == (1, 20)
@@ -185,14 +185,14 @@ def test_new_rows_leave_what_is_remembered() -> None:
 def test_without_row_numbers_it_is_plain_assignment_and_remembers_nothing() -> None:
     couple = Cached(cost="dot", precision="bf16")
     expected = assign(DATA, torch.randn(N, D, generator=generator(3)), cost="dot", precision="bf16")
-    assert torch.equal(couple(DATA, None, generator(3)), expected)
+    assert torch.equal(couple(DATA, generator=generator(3)), expected)
     assert couple.memory() == {}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_noise_is_like_x(dtype: torch.dtype) -> None:
     x = randn(5, 3, 4, 4).to(dtype).requires_grad_()
-    noise = Cached()(x, None, generator(0), index=torch.arange(5, dtype=torch.int32))
+    noise = Cached()(x, generator=generator(0), index=torch.arange(5, dtype=torch.int32))
     assert (noise.shape, noise.dtype, noise.requires_grad) == (x.shape, dtype, False)
     assert dtype != torch.float64 or not torch.equal(noise, noise.float().double())
 

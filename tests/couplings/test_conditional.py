@@ -133,7 +133,7 @@ def correct(couple: Any, condition: Callable[[Tensor, int], Tensor | None]) -> f
     for i in range(BATCHES):
         label = torch.randint(CLASSES, (B,), generator=generator(i))
         x = means[label] + randn(B, D, seed=100 + i)
-        noises.append(couple(x, condition(label, i), stream(0, i, "noise")))
+        noises.append(couple(x, cond=condition(label, i), generator=stream(0, i, "noise")))
         labels.append(label)
     seen, seen_label = torch.cat(noises[: BATCHES // 2]), torch.cat(labels[: BATCHES // 2])
     centres = torch.stack([seen[seen_label == label].mean(0) for label in range(CLASSES)])
@@ -187,14 +187,14 @@ def test_the_noise_is_still_nearer_than_independent_noise() -> None:
 def test_without_a_condition_it_is_plain_assignment() -> None:
     x = randn(30, 4)
     own = torch.randn(30, 4, generator=generator(3))
-    assert torch.equal(Conditional(cost="l1")(x, None, generator(3)), assign(x, own, cost="l1"))
+    assert torch.equal(Conditional(cost="l1")(x, generator=generator(3)), assign(x, own, cost="l1"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_condition_and_data_are_left_as_they_came(dtype: torch.dtype) -> None:
     x, cond = randn(20, 3, 4).requires_grad_(), (5 * randn(20, 2, 6)).to(dtype).requires_grad_()
     before = x.detach().clone(), cond.detach().clone()
-    noise = Conditional()(x, cond, generator(0))
+    noise = Conditional()(x, cond=cond, generator=generator(0))
     assert torch.equal(x, before[0])
     assert torch.equal(cond, before[1])
     assert not noise.requires_grad
@@ -216,14 +216,17 @@ X, C = randn(5, 3), randn(5, 2)
 NAN = C.clone()
 NAN[2, 1] = torch.nan
 FAILURES: dict[str, tuple[Callable[[], object], str]] = {
-    "numbers": (lambda: Conditional()(X, C[:, 0]), r"cond is torch.float32 of shape \(5,\); it must be labels \(5,\)"),
-    "rows": (lambda: Conditional()(X, C[:4]), r"cond has shape \(4, 2\); it must have an entry a row, \(5, ...\)"),
+    "numbers": (
+        lambda: Conditional()(X, cond=C[:, 0]),
+        r"cond is torch.float32 of shape \(5,\); it must be labels \(5,\)",
+    ),
+    "rows": (lambda: Conditional()(X, cond=C[:4]), r"cond has shape \(4, 2\); it must have an entry a row, \(5, ...\)"),
     "label rows": (
-        lambda: Conditional()(X, torch.arange(4)),
+        lambda: Conditional()(X, cond=torch.arange(4)),
         r"cond has shape \(4,\); it must have an entry a row, \(5, ...\)",
     ),
-    "nan": (lambda: Conditional()(X, NAN), r"cond holds NaN or infinity, first in row 2"),
-    "x nan": (lambda: Conditional()(X * torch.nan, C), r"x holds NaN or infinity, first in row 0"),
+    "nan": (lambda: Conditional()(X, cond=NAN), r"cond holds NaN or infinity, first in row 2"),
+    "x nan": (lambda: Conditional()(X * torch.nan, cond=C), r"x holds NaN or infinity, first in row 0"),
     "more noise": (
         lambda: assign_conditional(X, randn(6, 3), C),
         r"as many noise rows as rows of x; there are 6 for 5",

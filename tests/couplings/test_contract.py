@@ -29,7 +29,7 @@ def randn(*shape: int) -> Tensor:
 def honours(couple: Any, x: Tensor, cond: Tensor | None = None) -> None:
     """Assert what must hold of one call: noise like x, finite and repeatable, and x as it was."""
     before, version = x.detach().clone(), x._version
-    noise = couple(x, cond, stream(0, 0, "noise"))
+    noise = couple(x, cond=cond, generator=stream(0, 0, "noise"))
     assert isinstance(noise, Tensor)
     assert (noise.shape, noise.dtype, noise.device) == (x.shape, x.dtype, x.device)
     assert noise.isfinite().all()
@@ -39,9 +39,9 @@ def honours(couple: Any, x: Tensor, cond: Tensor | None = None) -> None:
     assert torch.equal(x, before)
     assert x._version == version
     state = torch.get_rng_state()
-    assert torch.equal(noise, couple(x, cond, stream(0, 0, "noise")))
+    assert torch.equal(noise, couple(x, cond=cond, generator=stream(0, 0, "noise")))
     assert torch.equal(state, torch.get_rng_state())
-    assert not torch.equal(noise, couple(x, cond, stream(0, 1, "noise")))
+    assert not torch.equal(noise, couple(x, cond=cond, generator=stream(0, 1, "noise")))
 
 
 def test_the_built_in_couplings_are_registered() -> None:
@@ -101,11 +101,13 @@ def test_row_numbers_and_the_step_are_welcome(name: str) -> None:
     """A coupling that needs neither takes both; memory and schedules aside, the noise is as lawful as without them."""
     x, couple = randn(6, 3, 4, 4), make("coupling", name)
     for step in (0, 10**6):
-        noise = couple(x, torch.arange(6) % 2, stream(0, 0, "noise"), index=torch.arange(6) + 10, step=step)
+        noise = couple(
+            x, cond=torch.arange(6) % 2, generator=stream(0, 0, "noise"), index=torch.arange(6) + 10, step=step
+        )
         assert noise.shape == x.shape
         assert not noise.requires_grad
         again = make("coupling", name)(
-            x, torch.arange(6) % 2, stream(0, 0, "noise"), index=torch.arange(6) + 10, step=step
+            x, cond=torch.arange(6) % 2, generator=stream(0, 0, "noise"), index=torch.arange(6) + 10, step=step
         )
         assert name == "cached" or torch.equal(noise, again)
 

@@ -81,9 +81,9 @@ def test_labels_are_one_word_for_functions_and_objects() -> None:
     labels, noise = torch.arange(8) % 2, torch.randn(X.shape, generator=noise_stream())
     within = assign(X, noise, labels=labels)
     assert torch.equal(couple(X, generator=noise_stream(), labels=labels), within)
-    assert torch.equal(Assignment(per_class=True)(X, labels, noise_stream()), within)
-    assert torch.equal(Assignment(per_class=True)(X, 0 * labels, noise_stream(), labels=labels), within)
-    assert not torch.equal(couple(X, labels, noise_stream()), within)  # a condition alone is no label
+    assert torch.equal(Assignment(per_class=True)(X, cond=labels, generator=noise_stream()), within)
+    assert torch.equal(Assignment(per_class=True)(X, cond=0 * labels, generator=noise_stream(), labels=labels), within)
+    assert not torch.equal(couple(X, cond=labels, generator=noise_stream()), within)  # a condition alone is no label
 
 
 @pytest.mark.parametrize("name", sweep(sorted({*PAIRING} - {*OTHERWISE}), 4))
@@ -123,7 +123,7 @@ def test_what_belongs_to_rows_goes_with_them_into_a_class() -> None:
             seen.append((x, rows))
             return super().pair(x, rows)
 
-    Keeping()(X, 10 * labels, labels=labels, index=index, step=4, mask=mask)
+    Keeping()(X, cond=10 * labels, labels=labels, index=index, step=4, mask=mask)
     for label, (x, rows) in enumerate(seen):
         part = labels == label
         assert torch.equal(x, torch.where(mask, X, 0)[part])
@@ -180,3 +180,10 @@ def test_a_mask_that_is_written_as_told_will_do() -> None:
         couple(X.byte())
     with pytest.raises(ValueError, match="generator is 3"):
         nearest(X, 4, generator=3)  # type: ignore[arg-type]
+
+
+def test_a_second_argument_has_a_name() -> None:
+    """couple(x, labels) and couple(x, noise), a habit from other libraries, once ran as couple(x) and said nothing."""
+    for second in (torch.arange(8) % 2, torch.randn_like(X), None):
+        with pytest.raises(TypeError, match=r"write couple\(x, labels=y\) .* paired by assign\(x, noise\)"):
+            Assignment()(X, second)  # type: ignore[call-overload]

@@ -23,7 +23,7 @@ X = 2 * randn(64, 8)
 
 
 def noise_of(couple: Any, x: Tensor = X, step: int = 0, **options: Any) -> Tensor:
-    noise: Tensor = couple(x, None, stream(0, step, "noise"), **options)
+    noise: Tensor = couple(x, generator=stream(0, step, "noise"), **options)
     return noise
 
 

@@ -192,7 +192,7 @@ def test_the_coupling_permutes_the_noise_of_its_generator() -> None:
     noise = torch.randn(30, 2, 3, generator=stream(0, 0, "noise"), dtype=torch.float64)
     for cost in COSTS:
         options: Any = {"cost": cost}
-        paired = Greedy(**options)(x, None, stream(0, 0, "noise"))
+        paired = Greedy(**options)(x, generator=stream(0, 0, "noise"))
         assert torch.equal(paired, noise[greedy_index(x, noise, **options)])
         assert torch.equal(paired.flatten(1).sort(0).values, noise.flatten(1).sort(0).values)
         assert not torch.equal(paired, noise)

@@ -154,7 +154,7 @@ def process(rank: int, folder: str) -> None:
     said["a step here alone"] = message_of(lambda: couple(mine, step=4 if rank == 2 else None))
     said["step"] = message_of(lambda: couple(mine, step=4 + (rank == 1)))
     said["length"] = message_of(lambda: couple(mine[..., : 4 - (rank == 2)], step=4))
-    said["a condition here alone"] = message_of(lambda: couple(mine, mine if rank else None, step=4))
+    said["a condition here alone"] = message_of(lambda: couple(mine, cond=mine if rank else None, step=4))
     said["options"] = message_of(lambda: Joint(Assignment("dot") if rank == 1 else Assignment())(mine, step=4))
     for step, (name, data) in enumerate((("same data", X[:5]), ("other data", mine)), 5):
         with warnings.catch_warnings(record=True) as caught:
@@ -275,9 +275,9 @@ def test_the_seed_comes_from_generator_or_step() -> None:
     x, couple = randn(6, 4), Joint(seed=2)
     state = torch.get_rng_state()
     assert torch.equal(couple(x, step=1), couple(x, step=1))
-    assert torch.equal(couple(x, None, stream(0, 0, "noise")), couple(x, None, stream(0, 0, "noise")))
+    assert torch.equal(couple(x, generator=stream(0, 0, "noise")), couple(x, generator=stream(0, 0, "noise")))
     assert torch.equal(torch.get_rng_state(), state)
-    drawn = [couple(x, step=1), couple(x, step=2), couple(x, None, stream(0, 0, "noise")), Joint(seed=1)(x, step=1)]
+    drawn = [couple(x, step=1), couple(x, step=2), couple(x, generator=stream(0, 0, "noise")), Joint(seed=1)(x, step=1)]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         drawn += [couple(x), couple(x)]
@@ -301,7 +301,7 @@ def test_a_step_that_stands_still_is_told_once() -> None:
     assert told(lambda couple: [couple(each, step=7) for each in (x, x)]) == []
     assert told(lambda couple: [couple(each, step=step) for step, each in enumerate((x, other))]) == []
     assert told(lambda couple: [couple(each) for each in (x, other)]) == []
-    assert told(lambda couple: [couple(each, None, stream(0, 0, "noise"), step=7) for each in (x, other)]) == []
+    assert told(lambda couple: [couple(each, generator=stream(0, 0, "noise"), step=7) for each in (x, other)]) == []
 
 
 def test_the_coupling_is_its_own_configuration() -> None:

@@ -174,7 +174,7 @@ def couple(name: str, x: Tensor, mask: Tensor | None, step: int = 0) -> Tensor:
     assert isinstance(coupling, Coupling)
     masked = {} if mask is None else {"mask": mask}
     cond = torch.arange(len(x)) % 2
-    return coupling(x, cond, stream(0, step, "noise"), index=torch.arange(len(x)), step=step, **masked)
+    return coupling(x, cond=cond, generator=stream(0, step, "noise"), index=torch.arange(len(x)), step=step, **masked)
 
 
 @pytest.mark.medium

@@ -73,7 +73,10 @@ MISUSES: dict[str, tuple[Callable[[], object], str]] = {
     "no step": (lambda: Warmup()(X), "called without it"),
     "all labels differ": (lambda: assign(X, NOISE, labels=CLASSES), r"no two of the 32 rows share a label"),
     "all labels differ in an object": (lambda: Assignment()(X, labels=CLASSES), r"no two of the 32 rows share a label"),
-    "all conditions differ": (lambda: Assignment(per_class=True)(X, CLASSES), r"no two of the 32 rows share a label"),
+    "all conditions differ": (
+        lambda: Assignment(per_class=True)(X, cond=CLASSES),
+        r"no two of the 32 rows share a label",
+    ),
 }
 
 

@@ -213,7 +213,7 @@ def test_the_distance_reduction_on_cifar10_is_that_of_explicit_noises(
     found, explicit = [], []
     for step in range(batches):
         x = images[torch.randperm(len(images), generator=stream(0, step, "data"))[:128]]
-        found.append(reduction(x, Oversampled(times=times)(x, None, stream(0, step, "noise"))))
+        found.append(reduction(x, Oversampled(times=times)(x, generator=stream(0, step, "noise"))))
         noise = torch.randn(128 * times, *x.shape[1:], generator=stream(0, step, "noise"))
         explicit.append(reduction(x, assign(x, noise)))
     assert np.mean(found) == pytest.approx(np.mean(explicit), abs=4 * 0.055 / math.sqrt(batches))
@@ -260,13 +260,13 @@ def test_randomness_comes_from_the_generator_alone(d: int, cost: Any) -> None:
 def test_the_class_draws_times_b_noises(times: float) -> None:
     x = randn(7, 3, 4)
     expected = oversample(x, round(7 * times), cost="dot", generator=generator(2))
-    assert torch.equal(Oversampled(times=times, cost="dot")(x, None, generator(2)), expected)
+    assert torch.equal(Oversampled(times=times, cost="dot")(x, generator=generator(2)), expected)
 
 
 def test_one_noise_for_each_datum_has_the_reduction_of_plain_assignment() -> None:
     x = randn(48, 600, seed=50)
     ours, plain, twice = (
-        np.mean([reduction(x, couple(x, None, generator(seed))) for seed in range(20)])
+        np.mean([reduction(x, couple(x, generator=generator(seed))) for seed in range(20)])
         for couple in (Oversampled(times=1), Assignment(), Oversampled(times=2))
     )
     assert ours == pytest.approx(plain, abs=0.4)  # four standard errors
@@ -282,8 +282,8 @@ def test_the_prior_has_the_moments_of_the_coupled_noise(cost: Any) -> None:
     couple = Oversampled(times=8, cost=cost)
     prior = couple.prior(data.chunk(200))
     assert isinstance(prior, Gaussian)
-    fresh = torch.cat([couple(x, None, generator(i)) for i, x in enumerate(data.chunk(200))])
-    fresh = torch.cat([fresh, *(couple(x, None, generator(1000 + i)) for i, x in enumerate(data.chunk(200)))])
+    fresh = torch.cat([couple(x, generator=generator(i)) for i, x in enumerate(data.chunk(200))])
+    fresh = torch.cat([fresh, *(couple(x, generator=generator(1000 + i)) for i, x in enumerate(data.chunk(200)))])
     drawn = prior.sample((40_000, 24), generator(3))
     torch.testing.assert_close(drawn.mean(0), fresh.mean(0), rtol=0, atol=0.06)
     torch.testing.assert_close(drawn.T.cov(), fresh.T.cov(), rtol=0, atol=0.12)

@@ -33,7 +33,7 @@ X = 2 * randn(16, 3)
 
 
 def noise_of(couple: Any, step: int, seed: int = 0) -> Tensor:
-    noise: Tensor = couple(X, None, stream(seed, step, "noise"), step=step)
+    noise: Tensor = couple(X, generator=stream(seed, step, "noise"), step=step)
     return noise
 
 
@@ -59,7 +59,7 @@ def test_the_share_of_paired_batches_runs_in_a_line(step: int, share: float) -> 
     couple, batches = Mixed(start=0.2, end=0.9, steps=1000), 400
     x = 5 * randn(64, 2)
     found = sum(
-        float(torch.linalg.vecdot(x, couple(x, None, stream(i, 0, "noise"), step=step)).mean()) > 3
+        float(torch.linalg.vecdot(x, couple(x, generator=stream(i, 0, "noise"), step=step)).mean()) > 3
         for i in range(batches)
     )
     bounds = binom(batches, share).ppf([1e-4, 1 - 1e-4])
@@ -104,7 +104,7 @@ def test_the_start_of_a_mixture_has_the_moments_of_the_noise(share: float) -> No
     prior, own = couple.prior([DATA]), Nearest(k=8, cost="dot").prior([DATA])
     assert isinstance(prior, Gaussian)
     assert isinstance(own, Gaussian)
-    noise = torch.cat([couple(DATA, None, stream(i, 0, "noise"), step=10) for i in range(rows)]).double()
+    noise = torch.cat([couple(DATA, generator=stream(i, 0, "noise"), step=10) for i in range(rows)]).double()
     # Rows of one batch are paired or not together: the error of their share is that of the number of batches.
     error = 5 * 0.5 / math.sqrt(rows) * float(own.mean.norm())
     assert float((noise.mean(0) - prior.mean).norm()) < error
@@ -159,7 +159,7 @@ def test_what_is_wrapped_sees_the_whole_call_and_keeps_its_memory(wrap: Any) -> 
     couple = wrap(inner, steps=0) if wrap is Warmup else wrap(inner, 1.0, 1.0)
     assert isinstance(wrap(), HasMemory)
     assert couple.memory() == {}
-    couple(X, None, stream(0, 0, "noise"), index=torch.arange(16), step=3)
+    couple(X, generator=stream(0, 0, "noise"), index=torch.arange(16), step=3)
     assert couple.memory()["seeds"].shape == (1, 16)
     kept = {name: tensor.clone() for name, tensor in couple.memory().items()}
     couple.remember({})

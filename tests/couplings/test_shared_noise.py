@@ -55,17 +55,17 @@ def process(rank: int, folder: Path) -> None:
 
     x, generator = randn(16, 8), noise_stream
     couple, nearest = Assignment(), Nearest()
-    in_turn("same seed", lambda: couple(x, None, generator(0)))
-    in_turn("the same object again", lambda: couple(x, None, generator(0)))
-    in_turn("another order of rows", lambda: Assignment()(x.roll(rank, 0), None, generator(1)))
-    in_turn("nearest, same batch", lambda: nearest(x, None, generator(2)))
-    in_turn("own seeds", lambda: Assignment()(x, None, generator(10 + rank)))
-    in_turn("in a wrapper", lambda: Mixed(Assignment())(x, None, generator(3), step=1))
-    in_turn("few numbers", lambda: Independent()(x[:1], None, generator(4)))
+    in_turn("same seed", lambda: couple(x, generator=generator(0)))
+    in_turn("the same object again", lambda: couple(x, generator=generator(0)))
+    in_turn("another order of rows", lambda: Assignment()(x.roll(rank, 0), generator=generator(1)))
+    in_turn("nearest, same batch", lambda: nearest(x, generator=generator(2)))
+    in_turn("own seeds", lambda: Assignment()(x, generator=generator(10 + rank)))
+    in_turn("in a wrapper", lambda: Mixed(Assignment())(x, generator=generator(3), step=1))
+    in_turn("few numbers", lambda: Independent()(x[:1], generator=generator(4)))
     if rank == 0:  # alone: nothing waits for the other process
-        said["alone"] = told(lambda: Assignment()(x, None, generator(5)))
+        said["alone"] = told(lambda: Assignment()(x, generator=generator(5)))
         said["twice in one process"] = told(
-            lambda: (Assignment()(x, None, generator(6)), Nearest()(x, None, generator(6)))
+            lambda: (Assignment()(x, generator=generator(6)), Nearest()(x, generator=generator(6)))
         )
     (folder / f"{rank}.json").write_text(json.dumps(said), encoding="utf-8")
     dist.barrier()

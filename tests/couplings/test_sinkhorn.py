@@ -218,20 +218,20 @@ def test_it_warns_once_for_a_call_that_does_not_converge() -> None:
     x, couple = randn(60, 8), Sinkhorn(epsilon=0.005, iterations=3)
     message = r"sinkhorn did not converge: .* after 3 iterations; raise iterations, epsilon or tolerance"
     with pytest.warns(UserWarning, match=message):
-        couple(x, None, generator())
+        couple(x, generator=generator())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         for _ in range(5):
-            couple(x, None, generator())
+            couple(x, generator=generator())
     assert len(caught) == 1
-    Sinkhorn(epsilon=0.005)(x, None, generator())  # a warning is an error here
+    Sinkhorn(epsilon=0.005)(x, generator=generator())  # a warning is an error here
 
 
 def test_the_coupling_permutes_the_noise_of_its_generator() -> None:
     x, source = randn(30, 2, 3).double(), stream(0, 0, "noise")
     noise = torch.randn(30, 2, 3, generator=source, dtype=torch.float64)
     index, report = sinkhorn_index(x, noise, epsilon=0.1, generator=source)
-    paired = Sinkhorn(epsilon=0.1)(x, None, stream(0, 0, "noise"))
+    paired = Sinkhorn(epsilon=0.1)(x, generator=stream(0, 0, "noise"))
     assert isinstance(report, Convergence)
     assert torch.equal(paired, noise[index])
     assert not torch.equal(paired, noise)

@@ -69,7 +69,7 @@ def test_a_coordinate_that_does_not_vary_is_nought() -> None:
 def test_standardised_pairing_ignores_the_unit_of_a_coordinate() -> None:
     x, unit = randn(64, 4), torch.tensor([100.0, 1.0, 0.01, 1.0])
     viewed, plain = (
-        [couple(each, None, generator(1)) for each in (x, x * unit + unit)] for couple in (Viewed(), Assignment())
+        [couple(each, generator=generator(1)) for each in (x, x * unit + unit)] for couple in (Viewed(), Assignment())
     )
     assert torch.equal(*viewed)
     assert not torch.equal(*plain)
@@ -90,7 +90,7 @@ def alignment(x: Tensor, noise: Tensor, size: int) -> float:
 def test_low_frequencies_line_up_better_than_by_plain_assignment() -> None:
     x = smooth(128) + 2 * randn(128, 3, 32, 32, seed=2)
     noise = {
-        couple: couple(x, None, stream(0, 0, "noise"))
+        couple: couple(x, generator=stream(0, 0, "noise"))
         for couple in (Viewed("pooled", size=4), Assignment(), Independent())
     }
     low, plain, independent = (alignment(x, each, 4) for each in noise.values())
@@ -112,7 +112,7 @@ OPTIONS: list[dict[str, Any]] = [
 def test_the_noise_is_whole_and_paired_by_what_the_cost_sees(options: dict[str, Any]) -> None:
     x, own = smooth(20), torch.randn(20, 3, 32, 32, generator=generator(5))
     couple = Viewed(**options)
-    paired = couple(x, None, generator(5))
+    paired = couple(x, generator=generator(5))
     view = (standardised(x), own) if couple.view == "standardised" else pooled(x, own, size=couple.size)
     index = assign_index(*view, cost=couple.cost, precision=couple.precision)
     assert torch.equal(index.sort().values, torch.arange(20))
@@ -123,7 +123,7 @@ def test_the_noise_is_whole_and_paired_by_what_the_cost_sees(options: dict[str, 
 def test_each_option_is_the_one_that_was_asked_for() -> None:
     x = randn(200, 3, 9, 9) * torch.tensor([5.0, 1.0, 0.2]).reshape(3, 1, 1)
     couples: list[Any] = [Assignment(), *(Viewed(**options) for options in OPTIONS)]
-    noises = [couple(x, None, generator(5)) for couple in couples]
+    noises = [couple(x, generator=generator(5)) for couple in couples]
     assert all(not torch.equal(a, b) for i, a in enumerate(noises) for b in noises[:i])
 
 
@@ -132,7 +132,7 @@ def test_each_option_is_the_one_that_was_asked_for() -> None:
 def test_noise_is_like_x(view: Any, dtype: torch.dtype) -> None:
     x = smooth(5).to(dtype).transpose(2, 3).requires_grad_()
     before = x.detach().clone()
-    noise = Viewed(view)(x, None, generator(0))
+    noise = Viewed(view)(x, generator=generator(0))
     assert (noise.shape, noise.dtype, noise.requires_grad) == (x.shape, dtype, False)
     assert torch.equal(x, before)
 

@@ -18,7 +18,7 @@ def test_independent_noise_is_no_nearer() -> None:
 
 def test_the_reduction_is_that_of_the_distances() -> None:
     x, _ = DATA[0]
-    noise = Assignment()(x, None, torch.Generator().manual_seed(0))
+    noise = Assignment()(x, generator=torch.Generator().manual_seed(0))
     measured = effect(Assignment(), DATA)
     assert measured["distance_reduction_percent"] > 1
     assert measured["noise_square"] == pytest.approx(1, abs=0.02)

@@ -46,7 +46,7 @@ def test_what_is_said_of_a_batch_of_one_is_what_happens(name: str) -> None:
     """A row's noise is then the first draw of its generator, or that draw's negative."""
     coupling, x = built(name), 5 * randn(1, 20)
     noise = coupling(x, torch.zeros(1, dtype=torch.long), stream(0, 0, "noise"), step=10**6)
-    independent = bool((noise.abs() == Independent()(x, None, stream(0, 0, "noise")).abs()).all())
+    independent = bool((noise.abs() == Independent()(x, generator=stream(0, 0, "noise")).abs()).all())
     assert independent == (idle_reason(coupling, 1) != "")
     assert idle_reason(coupling, 128) == ""
 
@@ -54,7 +54,7 @@ def test_what_is_said_of_a_batch_of_one_is_what_happens(name: str) -> None:
 def test_a_cached_row_alone_keeps_its_noise_for_ever() -> None:
     assert "stays for ever: raise train.batch" in idle_reason(Cached(), 1)
     coupling, x = Cached(), randn(1, 20)
-    drawn = [coupling(x, None, stream(0, step, "noise"), index=torch.tensor([3])) for step in range(3)]
+    drawn = [coupling(x, generator=stream(0, step, "noise"), index=torch.tensor([3])) for step in range(3)]
     assert torch.equal(drawn[0], drawn[1])
     assert torch.equal(drawn[0], drawn[2])
 

@@ -47,7 +47,7 @@ def test_a_net_that_knows_the_pair_has_no_loss(schedule: Betas | Straight, predi
     assert isinstance(couple, Coupling)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(16, 2, 4, 4, generator=generator)
-    noise = couple(x, torch.arange(16) % 2, generator)
+    noise = couple(x, cond=torch.arange(16) % 2, generator=generator)
     loss = method.loss(oracle(method, x, noise), x, noise, generator=generator)
     assert loss.shape == (16,)
     assert float(loss.max()) < 1e-10
@@ -178,7 +178,7 @@ def test_errors_say_what_may_come() -> None:
 def test_a_coupled_flow_finds_its_data() -> None:
     """Two points and their coupled noise: the exact conditional mean, integrated, ends on the points."""
     x = torch.tensor([[-2.0], [2.0]]).repeat(64, 1)
-    noise = Assignment()(x, None, torch.Generator().manual_seed(0))
+    noise = Assignment()(x, generator=torch.Generator().manual_seed(0))
 
     def mean_velocity(x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
         sign = torch.sign(x_t)

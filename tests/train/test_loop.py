@@ -508,7 +508,7 @@ def test_parts_are_one_pool_and_weigh_as_many_rows_as_they_have() -> None:
     x, noise, cond, losses = (torch.cat(each) for each in zip(*method.seen, strict=True))
     batch = next(Digits().batches(30, 0))
     assert torch.equal(x, Pixels().encode(batch.raw))
-    assert torch.equal(noise, Assignment()(x, None, stream(0, 0, "noise")))
+    assert torch.equal(noise, Assignment()(x, generator=stream(0, 0, "noise")))
     assert batch.cond is not None
     assert torch.equal(cond, batch.cond)
     assert state.loss == pytest.approx(float(losses.mean()), rel=1e-6)

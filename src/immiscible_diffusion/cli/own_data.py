@@ -66,10 +66,16 @@ def planned(
         source = read_values(str(to))["base"]["source"]
         if source["path"] != absolute(path):
             raise ValueError(f"{to} is an experiment on {source['path']}: name another folder for these runs (--out)")
-        out.print(f"Going on with {escape(str(to))}; remove its folder to choose anew.", soft_wrap=True)
+        out.print(
+            f"Going on with {escape(str(to))} as it is; to choose anew, with other --minutes, remove its folder.",
+            soft_wrap=True,
+        )
     else:
         _write(to, path, latents, sets, minutes, workers, device)
-        out.print(f"To change any of it, edit {escape(str(to))} or give --set KEY=VALUE.\n", soft_wrap=True)
+        out.print(
+            f"To change any of it, give --set KEY=VALUE, or edit {escape(str(to))} and give this command again.\n",
+            soft_wrap=True,
+        )
     return to
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from immiscible_diffusion.cli.options import err, out
-from immiscible_diffusion.scripts.prepare import Prepared, prepare
+from immiscible_diffusion.scripts.prepare import Prepared, prepare, read_script
 
 __all__ = ["run_script"]
 
@@ -32,6 +32,8 @@ def run_script(
     lines are named and nothing runs. Under launchers: accelerate launch -m immiscible_diffusion run SCRIPT, or
     torchrun -m immiscible_diffusion run SCRIPT.
     """
+    if "--dry" in (arguments or []) and "--dry" not in read_script(script):
+        raise ValueError(f"--dry stands after the script, which has no such option: immiscible run --dry {script}")
     prepared = prepare(script, at or [])
     if dry:
         out.print(escape(prepared.diff()), highlight=False, soft_wrap=True, end="")

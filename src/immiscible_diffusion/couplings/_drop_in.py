@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, NamedTuple, overload
+from typing import Any, ClassVar, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -53,9 +53,9 @@ class DropIn(ABC):
     def __call__(
         self,
         x: Tensor,
+        *,
         cond: Tensor | None = None,
         generator: torch.Generator | None = None,
-        *,
         labels: Tensor | Sequence[Tensor] | None = None,
         index: Tensor | None = None,
         step: int | None = None,
@@ -69,9 +69,9 @@ class DropIn(ABC):
     def __call__(
         self,
         x: Sequence[Tensor],
+        *,
         cond: Tensor | None = None,
         generator: torch.Generator | None = None,
-        *,
         labels: Tensor | Sequence[Tensor] | None = None,
         index: Tensor | None = None,
         step: int | None = None,
@@ -84,9 +84,9 @@ class DropIn(ABC):
     def __call__(
         self,
         x: Float[Tensor, "b *dims"] | Sequence[Tensor],
+        *others: Any,
         cond: Tensor | None = None,
         generator: torch.Generator | None = None,
-        *,
         labels: Tensor | Sequence[Tensor] | None = None,
         index: Tensor | None = None,
         step: int | None = None,
@@ -100,6 +100,7 @@ class DropIn(ABC):
         Args:
             x: data in model space, any floating dtype; or several tensors of the same rows, such as latents of video
                 and audio: they are paired by one index, and their noises are returned in a tuple.
+            others: refused; all but x have names.
             cond: condition of each row: labels (b,), or floating values (b, ...).
             generator: where randomness comes from; the global one if None.
             labels: class of each row, (b,), integers: rows pair within their class, which keeps noise and class
@@ -117,7 +118,13 @@ class DropIn(ABC):
             ValueError: x is no floating batch, generator is none of torch's, cond has another number of rows, labels or
                 index do not hold an integer for each row, mask, device, dtype or memory format do not fit x, or the
                 coupling cannot pair these rows; see its ``pair``.
+            TypeError: a second argument without a name, which could mean labels, noise or a condition.
         """
+        if others:
+            raise TypeError(
+                "a coupling takes the data alone without a name, couple(x): write couple(x, labels=y) for classes and "
+                "couple(x, cond=c) for a condition; noise that is drawn already is paired by assign(x, noise)"
+            )
         check_generator(generator)
         rows = Rows(cond, generator, index, step)
         if isinstance(x, Sequence):

@@ -61,7 +61,7 @@ def measured_prior(
     total, moment = (torch.zeros(size, dtype=torch.float64) for size in ((rank,), (rank, rank)))
     for x in itertools.chain(first, batches):
         for _ in range(draws):
-            noise = batch_rows(couple(x, None, stream(0, count, "noise"))).cpu().float()
+            noise = batch_rows(couple(x, generator=stream(0, count, "noise"))).cpu().float()
             part = (noise @ basis.T).double()
             count, square = count + len(noise), square + torch.linalg.vector_norm(noise, dim=1).double().square().sum()
             total, moment = total + part.sum(0), moment + part.T @ part

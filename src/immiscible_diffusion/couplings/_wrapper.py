@@ -53,7 +53,7 @@ def noise_from(coupling: Coupling, x: Tensor, rows: Rows) -> Tensor:
     """Return the noise that a wrapped coupling pairs with the same rows, (b, *dims)."""
     options = ("mask", rows.mask), ("labels", rows.labels), ("step", rows.step)
     given: dict[str, Any] = {name: value for name, value in options if value is not None}
-    return coupling(x, rows.cond, rows.generator, index=rows.index, **given)
+    return coupling(x, cond=rows.cond, generator=rows.generator, index=rows.index, **given)
 
 
 def mapped_start(start: Prior, mapped: str, apply: Callable[[Gaussian], Gaussian]) -> Prior:

@@ -56,9 +56,9 @@ class NoiseFirst:
     def __call__(
         self,
         x: Tensor,
+        *,
         cond: Tensor | None = None,
         generator: torch.Generator | None = None,
-        *,
         index: Tensor | None = None,
         step: int | None = None,
         mask: Tensor | None = None,

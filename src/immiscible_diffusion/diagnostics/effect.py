@@ -59,12 +59,12 @@ def effect(coupling: Coupling, data: Iterable[Pairable], *, seed: int = 0) -> di
             chosen = coupling.choose(len(x), stream(seed, i, "noise", x.device))
             x, noise, cond = chosen.x, chosen.noise, None
         else:
-            noise = coupling(x, cond, stream(seed, i, "noise", x.device), step=0, **options)
+            noise = coupling(x, cond=cond, generator=stream(seed, i, "noise", x.device), step=0, **options)
         spent.append(1000 * (time.perf_counter() - begun) / window)
         if isinstance(coupling, HasChoice):  # the same noise, at other rows
             plain = noise.roll(1, 0)
         else:
-            plain = Independent()(x, cond, stream(seed, i, "noise", x.device))
+            plain = Independent()(x, cond=cond, generator=stream(seed, i, "noise", x.device))
         share = 1.0
         if (mask := options.get("mask")) is not None:
             x, noise, plain = (torch.where(mask, each, 0) for each in (x, noise, plain))

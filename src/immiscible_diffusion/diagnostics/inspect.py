@@ -69,7 +69,7 @@ def _paired(coupling: Coupling, data: Sequence[Pairable], seed: int) -> tuple[Te
             xs.append(chosen.x)
             noises.append(chosen.noise)
             continue
-        noises.append(coupling(x, cond, stream(seed, i, "noise"), step=0, **options))
+        noises.append(coupling(x, cond=cond, generator=stream(seed, i, "noise"), step=0, **options))
         xs.append(torch.where(options["mask"], x, 0) if "mask" in options else x)
     return torch.cat(xs).flatten(1).float(), torch.cat(noises).flatten(1).float()
 

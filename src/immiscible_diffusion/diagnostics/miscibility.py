@@ -80,7 +80,7 @@ def miscibility(
     first = torch.zeros(n, images[0].numel(), dtype=torch.float64)
     second = torch.zeros(n, dtype=torch.float64)
     for i, batch in zip(range(points), itertools.cycle(batches), strict=False):
-        noise = coupling(torch.cat([images, batch]), None, stream(seed, i, "noise", images.device), step=i)
+        noise = coupling(torch.cat([images, batch]), generator=stream(seed, i, "noise", images.device), step=i)
         rows = noise[:n].flatten(1).double().cpu()
         first += rows
         second += rows.square().sum(1)

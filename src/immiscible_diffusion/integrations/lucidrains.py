@@ -50,7 +50,7 @@ class _Coupled:
 
     def __call__(self, x_start: Tensor, *args: Any, noise: Tensor | None = None, **options: Any) -> Any:
         if noise is None and len(args) < 2:  # otherwise it is the third argument
-            noise = self.couple(x_start, options.get("classes"))
+            noise = self.couple(x_start, cond=options.get("classes"))
         return (
             self.losses(x_start, *args, **options)
             if noise is None

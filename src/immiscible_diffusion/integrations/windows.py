@@ -69,7 +69,7 @@ def _paired(xs: list[Tensor], conds: list[Tensor | None], couple: Coupling) -> l
     noises = list(xs)
     for numbers in alike.values():
         known = [each for i in numbers if (each := conds[i]) is not None]
-        noise = couple(torch.cat([xs[i] for i in numbers]), torch.cat(known) if known else None)
+        noise = couple(torch.cat([xs[i] for i in numbers]), cond=torch.cat(known) if known else None)
         for i, part in zip(numbers, torch.split(noise, [len(xs[i]) for i in numbers]), strict=True):
             noises[i] = part
     return noises

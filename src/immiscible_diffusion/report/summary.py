@@ -62,7 +62,8 @@ def _cell(row: Row) -> str:
     text = number(row["mean"]) + (f" ± {number(row['sd'])}" if len(row["by_seed"]) > 1 else "")
     if change is None or not base or base < 0:
         return text
-    return f"{text} ({100 * change / base:+.0f} %){'*' * (p is not None and p < SURE)}"
+    percent = f"{100 * change / base:+.0f}".replace("-0", "0").replace("+0", "0")
+    return f"{text} ({percent} %){'*' * (p is not None and p < SURE)}"
 
 
 def _trained(numbers: Row) -> str:

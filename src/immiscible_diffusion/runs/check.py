@@ -104,7 +104,9 @@ def _check_training(
     if isinstance(coupling, HasPreparation):
         noise = check.value("coupling", _begun, coupling, config, x)
     else:
-        noise = check.value("coupling", lambda: coupling(x, batch.cond, generator, index=batch.rows, step=0))
+        noise = check.value(
+            "coupling", lambda: coupling(x, cond=batch.cond, generator=generator, index=batch.rows, step=0)
+        )
     if isinstance(coupling, HasMemory):
         coupling.remember(kept)
     if net is None or noise is None:

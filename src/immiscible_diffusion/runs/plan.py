@@ -203,7 +203,10 @@ def _choices(
     """Return every option of a run; those that are given have their value."""
     why_steps = f"What fits into {minutes:g} min on this machine (--minutes)."
     if steps == _LEAST_STEPS:
-        why_steps = f"The fewest that show anything, although {minutes:g} min (--minutes) are too short for them."
+        why_steps = (
+            f"The fewest that show anything, although {minutes:g} min (--minutes) are too short for them. Faster: "
+            "--set source.size=16, --set train.seed=0"
+        )
     held_out = given.get("source.held_out_rows", _held_out(look))
     train_rows = max(1, look.rows - held_out)
     channels = next(channels for side, channels in _CHANNELS[device].items() if size <= side or side == 64)

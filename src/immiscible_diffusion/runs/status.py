@@ -39,7 +39,8 @@ def statuses(folder: Path) -> Iterator[Status]:
     Raises:
         ValueError: there is no run.
     """
-    runs = sorted(path.parent for path in folder.rglob("config.json") if path.parent.name != "export")
+    configs = [path for path in folder.rglob("config.json") if "export" not in path.relative_to(folder).parts]
+    runs = sorted(path.parent for path in configs)
     if not runs:
         raise ValueError(f"{folder} holds no run; name the folder of --out, or one experiment's folder in it")
     for run in runs:

@@ -76,7 +76,7 @@ class PairedNoise:
         noise = self._coupling(data, generator=generator)
         self.drawn += 1
         if self.drawn == 1:
-            self._say(f"{self._where}: noise is paired with {_pairs(data, noise)}")
+            self._say(f"{self._where}: {_pairs(data, noise)}")
         return noise.to(device)
 
     def close(self) -> None:
@@ -96,10 +96,11 @@ def _pairs(x: Tensor, noise: Tensor) -> str:
     """Return the batch and how near its pairs are, in words."""
     rows = f"{len(x)} rows of {tuple(x.shape[1:])}"
     if len(x) == 1:
-        return f"{rows}: one row, for which an assignment has no choice"
+        hint = '--coupling \'{use="nearest", k=16, cost="dot"}\''
+        return f"the batch is {rows}: an assignment has nothing to choose from; nearest of several noises has ({hint})"
     flat, near = x.flatten(1).float(), noise.flatten(1).float().to(x.device)
     paired, apart = ((flat - other).norm(dim=1).mean() for other in (near, near.roll(1, 0)))
-    return f"{rows}, distance {float(paired):.4g}; noise of other rows {float(apart):.4g}"
+    return f"noise is paired with {rows}, distance {float(paired):.4g}; noise of other rows {float(apart):.4g}"
 
 
 _UNUSED = {"Cached": "the rows' numbers", "Conditional": "the conditions"}

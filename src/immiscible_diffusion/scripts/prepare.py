@@ -104,6 +104,11 @@ def _refusal(script: Path, decision: Decision) -> str:
     hint = "modules that it imports draw; choose with --at FILE:LINE"
     if any(draw.edits for draw, _ in decision.others):
         lines.append("if one of these is, choose it with --at LINE")
+    if not lines and not elsewhere:
+        head += (
+            ". If its noise is drawn in a package that it calls, name that line with --at FILE:LINE; or put "
+            "noise = couple(x) in place of the draw yourself"
+        )
     return "\n".join([head, *lines, *([hint, *elsewhere] if elsewhere else [])])
 
 

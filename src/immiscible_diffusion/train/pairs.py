@@ -156,7 +156,7 @@ def _noise(
         ]
     x, cond, index, mask = whole[0] if len(whole) == 1 else Batch(*map(_joined, zip(*whole, strict=True)))  # type: ignore[arg-type]
     with shared_on_purpose() if share.world > 1 else nullcontext():
-        noise: Tensor = coupling(x, cond, draws, index=index, step=step, **masked(mask))
+        noise: Tensor = coupling(x, cond=cond, generator=draws, index=index, step=step, **masked(mask))
     parts = torch.split(noise, [len(batch.raw) for batch in whole])
     return [part[first : first + count] for part in parts] if share.world > 1 else list(parts)
 

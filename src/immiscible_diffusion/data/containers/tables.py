@@ -158,7 +158,9 @@ def list_hub(name: str, split: str, columns: Columns) -> Listing:
     try:
         table = datasets.load_dataset(name, split=split)
     except Exception as error:  # the hub, the network and the files each have errors of their own
-        raise ValueError(f"cannot read images from {name}, neither here nor on the hub: {_line(error)}") from error
+        raise ValueError(
+            f"cannot read images from {name}: no such file or folder is here, and the hub gave none: {_line(error)}"
+        ) from error
     features = {
         column: {"_type": type(kind).__name__, "names": getattr(kind, "names", None)}
         for column, kind in table.features.items()
