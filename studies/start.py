@@ -14,7 +14,7 @@ _GAINS = ["few-steps-flow-cpu", "demo"]
 """Pages of the records that the first table is about, real images first."""
 _FACES = "few-steps-faces-cpu"
 """The page of the record whose samples are shown."""
-_LIMITS = ["fig5-table4-ddim-cpu", "fig4a-table3-consistency-cpu", "digits-consistency"]
+_LIMITS = ["fig5-table4-ddim-cpu", "flow-matching-cpu", "fig4a-table3-consistency-cpu", "digits-consistency"]
 """Pages of the records in which assignment gains nothing, each with the finding at its most sampling steps."""
 _ARM = "assignment"
 _ROWS = 8
@@ -64,7 +64,10 @@ def _gain(view: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _last_finding(view: Mapping[str, Any]) -> str:
     """Return the sentence about the most sampling steps."""
-    return str([text for text in view["findings"] if text.startswith("At ")][-1])
+    sentence = str([text for text in view["findings"] if text.startswith("At ")][-1])
+    first, _, others = sentence.partition(": ")
+    parts = [part for part in others.rstrip(".").split("; ") if _ARM in part]
+    return f"{first}: {'; '.join(parts)}."
 
 
 def _costs(root: Path) -> list[list[str]]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Nearest,
         assign,
         assign_index,
+        assign_window,
         couple,
         nearest,
     )
@@ -57,6 +58,7 @@ __all__ = [
     "UNetCondition",
     "assign",
     "assign_index",
+    "assign_window",
     "couple",
     "fit",
     "generate",
@@ -85,6 +87,7 @@ _HOMES = {
         "Nearest",
         "assign",
         "assign_index",
+        "assign_window",
         "couple",
         "nearest",
     ],

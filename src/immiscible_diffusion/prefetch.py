@@ -17,9 +17,9 @@ _END = object()
 def ahead(iterable: Iterable[T], depth: int = 1) -> Generator[T, None, None]:
     """Yield the same items in the same order, each made in a background thread before it is asked for.
 
-    For any training loop: ``for x, noise in ahead((x, couple(x)) for x in loader)``. A coupling needs neither the net
-    nor a gradient, and the solvers of the assignment release Python's lock, so that it costs the loop nothing as long
-    as it is shorter than a step and a core is free.
+    For any training loop: ``for x, noise in ahead((x, couple(x, generator=g)) for x in loader)``. A coupling needs
+    neither the net nor a gradient, and the solvers of the assignment release Python's lock, so that it costs the loop
+    nothing as long as it is shorter than a step and a core is free.
 
     What makes the items runs in one thread of its own, from the first item asked for until the last, an exception, or
     ``close()``; leaving the loop closes it too, once nothing refers to it. It must draw from generators of its own, not

@@ -31,7 +31,7 @@ _given: set[tuple[str, str, int]] = set()
 
 
 class MisuseWarning(UserWarning):
-    """A call that runs although its pairs are of no use or wrong; the message names the remedy.
+    """A call that runs although it pairs nothing, or pairs wrongly; the message names the remedy.
 
     To silence all of them: ``warnings.filterwarnings("ignore", category=immiscible_diffusion.MisuseWarning)``.
     """
@@ -67,7 +67,7 @@ def watch_partners(x: Tensor, labels: Tensor | None) -> None:
     if len(x) == 1:
         _warn(
             "a batch of one row has nothing to pair with, so its noise stays independent: use nearest(x, k) or "
-            "Nearest(k), which need no partners, or pair an accumulation window at once (assign_window)"
+            "Nearest(k), which need no partners, or pair an accumulation window at once (assign_window([x1, x2, ...]))"
         )
     elif labels is not None and len(torch.unique(labels)) == len(x):
         _warn(

@@ -216,8 +216,10 @@ def _match(x: Tensor, noise: Tensor, cost: Cost, precision: Precision, mask: Ten
 class Assignment(DropIn):
     """Draw as many noises as data and pair them by exact linear assignment (arXiv:2406.12303, Alg. 1).
 
-    Marginal: standard normal, exactly: a permutation keeps the batch's noise. Given a class it is not, unless
-        ``per_class``: plain assignment makes noise depend on the class, while sampling draws it independently.
+    ``couple`` is one with the default options: ``couple(x)``, and ``couple(x, labels=y)`` where rows have classes.
+
+    Marginal: standard normal, exactly: a permutation keeps the batch's noise. Within one class it is not, unless labels
+        are given: plain assignment makes noise depend on the class, while sampling draws it independently.
     Cost: b d normals, O(b^2 d) for the product and O(b^3) at worst for the solver; memory b (b + d).
 
     Args:

@@ -122,7 +122,8 @@ class Conditional(DropIn):
     the same normal. Labels are paired within their class; continuous conditions, such as text embeddings, add
     their cosine distance to the cost. Without a condition the call is plain assignment: there is nothing to leak.
 
-    Marginal: standard normal, exactly; given a label too, given a continuous condition nearly.
+    Marginal: standard normal, exactly. With labels it is so within each class; with a continuous condition, nearly so
+        for each value of it.
     Cost: as assignment, less for labels; see ``assign_conditional``.
 
     Args:

@@ -167,7 +167,7 @@ class Nearest(DropIn):
     """Draw k noises for each datum and keep the nearest (arXiv:2505.18521, Alg. 1), in O(d + k) a row.
 
     Marginal: not standard normal. ``dot`` moves the mean along the data's unit directions u and stretches the
-        variance there, with norm-free candidates. ``cosine`` does nearly the same in many dimensions. ``l2`` also
+        variance there; it does not prefer short noises. ``cosine`` does nearly the same in many dimensions. ``l2`` also
         shortens the noise, by 1 - 2 c_k / sqrt((2 + 4 s^2) d) in variance, s^2 being the data's mean square.
         ``prior`` is the Gaussian with these moments; for ``l1`` they are measured.
     Cost: b (d + k) draws, twice the memory of x; ``l1`` draws b k d.

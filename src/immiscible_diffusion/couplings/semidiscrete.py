@@ -184,12 +184,12 @@ class Semidiscrete(NoiseFirst):
 
 @dataclass(frozen=True, eq=False)
 class Cells(NoiseFirst):
-    """A data set with the cells of its rows; ``Semidiscrete().prepare`` makes it.
+    """A data set and, for each of its rows, the cell of noise that belongs to it; ``Semidiscrete().prepare`` makes it.
 
     Args:
         data: the training rows in model space, (n, *dims), on the device that is to do the work.
-        dual: their potentials, (n,), on the same device.
-        flip: mirror half of the pairs, noise and datum alike: the normal distribution has no side.
+        dual: the potential of each row in optimal transport, which sets the size of its cell, (n,), on the same device.
+        flip: mirror half of the pairs, noise and datum alike: mirrored noise is as likely as the noise itself.
 
     Raises:
         ValueError: potentials that do not fit the data, NaN or infinity.
