@@ -167,7 +167,7 @@ def gain(couple: Any, condition: Callable[[Tensor, int], Tensor]) -> float:
     label = torch.randint(CLASSES, (B,), generator=generator(0))
     x = 1.5 * randn(CLASSES, D, seed=5)[label] + randn(B, D, seed=100)
     noise, own = (
-        couple(x, condition(label, 0), stream(0, 0, "noise")),
+        couple(x, cond=condition(label, 0), generator=stream(0, 0, "noise")),
         torch.randn(B, D, generator=stream(0, 0, "noise")),
     )
     assert torch.equal(noise.sort(0).values, own.sort(0).values)

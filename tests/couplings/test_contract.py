@@ -80,20 +80,20 @@ def test_autocast_changes_no_digit(name: str) -> None:
     """Rows from 1e-3 to 1e3, so that the digits of a cost matter."""
     x = randn(64, 200) * torch.logspace(-3, 3, 64)[:, None]
     cond, index = torch.arange(64) % 2, torch.arange(64)
-    expected = make("coupling", name)(x, cond, stream(0, 0, "noise"), index=index, step=3)
+    expected = make("coupling", name)(x, cond=cond, generator=stream(0, 0, "noise"), index=index, step=3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (x @ x.T).dtype == torch.bfloat16
-        found = make("coupling", name)(x, cond, stream(0, 0, "noise"), index=index, step=3)
+        found = make("coupling", name)(x, cond=cond, generator=stream(0, 0, "noise"), index=index, step=3)
     assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("name", ["assignment", "joint", "oversampled", "sinkhorn"])
 def test_a_coupling_that_lets_autocast_in_fails_the_check(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     x = randn(64, 200) * torch.logspace(-3, 3, 64)[:, None]
-    expected = make("coupling", name)(x, None, stream(0, 0, "noise"))
+    expected = make("coupling", name)(x, generator=stream(0, 0, "noise"))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         monkeypatch.setattr(torch, "autocast", lambda *a, **k: nullcontext())
-        assert not torch.equal(make("coupling", name)(x, None, stream(0, 0, "noise")), expected)
+        assert not torch.equal(make("coupling", name)(x, generator=stream(0, 0, "noise")), expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -160,7 +160,7 @@ def test_each_row_follows_its_own_datum(name: str) -> None:
     ``flipped`` does, by design, and ``rotated`` may in four dimensions; see their own tests.
     """
     x = 2 * randn(2000, 4)
-    noise = make("coupling", name)(x, None, stream(0, 0, "noise"))
+    noise = make("coupling", name)(x, generator=stream(0, 0, "noise"))
     alignment = torch.linalg.vecdot(x, noise)
     assert alignment.mean() > -5 * alignment.std() / 2000**0.5
 
@@ -264,7 +264,7 @@ def test_a_value_that_is_not_finite_is_refused(name: str, bad: float) -> None:
         x = randn(b, 8)
         x[b // 2, 3] = bad
         with pytest.raises(ValueError, match=f"x holds NaN or infinity, first in row {b // 2}"):
-            make("coupling", name)(x, None, stream(0, 0, "noise"))
+            make("coupling", name)(x, generator=stream(0, 0, "noise"))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -272,4 +272,4 @@ def test_a_value_that_is_not_finite_is_refused(name: str, bad: float) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_no_floating_batch_is_refused(name: str, bad: Any) -> None:
     with pytest.raises(ValueError, match=r"x (is a|has shape) .*; it must be"):
-        make("coupling", name)(bad, None, stream(0, 0, "noise"))
+        make("coupling", name)(bad, generator=stream(0, 0, "noise"))

@@ -36,7 +36,7 @@ INDEX = torch.arange(24)
 
 def registered(name: str, **options: Any) -> Tensor:
     coupling: Any = make("coupling", name)
-    return coupling(X, INDEX % 2, stream(0, 0, "noise"), index=INDEX, step=3, **options)  # type: ignore[no-any-return]
+    return coupling(X, cond=INDEX % 2, generator=stream(0, 0, "noise"), index=INDEX, step=3, **options)  # type: ignore[no-any-return]
 
 
 def semidiscrete() -> Tensor:

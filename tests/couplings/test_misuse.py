@@ -110,7 +110,7 @@ RIGHT: dict[str, Callable[[], object]] = {
     "padding": lambda: assign(X, NOISE, mask=(CLASSES > 3).reshape(-1, 1, 1, 1)),
     "noise that is zero at padding": lambda: assign(X, NOISE * (X > 0), mask=X > 0),
     "a window": lambda: assign_window([X[:1], X[1:2]]),
-    **{name: lambda name=name: make("coupling", name)(X, CLASSES % 4, step=1) for name in PAIRING},  # type: ignore[misc]
+    **{name: lambda name=name: make("coupling", name)(X, cond=CLASSES % 4, step=1) for name in PAIRING},  # type: ignore[misc]
 }
 
 

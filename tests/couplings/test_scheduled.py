@@ -179,9 +179,9 @@ def test_what_is_wrapped_sees_the_whole_call_and_keeps_its_memory(wrap: Any) -> 
 
     cond, index, source = torch.arange(16), torch.arange(16), generator(0)
     wrap(Watching(None), **({"steps": 0} if wrap is Warmup else {"start": 1.0, "end": 1.0}))(
-        X, cond, source, index=index, step=7
+        X, cond=cond, generator=source, index=index, step=7
     )
-    assert seen == [(X, cond, source, {"index": index, "step": 7})]
+    assert seen == [(X, {"cond": cond, "generator": source, "index": index, "step": 7})]
 
 
 @pytest.mark.parametrize(

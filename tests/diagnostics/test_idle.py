@@ -45,7 +45,7 @@ APART = {"independent", "cached", "joint", "warmup", "mixed", "rotated", "window
 def test_what_is_said_of_a_batch_of_one_is_what_happens(name: str) -> None:
     """A row's noise is then the first draw of its generator, or that draw's negative."""
     coupling, x = built(name), 5 * randn(1, 20)
-    noise = coupling(x, torch.zeros(1, dtype=torch.long), stream(0, 0, "noise"), step=10**6)
+    noise = coupling(x, cond=torch.zeros(1, dtype=torch.long), generator=stream(0, 0, "noise"), step=10**6)
     independent = bool((noise.abs() == Independent()(x, generator=stream(0, 0, "noise")).abs()).all())
     assert independent == (idle_reason(coupling, 1) != "")
     assert idle_reason(coupling, 128) == ""

@@ -53,7 +53,7 @@ def oracle(method: Consistency | Edm, x: Tensor, noise: Tensor, progress: float)
 def test_a_net_that_knows_the_pair_has_no_loss(method: Consistency | Edm, coupling: str) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(16, 2, 4, 4, generator=generator)
-    noise = make("coupling", coupling)(x, torch.arange(16) % 2, generator)
+    noise = make("coupling", coupling)(x, cond=torch.arange(16) % 2, generator=generator)
     x, noise = x.double(), noise.double()
     net = oracle(method, x, noise, 0.1)
     loss = method.loss(net, x, noise, progress=0.1, generator=torch.Generator().manual_seed(1))

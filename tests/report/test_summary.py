@@ -122,7 +122,7 @@ def test_the_table_has_four_numbers_of_sampling_steps_at_most() -> None:
     head, rows = summary_table(record(ends, p=0.5))
     assert head[1:] == [f"{count} sampling steps" for count in (5, 20, 50, 1000)]
     assert {len(row) for row in rows} == {5}
-    assert rows[1][1] == "0.5 ± 0.01 (+0 %)"
+    assert rows[1][1] == "0.5 ± 0.01 (0 %)"
 
 
 def test_a_single_seed_has_no_deviation() -> None:

@@ -50,15 +50,15 @@ def test_every_record_is_shown_beside_what_was_published(root: Path) -> None:
 
 
 def test_the_pages_show_them_and_nothing_that_is_not_there(root: Path) -> None:
-    for page in (pages(root)["docs/results/README.md"], html_page(root)):
+    for page in (pages(root)["docs/results/tables.md"], html_page(root)):
         text = page.decode()
         assert all(each["title"] in text for each in exhibits(root))
         assert "2.17 ± 0.35" in text
         assert "miscibility.webp" not in text
         assert "image/webp" not in text
     (root / "results" / "figures" / "miscibility.webp").write_bytes(b"RIFF")
-    assert "](../../results/figures/miscibility.webp)" in pages(root)["docs/results/README.md"].decode()
+    assert "](../../results/figures/miscibility.webp)" in pages(root)["docs/results/tables.md"].decode()
     assert 'src="data:image/webp;base64,UklGRg=="' in html_page(root).decode()
     (root / "results" / "figures" / "miscibility.json").unlink()
-    assert "2.17 ± 0.35" not in pages(root)["docs/results/README.md"].decode()
+    assert "2.17 ± 0.35" not in pages(root)["docs/results/tables.md"].decode()
     assert exhibits(root / "nowhere") == []
