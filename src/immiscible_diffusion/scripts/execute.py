@@ -8,7 +8,7 @@ import linecache
 import os
 import sys
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         self._files, self._names = files, names
 
     def find_spec(
-        self, name: str, path: Iterable[str] | None, target: types.ModuleType | None = None
+        self, name: str, path: Any, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         file = self._files.get(Path(spec.origin).resolve()) if spec is not None and spec.origin else None
