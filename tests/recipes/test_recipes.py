@@ -231,6 +231,12 @@ def test_a_window_of_batches_of_one_row_is_paired(run: Run) -> None:
     assert is_paired(x, noise)
 
 
+def test_micro_batches_are_paired_as_one_pool(run: Run) -> None:
+    scope = run("loops.md", 3)
+    assert is_paired(torch.cat(scope["latents"]), torch.cat(scope["noises"]))
+    assert not is_paired(torch.cat(scope["latents"]), torch.cat(scope["noises"]).roll(1, 0))
+
+
 def test_the_coupling_of_small_batches_serves_one_row(run: Run) -> None:
     couple = run("lora-trainers.md", 0)["couple"]
     x = torch.rand(1, 4, 16, 16).expand(200, 4, 16, 16) + 1
@@ -242,7 +248,7 @@ def test_the_coupling_of_small_batches_serves_one_row(run: Run) -> None:
 def test_pages_keep_to_the_width_and_every_example_is_run() -> None:
     covered = {(page, i) for page, examples in PAIRED.values() for i in examples}
     covered |= {("lora-trainers.md", 0), ("lucidrains.md", 1), ("diffusers.md", 1), ("loops.md", 1), ("jax.md", 0)}
-    covered |= {("torchcfm.md", 1), ("lucidrains.md", 2), ("loops.md", 2)}
+    covered |= {("torchcfm.md", 1), ("lucidrains.md", 2), ("loops.md", 2), ("loops.md", 3)}
     pages = sorted(PAGES.glob("*.md"))
     assert len(pages) >= 9
     for page in pages:

@@ -134,7 +134,7 @@ class Conditional(DropIn):
     Raises:
         ValueError: a ratio outside 0..1, an unknown cost or precision.
 
-    >>> Conditional()(torch.randn(8, 3), torch.arange(8) % 2).shape
+    >>> Conditional()(torch.randn(8, 3), cond=torch.arange(8) % 2).shape
     torch.Size([8, 3])
     """
 
