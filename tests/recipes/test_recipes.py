@@ -231,6 +231,7 @@ def test_a_window_of_batches_of_one_row_is_paired(run: Run) -> None:
     assert is_paired(x, noise)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_micro_batches_are_paired_as_one_pool(run: Run) -> None:
     scope = run("loops.md", 3)
     assert is_paired(torch.cat(scope["latents"]), torch.cat(scope["noises"]))
