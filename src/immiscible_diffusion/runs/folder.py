@@ -47,7 +47,9 @@ def environment() -> dict[str, Any]:
     packages = {}
     for name in ("immiscible-diffusion", "torch", "numpy", "scipy", "lapx", "diffusers", "scikit-learn"):
         with suppress(PackageNotFoundError):
-            packages[name] = version(name)
+            packages[name] = (
+                str(torch.__version__) if name == "torch" else version(name)
+            )  # with its build: +cpu, +cu130
     return {
         "python": platform.python_version(),
         "packages": packages,
