@@ -73,14 +73,14 @@ def oldest(dependency: Dependency) -> str:
 def licence(distribution: Distribution) -> str:
     """Return the licence that a package's metadata states: its expression, its classifiers, or its one line."""
     metadata = distribution.metadata
-    if expression := metadata.get("License-Expression"):
-        return str(expression)
+    if "License-Expression" in metadata:
+        return str(metadata["License-Expression"])
     classifiers = [
         line.removeprefix(_CLASSIFIER) for line in metadata.get_all("Classifier") or [] if line.startswith(_CLASSIFIER)
     ]
     if classifiers:
         return " and ".join(classifiers)
-    text = str(metadata.get("License") or "").strip().partition("\n")[0]
+    text = (str(metadata["License"]) if "License" in metadata else "").strip().partition("\n")[0]
     return text if text != "UNKNOWN" and 0 < len(text) <= _LONGEST else _UNSTATED
 
 

@@ -135,5 +135,5 @@ def test_pictures_of_this_repository_are_small() -> None:
     texts = ".css", ".html", ".js", ".json", ".md"
     pictures = [path for path in pictures if path.suffix not in texts]
     assert len(pictures) > 20
-    assert {path.suffix for path in pictures} == {".svg", ".png", ".webp"}
+    assert {path.suffix for path in pictures} == {".svg", ".webp"}
     assert [path for path in pictures if path.stat().st_size >= LARGEST] == []
