@@ -58,7 +58,31 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically; NaN and infinity are refused, for they are not JSON."""
-    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    plain = json.loads(json.dumps(value, allow_nan=False))
+    write_bytes(path, (_indented(plain) + "\n").encode())
+
+
+def _indented(value: Any, before: str = "", *, in_list: bool = False) -> str:
+    """Return a JSON value as text: a list of plain values, and a table of them in a list, has one line.
+
+    >>> print(_indented({"rows": [{"step": 1, "loss": 0.5}], "sizes": [2, 3]}))
+    {
+      "rows": [
+        {"step": 1, "loss": 0.5}
+      ],
+      "sizes": [2, 3]
+    }
+    """
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    nested = any(isinstance(part, dict | list) for part in parts)
+    inner = before + "  "
+    if isinstance(value, dict) and value and (nested or not in_list):
+        lines = [f"{inner}{json.dumps(key)}: {_indented(part, inner)}" for key, part in value.items()]
+        return "{\n" + ",\n".join(lines) + f"\n{before}}}"
+    if isinstance(value, list) and nested:
+        lines = [inner + _indented(part, inner, in_list=True) for part in value]
+        return "[\n" + ",\n".join(lines) + f"\n{before}]"
+    return json.dumps(value)
 
 
 def read_json(path: Path, form: Any = object) -> Any:
