@@ -92,7 +92,8 @@ class Semidiscrete(NoiseFirst):
     of one's own: ``prepared(Semidiscrete(), source, codec).choose(b, generator)``.
 
     Marginal: standard normal, exactly. What is off by the fit is how often each datum is shown, see ``unevenness``.
-    Cost: O(b n d) for a batch, as long as the fit's; the fit draws about 1.3 / ``unevenness`` noises for each datum.
+    Cost: O(b n d) for a batch, as long as the fit's; the fit draws 1.3 / ``unevenness`` noises for each datum or
+        more: on CIFAR-10 at 8 x 8 pixels it had drawn 40, for 13 minutes of one core, when 0.19 were left.
         Memory of all data in float32.
 
     Args:
