@@ -83,6 +83,12 @@ def test_the_questions_say_what_is_recorded() -> None:
         assert f"from {number(plain)} to {number(paired)}" in text
     assert f"(p = {final('few-steps-flow/cpu', 'assignment', 2)['p']:.4f}".replace("0.", ".") in text
     assert f"(p = {final('few-steps-flow/cpu', 'assignment', 10)['p']:.3f}".replace("0.", ".") in text
+    few = "few-steps-couplings/cpu"
+    three, windows = ("independent", "rotated", "assignment"), "windows-1024"
+    for steps in (10, 1):
+        a, b, c = (number(final(few, arm, steps)["mean"]) for arm in three)
+        assert f"at {a}, {b} and {c} " in text
+    assert f"at {number(final(few, windows, 10)['mean'])} and {number(final(few, windows, 1)['mean'])} (" in text
     assert percent("fig5-table4-ddim/cpu", "assignment", 50) == "1 %"
     assert {percent("fig5-table4-ddim/cpu", "assignment", steps) for steps in (100, 500, 1000)} == {"1 %", "2 %"}
     for steps in (1, 2):
