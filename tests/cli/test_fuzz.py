@@ -176,6 +176,7 @@ JSON = ["index.json", "pairs.json", "RUN/config.json", "RUN/environment.json", "
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of a value that works and is not wise, such as a narrow clip
 @pytest.mark.parametrize("name", JSON)
 def test_any_value_in_a_file_of_a_run(
     name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -13,6 +13,7 @@ from immiscible_diffusion.cli.options import Device, Folder, checked_device, out
 from immiscible_diffusion.experiments.config import Config, read_config
 from immiscible_diffusion.export.model import load_export
 from immiscible_diffusion.files import read_json, write_json
+from immiscible_diffusion.runs.check import data_shape
 from immiscible_diffusion.runs.conditions import conditions_for
 from immiscible_diffusion.runs.evaluation import evaluate as measure
 from immiscible_diffusion.runs.folder import CONFIG
@@ -77,6 +78,8 @@ def evaluate(
     else:
         config = _config(run_folder)
         trained = trained_at(config, run_folder, step, torch.device(checked_device(device)))
+    if tuple(trained.shape) != (shape := data_shape(config)):
+        raise ValueError(f"the model draws rows of shape {tuple(trained.shape)} and the run's data have {shape}")
     evaluation = dataclasses.replace(
         config.evaluate,
         steps=tuple(steps) if steps else config.evaluate.steps,
