@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,13 +13,30 @@ import torch.distributed as dist
 
 from benchmarks.measuring import now, spread_ms
 from immiscible_diffusion.couplings import Assignment, Joint
+from immiscible_diffusion.couplings._shared_noise import shared_on_purpose
 from immiscible_diffusion.processes import results
-from immiscible_diffusion.types import Coupling
+from immiscible_diffusion.share import gathered
+from immiscible_diffusion.streams import stream
 
 __all__ = ["bench_joint", "joint_line"]
 
-ARMS: dict[str, Any] = {"rows to all": Joint, "own rows alone": Assignment}
-"""The second is no alternative: it shows how long pairing takes where each process keeps to its own rows."""
+
+class RowsToAll:
+    """Exact assignment as the training loop spreads it: every process gets all rows and pairs them all."""
+
+    def __init__(self) -> None:
+        self.group = dist.new_group()
+
+    def __call__(self, x: torch.Tensor, *, step: int) -> torch.Tensor:
+        """Return the noise of this process's rows."""
+        sizes = [len(x)] * dist.get_world_size()
+        with shared_on_purpose():
+            noise = Assignment()(gathered(x, sizes, self.group), generator=stream(0, step, "noise"))
+        return noise.split(sizes)[dist.get_rank()].clone()
+
+
+ARMS: dict[str, Any] = {"rows to process 0": Joint, "rows to all": RowsToAll, "own rows alone": Assignment}
+"""The last is no alternative: it shows how long pairing takes where each process keeps to its own rows."""
 
 
 def bench_joint(*, rows: int, sizes: list[int], worlds: list[int], repeats: int) -> Iterator[dict[str, Any]]:
@@ -57,7 +75,7 @@ def _process(
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     meeting = f"file://{Path(folder).as_posix()}/meeting"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
-    couplings: dict[str, Coupling] = {name: make() for name, make in ARMS.items()}
+    couplings = {name: make() for name, make in ARMS.items()}
     spent: dict[str, list[float]] = {name: [] for name in couplings}
     received = dict.fromkeys(couplings, 0)
     for step in range(repeats + 1):
@@ -81,21 +99,30 @@ def _process(
 
 
 class _Counted:
-    """Counts the bytes that this process receives by ``all_gather``."""
+    """Counts the bytes that this process receives from others."""
 
     def __enter__(self) -> "_Counted":
-        self.bytes, gather = 0, dist.all_gather
+        self.bytes, self.patches, rank = 0, ExitStack(), dist.get_rank()
+        gather_all, gather, scatter = dist.all_gather, dist.gather, dist.scatter
 
-        def all_gather(into: list[torch.Tensor], mine: torch.Tensor, *args: Any, **options: Any) -> Any:
-            self.bytes += sum(each.nbytes for each in into) - mine.nbytes
-            return gather(into, mine, *args, **options)
+        def counting_all(into: list[torch.Tensor], mine: torch.Tensor, **options: Any) -> None:
+            self.bytes += sum(part.nbytes for part in into) - mine.nbytes
+            gather_all(into, mine, **options)
 
-        self.patch = patch.object(dist, "all_gather", all_gather)
-        self.patch.start()
+        def counting_one(mine: torch.Tensor, into: list[torch.Tensor] | None, **options: Any) -> None:
+            self.bytes += sum(part.nbytes for part in into) - mine.nbytes if into else 0
+            gather(mine, into, **options)
+
+        def counting_scatter(into: torch.Tensor, parts: list[torch.Tensor] | None, **options: Any) -> None:
+            self.bytes += into.nbytes if rank else 0
+            scatter(into, parts, **options)
+
+        for name, count in (("all_gather", counting_all), ("gather", counting_one), ("scatter", counting_scatter)):
+            self.patches.enter_context(patch.object(dist, name, count))
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.patch.stop()
+        self.patches.close()
 
 
 def joint_line(row: Mapping[str, Any]) -> str:

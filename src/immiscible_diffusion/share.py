@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Share", "among_zeros", "gathered"]
+__all__ = ["Share", "among_zeros", "collected", "gathered", "handed_out"]
 
 
 class Share(NamedTuple):
@@ -38,13 +38,53 @@ def gathered(part: Tensor, sizes: list[int], group: Any = None) -> Tensor:
     """
     if len(sizes) == 1:
         return part
-    padded = part.new_zeros((max(sizes), *part.shape[1:]))
-    padded[: len(part)] = part
-    sent = padded.view(torch.uint8) if part.dtype != torch.bool else padded.byte()  # bytes, which every backend can
+    sent = _padded_bytes(part, max(sizes))
     received = [torch.empty_like(sent) for _ in sizes]
-    dist.all_gather(received, sent.contiguous(), group=group)
-    rows = [each.bool() if part.dtype == torch.bool else each.view(part.dtype) for each in received]
-    return torch.cat([each[:size] for each, size in zip(rows, sizes, strict=True)])
+    dist.all_gather(received, sent, group=group)
+    return torch.cat([_from_bytes(rows, part.dtype)[:size] for rows, size in zip(received, sizes, strict=True)])
+
+
+def collected(part: Tensor, sizes: list[int], group: Any = None) -> Tensor | None:
+    """Return the rows of all processes, in the order of ranks, in process 0; None in the others.
+
+    Args:
+        part: the rows of this process, on the device of the group's backend.
+        sizes: how many rows each process has.
+        group: of torch.distributed, with all processes in it.
+    """
+    first = dist.get_rank() == 0
+    sent = _padded_bytes(part, max(sizes))
+    received = [torch.empty_like(sent) for _ in sizes] if first else None
+    dist.gather(sent, received, dst=0, group=group)
+    if received is None:
+        return None
+    return torch.cat([_from_bytes(rows, part.dtype)[:size] for rows, size in zip(received, sizes, strict=True)])
+
+
+def handed_out(whole: Tensor | None, like: Tensor, sizes: list[int], group: Any = None) -> Tensor:
+    """Return to each process its part of the rows that process 0 holds; the inverse of ``collected``.
+
+    Args:
+        whole: all rows, (sum of sizes, ...), in process 0; None in the others.
+        like: has the shape, the type and the device of this process's part.
+        sizes: how many rows each process gets.
+        group: of torch.distributed, with all processes in it.
+    """
+    received = torch.empty_like(_padded_bytes(like, max(sizes)))
+    parts = None if whole is None else [_padded_bytes(part, max(sizes)) for part in torch.split(whole, sizes)]
+    dist.scatter(received, parts, src=0, group=group)
+    return _from_bytes(received, like.dtype)[: len(like)]
+
+
+def _padded_bytes(part: Tensor, rows: int) -> Tensor:
+    """Return rows as bytes, which every backend can send, with zeros after them up to this number of rows."""
+    padded = part.new_zeros((rows, *part.shape[1:]))
+    padded[: len(part)] = part
+    return padded.byte() if part.dtype == torch.bool else padded.view(torch.uint8)
+
+
+def _from_bytes(sent: Tensor, dtype: torch.dtype) -> Tensor:
+    return sent.bool() if dtype == torch.bool else sent.view(dtype)
 
 
 def among_zeros(part: Tensor, sizes: list[int], rank: int) -> Tensor:

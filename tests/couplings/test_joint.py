@@ -8,6 +8,8 @@ import json
 import pickle
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -37,6 +39,7 @@ from immiscible_diffusion.couplings import (
     assign,
     assign_window,
 )
+from immiscible_diffusion.couplings._drop_in import DropIn, Rows
 from immiscible_diffusion.registry import describe, make
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Coupling
@@ -105,27 +108,37 @@ def called(couple: Coupling, rank: int | None, *, x: Any = X, **options: Any) ->
 def message_of(call: Callable[[], object]) -> str:
     try:
         call()
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         return str(error)
     return ""
 
 
 class Counted:
-    """Counts the bytes that this process hands to ``all_gather``."""
+    """Counts the bytes that this process hands to ``all_gather`` and ``gather``."""
 
     def __enter__(self) -> "Counted":
-        self.bytes, gather = 0, dist.all_gather
-
-        def all_gather(into: Any, mine: Tensor, *args: Any, **options: Any) -> Any:
-            self.bytes += mine.nbytes
-            return gather(into, mine, *args, **options)
-
-        self.patch = patch.object(dist, "all_gather", all_gather)
-        self.patch.start()
+        self.bytes, self.patches = 0, ExitStack()
+        for name, place in (("all_gather", 1), ("gather", 0)):
+            self.patches.enter_context(patch.object(dist, name, self._counting(getattr(dist, name), place)))
         return self
 
+    def _counting(self, send: Callable[..., object], place: int) -> Callable[..., object]:
+        def counting(*args: Any, **options: Any) -> object:
+            self.bytes += args[place].nbytes
+            return send(*args, **options)
+
+        return counting
+
     def __exit__(self, *error: object) -> None:
-        self.patch.stop()
+        self.patches.close()
+
+
+@dataclass(frozen=True)
+class Failing(DropIn):
+    """A coupling that fails after its rows were found good."""
+
+    def pair(self, x: Tensor, rows: Rows) -> Tensor:
+        raise RuntimeError("no memory is left")
 
 
 def process(rank: int, folder: str) -> None:
@@ -141,6 +154,7 @@ def process(rank: int, folder: str) -> None:
         paired[name] = called(Joint(seed=3), rank, **options)
     remembering = Joint(Cached(), seed=3)
     paired["memory"] = torch.cat([called(remembering, rank, step=step) for step in (1, 2)])
+    paired["kept"] = torch.tensor(len(remembering.memory()))
     torch.manual_seed(8 + rank)
     couple, mine = Joint(), cut(X, SIZES)[rank]
     paired["one call"], paired["another call"] = couple(mine), couple(mine)
@@ -156,6 +170,7 @@ def process(rank: int, folder: str) -> None:
     said["length"] = message_of(lambda: couple(mine[..., : 4 - (rank == 2)], step=4))
     said["a condition here alone"] = message_of(lambda: couple(mine, cond=mine if rank else None, step=4))
     said["options"] = message_of(lambda: Joint(Assignment("dot") if rank == 1 else Assignment())(mine, step=4))
+    said["failed"] = message_of(lambda: Joint(Failing())(mine, step=4))
     for step, (name, data) in enumerate((("same data", X[:5]), ("other data", mine)), 5):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -210,13 +225,13 @@ def test_processes_on_their_own_or_at_another_step_differ(written: list[dict[str
     assert not torch.equal(joined(written, "assignment"), called(Joint(seed=3), None, step=8))
 
 
-def test_memory_is_the_same_everywhere(written: list[dict[str, Any]]) -> None:
+def test_memory_is_kept_by_process_0(written: list[dict[str, Any]]) -> None:
     couple = Joint(Cached(), seed=3)
     first, second = (called(couple, None, step=step) for step in (1, 2))
     halves = [each["paired"]["memory"].tensor_split(2) for each in written]
     assert torch.equal(torch.cat([half[0] for half in halves]), first)
     assert torch.equal(torch.cat([half[1] for half in halves]), second)
-    assert couple.memory()
+    assert [int(each["paired"]["kept"]) for each in written] == [len(couple.memory()), 0, 0] != [0, 0, 0]
     other = Joint(Cached(), seed=3)
     other.remember(couple.memory())
     assert torch.equal(called(other, None, step=3), called(couple, None, step=3))
@@ -248,6 +263,7 @@ SAID: dict[str, tuple[str, list[str]]] = {
     "length": ("process 2 has other forms than process 0; shapes, types and arguments", [""] * 3),
     "a condition here alone": ("process 1 has other forms than process 0", [""] * 3),
     "options": ("process 1 has other options than process 0; the coupling", [""] * 3),
+    "failed": ("the coupling failed in process 0; its own error says why", ["no memory is left", "", ""]),
     "same data": ("two processes hold the same data", [""] * 3),
 }
 

@@ -1,6 +1,7 @@
 """Consistency training: the published schedules, the loss against its definition, sampling against diffusers."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pairing import PAIRING
 
 pytestmark = pytest.mark.medium
 
-METHODS = [Consistency(), Consistency(distance="l1", teacher=0.95, last=200), improved()]
+METHODS = [Consistency(), Consistency(distance="l1", teacher=0.95, last=200), replace(improved(), gap_power=0.5)]
 IDS = ["original", "l1", "improved"]
 
 
@@ -98,6 +99,9 @@ def test_improved_training_is_its_table() -> None:
         sigma_max=80.0,
         rho=7.0,
         sigma_data=0.5,
+        p_mean=-1.1,
+        p_std=2.0,
+        gap_power=1.0,
     )
 
 
@@ -116,9 +120,11 @@ def test_pairs_of_levels_have_their_published_chances() -> None:
     from scipy.stats import norm
 
     levels = improved().levels(0.0)
-    law = norm(-1.1, 2).cdf(levels.log().numpy())
-    expected = torch.from_numpy(law).diff() / (law[-1] - law[0])
-    torch.testing.assert_close(chances(levels, "lognormal"), expected, atol=1e-12, rtol=1e-9)
+    expected = torch.empty(0)
+    for options in ((0.5, 1.2), (-1.1, 2.0)):
+        reached = norm(*options).cdf(levels.log().numpy())
+        expected = torch.from_numpy(reached).diff() / (reached[-1] - reached[0])
+        torch.testing.assert_close(chances(levels, "lognormal", *options), expected, atol=1e-12, rtol=1e-9)
     rows, seen = 200_000, []
 
     def net(x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
@@ -171,11 +177,17 @@ def test_the_loss_is_its_definition(method: Consistency) -> None:
         else:
             expected = error.square().mean() if method.distance == "l2" else error.abs().mean()
         if method.weight == "inverse_gap":
-            expected = expected / (after - before)
+            expected = expected / (after - before) ** method.gap_power
         assert float(loss[i].detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
     loss.mean().backward()  # type: ignore[no-untyped-call]
     assert student.weight.grad is not None
     assert teacher.weight.grad is None
+
+
+def test_a_lognormal_that_draws_no_level_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"p_mean is 100.0 and p_std 0.1: no level between 0.002 and 80.0"):
+        Consistency(draw="lognormal", p_mean=100.0, p_std=0.1)
+    Consistency(p_mean=100.0, p_std=0.1)  # not looked at by the uniform draw
 
 
 def test_bfloat16_data_keep_their_levels_apart() -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -21,7 +20,7 @@ from immiscible_diffusion.couplings._shared_noise import shared_on_purpose
 from immiscible_diffusion.couplings._wrapper import Wrapper, noise_from
 from immiscible_diffusion.couplings.assignment import Assignment
 from immiscible_diffusion.registry import describe, register
-from immiscible_diffusion.share import among_zeros, gathered
+from immiscible_diffusion.share import among_zeros, collected, handed_out
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Coupling, Float, HasRowByRow
 
@@ -33,17 +32,17 @@ __all__ = ["Joint"]
 class Joint(Wrapper):
     """Pair the rows of all training processes as one batch, by any coupling.
 
-    Each process calls it with its own rows and gets the noise of its rows. The rows of all are exchanged, every process
-    pairs all of them and keeps what belongs to its own: the pairs are, bit for bit, those of one process that holds the
-    joined batch. A coupling that looks at one row at a time exchanges no rows. Messages go through a process group of
-    their own, so that a background thread may pair the next batch while gradients are exchanged.
+    Each process calls it with its own rows and gets the noise of its rows. All rows go to process 0, which pairs them
+    and sends each process its noise: the pairs are, bit for bit, those of one process that holds the joined batch. A
+    coupling that looks at one row at a time exchanges no rows. Messages go through a process group of their own, so
+    that a background thread may pair the next batch while gradients are exchanged.
 
-    The noise of a call has one seed, equal everywhere: it is drawn by process 0 from its generator, or the global one;
-    where a step is given and no generator, it is that of ``stream(seed, step, "noise")``. The library's own training
-    loop does all this itself.
+    The noise of a call has one seed. Where a step is given and no generator, the noise is drawn from
+    ``stream(seed, step, "noise")``; else process 0 draws the seed from its generator, or from the global one. A
+    coupling with a memory keeps it in process 0. The library's own training loop needs no ``Joint``.
 
     Marginal: the coupling's.
-    Cost: in every process the coupling's for the rows of all, n, and the exchange of their n d numbers.
+    Cost: in process 0 the coupling's for the n rows of all, n d numbers that arrive there and as many that leave.
 
     Args:
         coupling: pairs them. A coupling with a window wraps the ``Joint``; one that chooses the data for its noise
@@ -91,21 +90,18 @@ class Joint(Wrapper):
         headers = _met(words, refused, drawn, group)
         if not drawn:
             self._watch_step(rows.step, words[-1])
-        sizes, rank = [header.rows for header in headers], 0 if group is None else dist.get_rank(group)
-        whole = self._joined(given, sizes, rank, group)
-        if drawn:
-            generator = torch.Generator(x.device).manual_seed(headers[0].seed)
-        else:
-            generator = stream(seed, rows.step or 0, "noise", x.device)
-        every = [value for name, value in whole.items() if name.startswith("labels")]
-        joint = Rows(
-            whole.get("cond"), generator, whole.get("index"), rows.step, whole.get("mask"),
-            classes(whole["x"], every) if every else None,
-        )  # fmt: skip
-        with shared_on_purpose() if len(sizes) > 1 else nullcontext():
-            noise = noise_from(self.coupling, whole["x"], joint)
-        first = sum(sizes[:rank])
-        return noise[first : first + len(x)].clone() if len(sizes) > 1 else noise
+        sizes = [header.rows for header in headers]
+        step, x = rows.step, x.detach()
+        seed = headers[0].seed if drawn else self.seed
+        draws = torch.Generator(x.device).manual_seed(seed) if drawn else stream(seed, step or 0, "noise", x.device)
+        there = {name: value.detach() for name, value in given.items() if value is not None}
+        if self._row_by_row(there):
+            rank = 0 if group is None else dist.get_rank(group)
+            noise = self._paired({"x": among_zeros(x, sizes, rank)}, draws, step)
+            return noise.split(sizes)[rank].clone()
+        if group is None:
+            return self._paired(there, draws, step)
+        return self._by_process_0(there, sizes, group, draws, step)
 
     def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
         """Return what ``draw`` returns."""
@@ -118,18 +114,45 @@ class Joint(Wrapper):
             check_integers(x, labels=values)
         check_finite(x=real_part(x, rows.mask))
 
-    def _joined(self, given: dict[str, Tensor | None], sizes: list[int], rank: int, group: Any) -> dict[str, Tensor]:
-        """Return the rows of all processes; zeros in place of others' rows where the coupling does not look at them."""
-        there = {name: value.detach() for name, value in given.items() if value is not None}
-        if len(sizes) == 1:
-            return there
-        x = there["x"]
+    def _row_by_row(self, given: dict[str, Tensor]) -> bool:
+        """Return whether the noise of each row depends on that row alone."""
         alone = isinstance(self.coupling, HasRowByRow) and self.coupling.row_by_row
-        if alone and not any(name == "mask" or name.startswith("labels") for name in there):
-            return {"x": among_zeros(x, sizes, rank)}
+        return alone and not any(name == "mask" or name.startswith("labels") for name in given)
+
+    def _paired(self, given: dict[str, Tensor], draws: torch.Generator, step: int | None) -> Tensor:
+        """Return the coupling's noise for rows and what belongs to them."""
+        labels = [value for name, value in given.items() if name.startswith("labels")]
+        together = classes(given["x"], labels) if labels else None
+        rows = Rows(given.get("cond"), draws, given.get("index"), step, given.get("mask"), together)
+        with shared_on_purpose():
+            return noise_from(self.coupling, given["x"], rows)
+
+    def _by_process_0(
+        self, given: dict[str, Tensor], sizes: list[int], group: Any, draws: torch.Generator, step: int | None
+    ) -> Tensor:
+        """Return the noise of this process's rows, which process 0 pairs among the rows of all.
+
+        Raises:
+            ValueError: the coupling failed in process 0, where the error is the coupling's own.
+        """
+        x = given["x"]
         backends = dist.get_backend_config(group)
         device = x.device if f"{x.device.type}:" in backends else torch.device("cuda" if x.is_cpu else "cpu")
-        return {name: gathered(value.to(device), sizes, group).to(value.device) for name, value in there.items()}
+        whole = {name: collected(value.to(device), sizes, group) for name, value in given.items()}
+        noise, failed = None, None
+        if dist.get_rank() == 0:
+            try:
+                there = {name: value.to(x.device) for name, value in whole.items() if value is not None}
+                noise = self._paired(there, draws, step).to(device)
+            except Exception as error:
+                failed = error
+        good = torch.tensor([failed is None], device=device).byte()
+        dist.broadcast(good, 0, group=group)
+        if failed is not None:
+            raise failed
+        if not good:
+            raise ValueError("the coupling failed in process 0; its own error says why")
+        return handed_out(noise, x.to(device), sizes, group).to(x.device)
 
     def _watch_step(self, step: int | None, data: int) -> None:
         """Warn where a step that stands still brings the noise of the call before to other data."""
@@ -175,7 +198,7 @@ _SAME = {
 def _met(words: list[int], refused: ValueError | None, drawn: bool, group: Any) -> list[Header]:
     """Return what every process says, after checking that all hold good rows of the same batch.
 
-    A seed that was ``drawn`` need not be equal everywhere: that of process 0 is used.
+    A seed that was ``drawn`` need not be equal everywhere: the seed of process 0 is used.
 
     Raises:
         ValueError: they do not, on every process.

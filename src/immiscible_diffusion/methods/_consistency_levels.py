@@ -13,9 +13,6 @@ __all__ = ["Draw", "Growth", "chances", "level_count"]
 Growth = Literal["root", "doubling"]
 Draw = Literal["uniform", "lognormal"]
 
-_P_MEAN, _P_STD = -1.1, 2.0
-"""Mean and deviation of ln(sigma) in arXiv:2310.14189, Table 1."""
-
 
 def level_count(progress: float, *, growth: Growth, first: int, last: int) -> int:
     """Return N, the number of noise levels at this share of training in [0, 1].
@@ -36,18 +33,21 @@ def level_count(progress: float, *, growth: Growth, first: int, last: int) -> in
     return int(min(first * 2 ** math.floor(progress * stages), last)) + 1
 
 
-def chances(sigmas: Float[Tensor, " n"], draw: Draw) -> Float[Tensor, " gaps"]:
+def chances(
+    sigmas: Float[Tensor, " n"], draw: Draw, p_mean: float = -1.1, p_std: float = 2.0
+) -> Float[Tensor, " gaps"]:
     """Return the chance of each pair of adjacent levels, (n - 1,), float64.
 
-    ``lognormal`` is a normal distribution of ln(sigma) between them, with mean -1.1 and deviation 2 (arXiv:2310.14189,
-    Table 1).
+    ``lognormal`` is a normal distribution of ln(sigma) between them, by default that of arXiv:2310.14189, Table 1.
 
     Args:
         sigmas: rising noise levels.
         draw: the distribution.
+        p_mean: mean of ln(sigma) where it is ``lognormal``.
+        p_std: its standard deviation.
     """
     if draw == "uniform":
         gaps = len(sigmas) - 1
         return torch.full((gaps,), 1 / gaps, dtype=torch.float64)
-    below = torch.erf((sigmas.double().log() - _P_MEAN) / (math.sqrt(2) * _P_STD))
+    below = torch.erf((sigmas.double().log() - p_mean) / (math.sqrt(2) * p_std))
     return below.diff() / (below[-1] - below[0])

@@ -46,13 +46,17 @@ class Consistency:
         last: s1, the steps between levels at the end.
         teacher: mu0 of the averaged teacher, whose decay is mu0^(s0 / N); 0 makes the net its own teacher.
         draw: how the trained pair of levels is drawn.
-        weight: ``none``, or ``inverse_gap``: 1 / (sigma_after - sigma_before).
+        weight: ``none``, or ``inverse_gap``: 1 / (sigma_after - sigma_before)^gap_power.
         distance: between the two predictions; ``lpips`` needs RGB images in [-1, 1].
         lpips_weights: the safetensors file of ``lpips``.
         sigma_min: the noise where f is the identity.
         sigma_max: the noise where sampling starts.
         rho: how far the levels crowd towards little noise.
         sigma_data: standard deviation of the data; 0.5 suits images in [-1, 1].
+        p_mean: mean of ln(sigma) where the draw is ``lognormal``.
+        p_std: its standard deviation, positive.
+        gap_power: how fast the weight ``inverse_gap`` falls with the gap: 1 as published; below 0 it rises, which
+            trains high noise harder.
 
     Raises:
         ValueError: an unknown choice, a value outside its range, or ``lpips`` without weights or weights without it.
@@ -70,6 +74,9 @@ class Consistency:
     sigma_max: float = 80.0
     rho: float = 7.0
     sigma_data: float = 0.5
+    p_mean: float = -1.1
+    p_std: float = 2.0
+    gap_power: float = 1.0
 
     def __post_init__(self) -> None:
         choices = {"growth": Growth, "draw": Draw, "weight": Literal["none", "inverse_gap"], "distance": Distance}
@@ -78,12 +85,19 @@ class Consistency:
         if not 1 <= self.first <= self.last:
             raise ValueError(f"first is {self.first} and last {self.last}; they must be 1 <= first <= last")
         check_number(teacher=self.teacher, at_least=0, below=1)
+        check_number(p_mean=self.p_mean, gap_power=self.gap_power)
+        check_number(p_std=self.p_std, above=0)
         if (self.distance == "lpips") != bool(self.lpips_weights):
             raise ValueError(
                 f"distance is {self.distance!r} and lpips_weights {self.lpips_weights!r}; 'lpips' needs a file of "
                 f"weights, and nothing else does"
             )
         check_sigmas(self.sigma_min, self.sigma_max, self.rho, self.sigma_data)
+        if not bool(chances(self.levels(0.0), self.draw, self.p_mean, self.p_std).isfinite().all()):
+            raise ValueError(
+                f"p_mean is {self.p_mean} and p_std {self.p_std}: no level between {self.sigma_min} and "
+                f"{self.sigma_max} would be drawn; p_mean is a logarithm, -1.1 as published"
+            )
 
     def levels(self, progress: float) -> Float[Tensor, " n"]:
         """Return the noise levels at this share of training, rising, (n,), float64."""
@@ -111,7 +125,7 @@ class Consistency:
     ) -> Int[Tensor, " b"]:
         """Return the number of the lower level of each trained pair, (b,), among ``levels(progress)``."""
         sigmas = self.levels(progress)
-        reached = chances(sigmas, self.draw).cumsum(0).to(device)
+        reached = chances(sigmas, self.draw, self.p_mean, self.p_std).cumsum(0).to(device)
         drawn = torch.searchsorted(reached, uniform(b, generator, torch.device(device)).double(), right=True)
         return drawn.clamp(max=len(sigmas) - 2)  # the sum may round to less than 1
 
@@ -164,7 +178,7 @@ class Consistency:
             theirs = self._f(net if teacher is None else teacher, x_t, before, cond)
         _set_dropout_state(after_net, x.device)
         apart = distance(self.distance, ours, theirs, self.lpips_weights, mask)
-        return apart if self.weight == "none" else apart / (after - before)
+        return apart if self.weight == "none" else apart / (after - before) ** self.gap_power
 
     @torch.no_grad()
     def sample(
