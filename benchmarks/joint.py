@@ -32,7 +32,7 @@ class RowsToAll:
         sizes = [len(x)] * dist.get_world_size()
         with shared_on_purpose():
             noise = Assignment()(gathered(x, sizes, self.group), generator=stream(0, step, "noise"))
-        return noise.split(sizes)[dist.get_rank()].clone()
+        return torch.split(noise, sizes)[dist.get_rank()].clone()
 
 
 ARMS: dict[str, Any] = {"rows to process 0": Joint, "rows to all": RowsToAll, "own rows alone": Assignment}

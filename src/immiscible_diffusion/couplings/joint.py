@@ -98,7 +98,7 @@ class Joint(Wrapper):
         if self._row_by_row(there):
             rank = 0 if group is None else dist.get_rank(group)
             noise = self._paired({"x": among_zeros(x, sizes, rank)}, draws, step)
-            return noise.split(sizes)[rank].clone()
+            return torch.split(noise, sizes)[rank].clone()
         if group is None:
             return self._paired(there, draws, step)
         return self._by_process_0(there, sizes, group, draws, step)
