@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import norm
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 from immiscible_diffusion.couplings import _potentials
@@ -39,10 +40,10 @@ def exact_dual() -> Tensor:
 
 
 def test_potentials_on_a_line_are_those_of_the_closed_form() -> None:
-    """18,000 noises left errors below 0.04 over six seeds, seen; the data backwards, the control, 2.3."""
+    """18,000 noises left an error of 0.07, seen; the data backwards, the control, 2.3."""
     dual = fit_dual(LINE, noises=3000)
-    torch.testing.assert_close(dual, exact_dual(), rtol=0, atol=0.04)
-    assert (fit_dual(LINE, noises=10) - exact_dual()).abs().max() > 0.05
+    torch.testing.assert_close(dual, exact_dual(), rtol=0, atol=0.08)
+    assert (fit_dual(LINE, noises=10) - exact_dual()).abs().max() > 0.15
     assert (fit_dual(LINE.flip(0), noises=3000) - exact_dual()).abs().max() > 0.5
 
 
@@ -124,25 +125,43 @@ def test_unevenness_is_unbiased() -> None:
 
 def test_a_fit_that_goes_on_is_one_that_was_never_cut() -> None:
     data = randn(100, 5)
-    whole = list(islice(ascend(data, seed=3), 12))
-    resumed = next(islice(ascend(data, whole[4], seed=3), 6, None))
-    assert resumed.steps == whole[11].steps == 12
-    assert torch.equal(resumed.dual, whole[11].dual)
-    assert not torch.equal(next(islice(ascend(data, Potentials(whole[4].dual, 0), seed=3), 6, None)).dual, resumed.dual)
-    assert not torch.equal(next(islice(ascend(data, seed=4), 11, None)).dual, resumed.dual)
+    whole = list(islice(ascend(data, seed=3), 13))
+    resumed = next(islice(ascend(data, whole[4], seed=3), 7, None))
+    assert resumed.steps == whole[12].steps == 12
+    assert torch.equal(resumed.dual, whole[12].dual)
+    assert not torch.equal(next(islice(ascend(data, Potentials(whole[4].dual, 0), seed=3), 7, None)).dual, resumed.dual)
+    assert not torch.equal(next(islice(ascend(data, seed=4), 12, None)).dual, resumed.dual)
 
 
 def test_the_unevenness_falls_as_one_over_the_noises() -> None:
-    """Between half of 1 / h, the least that h noises a datum can tell, and twice that, at any scale of the data."""
+    """Between half of 1 / (h + 8), the least that so many noises a datum can tell, and twice that, at any scale."""
     data = randn(400, 24)
     for scale in (0.3, 30.0):
         found = {
             h: unevenness(scale * data, fit_dual(scale * data, noises=h), draws=20_000, generator=generator(2))
-            for h in (5, 40)
+            for h in (5, 40, 160)
         }
-        assert 0.5 / 40 < found[40] < 2 / 40
-        assert found[5] < 2 / 5
-        assert found[40] < 0.3 * found[5]
+        assert found[5] < 2 / 13
+        assert 0.5 / 48 < found[40] < 2 / 48
+        assert found[160] < 0.4 * found[40]
+
+
+def test_the_quadratic_start_is_worth_noises() -> None:
+    """Images and skewed data; the controls are no potentials and those of other data."""
+    digits = load_digits().data / 8 - 1
+    for data in (torch.tensor(digits[:900]).float(), randn(900, 30).exp()):
+        start = next(ascend(data)).dual
+        left, without, mixed = (
+            unevenness(data, dual, draws=9000, generator=generator(3)) for dual in (start, 0 * start, start.roll(1))
+        )
+        assert left < 0.35 < 1 < min(without, mixed)
+        assert abs(float(start.mean())) < 1e-4 * float(start.std())
+
+
+@pytest.mark.parametrize("data", [torch.zeros(5, 2), torch.ones(40, 3), torch.eye(3), randn(1, 4)])
+def test_a_start_exists_for_equal_and_for_few_rows(data: Tensor) -> None:
+    states = list(islice(ascend(data), 3))
+    assert all(bool(state.dual.isfinite().all()) for state in states)
 
 
 NAN = torch.full((2, 1), math.nan)

@@ -13,15 +13,29 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.checks import check_finite, check_number, check_whole
+from immiscible_diffusion.couplings._quadratic_potentials import quadratic_potentials
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.tensors import batch_rows, full_precision, normal
 from immiscible_diffusion.types import Float, Int
 
-__all__ = ["Potentials", "ascend", "assign_data", "fit_dual", "noises_a_step", "unevenness"]
+__all__ = [
+    "Potentials",
+    "ascend",
+    "assign_data",
+    "fit_dual",
+    "measured_at",
+    "noises_a_step",
+    "steps_left",
+    "unevenness",
+]
 
 _CHUNK = 4096
 """Data compared at once: on a CPU their scores with a batch of noises fit in the L2 cache."""
 _DRAW = 512
+_AHEAD = 8.0
+"""The quadratic potentials that a fit starts from are worth about so many noises a datum."""
+
+_GROWTH = 1.15
 
 
 @torch.no_grad()
@@ -65,17 +79,18 @@ class Potentials(NamedTuple):
 
 @torch.no_grad()
 def ascend(data: Float[Tensor, "n *dims"], start: Potentials | None = None, *, seed: int = 0) -> Iterator[Potentials]:
-    """Yield the potentials after every step of a stochastic ascent, for ever.
+    """Yield the potentials at the start and after every step of a stochastic ascent, for ever.
 
     The potentials minimise E[max_k (g_k + <z, x_k>)] - mean(g), which is convex; the gradient at k is the mass of cell
-    k less 1 / n. Each noise of a batch that falls on a datum lowers its potential by c / (h + 1), with h the noises a
-    datum so far (Robbins and Monro). The scale c is the spread of the data over sqrt(2 ln n), by which the best of n
-    such scores leads. So unevenness falls as about 1.3 / h, near the least that h noises a datum can tell (1 / h), and
-    the fit may go on from any state as if it had not been cut: step i draws from ``stream(seed, i, "noise")`` alone.
+    k less 1 / n. The start is the best quadratic, ``quadratic_potentials``. Then each noise of a batch that falls on a
+    datum lowers its potential by c / (h + 8), with h the noises a datum so far (Robbins and Monro). The scale c is the
+    spread of the data over sqrt(2 ln n), by which the best of n such scores leads. So unevenness falls as about
+    1.3 / (h + 8), near the least that so many noises a datum can tell, and the fit may go on from any state as if it
+    had not been cut: step i draws from ``stream(seed, i, "noise")`` alone.
 
     Args:
         data: the data set in model space, on the device that is to do the work.
-        start: a state that this yielded before, for the same data and seed.
+        start: a state that this yielded before, for the same data and seed; what follows it is yielded.
         seed: names the noises.
 
     Cost: a step is O(b n d) for b = ``noises_a_step(n)``; memory of the data and of b times 4,096.
@@ -93,13 +108,18 @@ def ascend(data: Float[Tensor, "n *dims"], start: Potentials | None = None, *, s
     n, d = rows.shape
     spread = float((rows - rows.mean(0)).square().sum(1).mean().sqrt())
     scale, batch = spread / math.sqrt(2 * math.log(max(n, 2))), noises_a_step(n)
-    dual, steps = start or Potentials(rows.new_zeros(n), 0)
-    dual = dual.to(rows.device)
+
+    def owners(dual: Tensor, step: int) -> Tensor:
+        return assign_data(normal((batch, d), stream(seed, step, "noise", rows.device), rows.device), rows, dual)
+
+    if start is None:
+        start = Potentials(quadratic_potentials(rows, owners, scale), 0)
+        yield start
+    dual, steps = start.dual.to(rows.device), start.steps
     while True:
-        owner = assign_data(normal((batch, d), stream(seed, steps, "noise", rows.device), rows.device), rows, dual)
+        change = torch.bincount(owners(dual, steps), minlength=n).to(dual) - batch / n
         steps += 1
-        change = torch.bincount(owner, minlength=n).to(dual) - batch / n
-        dual = dual - scale / (steps * batch / n + 1) * change
+        dual = dual - scale / (steps * batch / n + _AHEAD) * change
         yield Potentials(dual, steps)
 
 
@@ -108,12 +128,26 @@ def noises_a_step(n: int) -> int:
     return max(16, min(_DRAW, n // 8))
 
 
+def measured_at(n: int, steps: int) -> bool:
+    """Return whether a fit to n data is measured after so many steps: at the start, then at a growing distance."""
+    a_step, place = noises_a_step(n) / n / _AHEAD, 0
+    while (due := math.ceil((_GROWTH**place - 1) / a_step)) < steps:
+        place += 1
+    return due == steps
+
+
+def steps_left(n: int, steps: int, *, left: float, wanted: float) -> int:
+    """Return about how many more steps bring unevenness down from what is ``left`` to what is ``wanted``."""
+    a_step = noises_a_step(n) / n
+    return max(0, math.ceil((steps + _AHEAD / a_step) * (left / wanted - 1)))
+
+
 def fit_dual(data: Float[Tensor, "n *dims"], *, noises: float = 30, seed: int = 0) -> Float[Tensor, " n"]:
     """Return the potentials of the data, (n,), float32, of mean 0, fitted with a number of noises; see ``ascend``.
 
     Args:
         data: the data set in model space.
-        noises: how many for each datum, a positive number; ``unevenness`` is then about 1.3 / ``noises``.
+        noises: how many for each datum, a positive number; ``unevenness`` is then about 1.3 / (``noises`` + 8).
         seed: names the noises.
 
     Raises:

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Generator, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -29,7 +30,9 @@ from immiscible_diffusion.couplings._potentials import (
     ascend,
     assign_data,
     fit_dual,
+    measured_at,
     noises_a_step,
+    steps_left,
     unevenness,
 )
 from immiscible_diffusion.extras import needs
@@ -42,12 +45,10 @@ from immiscible_diffusion.types import Choice, Codec, Float, HasFlip, Prior, Sou
 
 __all__ = ["Cells", "Semidiscrete", "assign_data", "fit_dual", "unevenness"]
 
-_GROWTH = 1.3
-"""The cells are measured each time the fit has drawn so many times the noises of the time before."""
 _KEEP_EVERY = 30.0
 """Seconds of fitting that a killed process may lose."""
-_ENOUGH, _MOST = 1.3, 30.0
-"""Noises a datum, divided by the tolerance, that reach it, and after which it is given up, as where rows are equal."""
+_MOST = 30.0
+"""Noises a datum, divided by the tolerance, after which it is given up, as where rows are equal."""
 
 
 class NoiseFirst:
@@ -92,8 +93,8 @@ class Semidiscrete(NoiseFirst):
     of one's own: ``prepared(Semidiscrete(), source, codec).choose(b, generator)``.
 
     Marginal: standard normal, exactly. What is off by the fit is how often each datum is shown, see ``unevenness``.
-    Cost: O(b n d) for a batch, as long as the fit's; the fit draws 1.3 / ``unevenness`` noises for each datum or
-        more: on CIFAR-10 at 8 x 8 pixels it had drawn 40, for 13 minutes of one core, when 0.19 were left.
+    Cost: O(b n d) for a batch, as long as the fit's; the fit draws about 1.3 / ``unevenness`` - 8 noises for each
+        datum, and 32,768 for its start. Seconds: see `benchmarks/results/semidiscrete.json`.
         Memory of all data in float32.
 
     Args:
@@ -134,7 +135,7 @@ class Semidiscrete(NoiseFirst):
         from filelock import FileLock
 
         data = data_points(source, codec, device or torch.device("cpu"))
-        digest = digest_of(json.dumps(["potentials 1", digest_of_rows(data), self.unevenness]).encode())
+        digest = digest_of(json.dumps(["potentials 2", digest_of_rows(data), self.unevenness]).encode())
         path = cache_folder() / "potentials" / f"{digest[:32]}.safetensors"
         state, ended = _read(path, digest)
         with ExitStack() as stack:
@@ -154,27 +155,26 @@ class Semidiscrete(NoiseFirst):
         self, data: Tensor, start: Potentials | None, path: Path, digest: str
     ) -> Generator[float, None, Potentials]:
         """Ascend until the cells are even; yield the share that is done, and return the last state."""
-        a_step = noises_a_step(len(data)) / len(data)
-        last, total = (math.ceil(each / self.unevenness / a_step) for each in (_MOST, _ENOUGH))
-        states, ended = ascend(data, start), False
-        state = start or Potentials(data.new_zeros(len(data)), 0)
-        due, kept = max(1 / a_step, state.steps * _GROWTH), time.monotonic()
+        n, wanted = len(data), self.unevenness
+        last = math.ceil(_MOST / wanted * n / noises_a_step(n))
+        states, ended, total = ascend(data, start) if start is None else chain([start], ascend(data, start)), False, 1
+        state, kept = start, time.monotonic()
         try:
             while not ended:
                 state = next(states)
-                if state.steps >= due:
+                if measured_at(n, state.steps):
                     left = self._measured(data, state)
-                    ended = left <= self.unevenness or state.steps >= last
-                    if left > self.unevenness and ended:
-                        _warn(left, self.unevenness)
-                    total = math.ceil(state.steps * max(1.0, left / self.unevenness))
-                    due = min(state.steps * _GROWTH, max(state.steps + 1, total))
+                    ended = left <= wanted or state.steps >= last
+                    if left > wanted and ended:
+                        _warn(left, wanted)
+                    total = max(1, state.steps + steps_left(n, state.steps, left=left, wanted=wanted))
                 if not ended and time.monotonic() - kept > _KEEP_EVERY:
                     _keep(state, path, digest, ended=False)
                     kept = time.monotonic()
-                yield min(1.0, state.steps / total)
+                yield 1.0 if ended else min(1.0, state.steps / total)
         finally:
-            _keep(state, path, digest, ended=ended)
+            if state is not None:
+                _keep(state, path, digest, ended=ended)
         return state
 
     def _measured(self, data: Tensor, state: Potentials) -> float:
