@@ -126,10 +126,10 @@ def test_unevenness_is_unbiased() -> None:
 def test_a_fit_that_goes_on_is_one_that_was_never_cut() -> None:
     data = randn(100, 5)
     whole = list(islice(ascend(data, seed=3), 13))
-    resumed = next(islice(ascend(data, whole[4], seed=3), 7, None))
+    resumed = next(islice(ascend(data, whole[4], seed=3), 8, None))
     assert resumed.steps == whole[12].steps == 12
     assert torch.equal(resumed.dual, whole[12].dual)
-    assert not torch.equal(next(islice(ascend(data, Potentials(whole[4].dual, 0), seed=3), 7, None)).dual, resumed.dual)
+    assert not torch.equal(next(islice(ascend(data, Potentials(whole[4].dual, 0), seed=3), 8, None)).dual, resumed.dual)
     assert not torch.equal(next(islice(ascend(data, seed=4), 12, None)).dual, resumed.dual)
 
 

@@ -130,7 +130,7 @@ def test_a_fit_that_was_cut_goes_on_and_ends_the_same(cut: int, cache: Path) -> 
     assert file.exists() == (cut > 1)  # the first yield comes before the first step
     shares, resumed = made(Semidiscrete(0.03))
     assert torch.equal(resumed.dual, whole.dual)
-    assert len(shares) == len(whole_shares) - max(0, cut - 2)  # what was kept is yielded again
+    assert len(shares) == len(whole_shares) - max(0, cut - 2)  # the state that was kept is yielded again
 
 
 def test_a_cache_that_cannot_be_written_costs_the_fit_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a finished experiment of two axes, image scale and coupling, with three seeds."""
     folder = tmp_path_factory.mktemp("runs")
     sets = ["train.seed=[0,1,2]", "train.steps=4", "evaluate.every=1", "evaluate.steps=[2]", "net.channels=[8]"]
+    sets += ["evaluate.last_steps=[3]"]
     values = [part for each in sets for part in ("--set", each)]
     arguments = ["train", "image-scale", "--scale", "smoke", "--out", str(folder), "--workers", "1", *values]
     assert run(arguments) == 0
@@ -59,11 +60,16 @@ def root(runs: Path, tmp_path: Path) -> Path:
 def test_an_arm_is_compared_with_independent_noise_at_its_own_scale(runs: Path) -> None:
     numbers = record(runs)
     values: dict[str, dict[str, float]] = {row["arm"]: row["by_seed"] for row in numbers["finals"]}
-    compared = [row for row in numbers["finals"] if "difference" in row and row["metric"] == "frechet"]
+    compared = [
+        row
+        for row in numbers["finals"]
+        if "difference" in row and row["metric"] == "frechet" and row["sampling_steps"] == 2
+    ]
     assert {row["arm"]: row["reference"] for row in compared} == {
         f"{scale}-assignment": f"{scale}-independent" for scale in ("0.5", "1", "2")
     }
-    finals = {row["arm"]: row["by_seed"] for row in numbers["finals"] if row["metric"] == "frechet"}
+    ends = [row for row in numbers["finals"] if row["metric"] == "frechet" and row["sampling_steps"] == 2]
+    finals = {row["arm"]: row["by_seed"] for row in ends}
     for row in compared:
         expected = mean(finals[row["arm"]][seed] - finals[row["reference"]][seed] for seed in "012")
         assert row["difference"] == pytest.approx(expected)
@@ -73,6 +79,16 @@ def test_an_arm_is_compared_with_independent_noise_at_its_own_scale(runs: Path) 
     faster = [row for row in numbers["speedups"] if row["metric"] == "frechet"]
     assert {row["group"] for row in faster} == {"std 0.5", "std 1", "std 2"}
     assert all(len(row["by_seed"]) == 3 for row in faster)
+
+
+def test_sampling_steps_measured_once_have_an_end_and_no_speed_up(runs: Path) -> None:
+    numbers = record(runs)
+    assert {row["sampling_steps"] for row in numbers["finals"]} == {2, 3}
+    assert {row["sampling_steps"] for row in numbers["speedups"]} == {2}
+    said = findings(numbers, "frechet")
+    assert [line for line in said if line.startswith("At 3 sampling steps 1-independent ends at a ")]
+    assert not [line for line in said if line.startswith("At 3 sampling steps independent noise reaches")]
+    assert [line for line in said if line.startswith("At 2 sampling steps (std 1) independent noise reaches")]
 
 
 def test_the_target_is_the_best_that_the_reference_was_on_the_way(runs: Path, tmp_path: Path) -> None:
@@ -92,7 +108,8 @@ def test_the_target_is_the_best_that_the_reference_was_on_the_way(runs: Path, tm
 
 def test_a_record_holds_every_evaluation(runs: Path) -> None:
     numbers = record(runs)
-    assert {len(curve) for row in numbers["curves"] for curve in row["by_seed"].values()} == {4}
+    lengths = {(row["sampling_steps"], len(c)) for row in numbers["curves"] for c in row["by_seed"].values()}
+    assert lengths == {(2, 4), (3, 1)}
     assert all(found["step_ms"] > 0 for found in numbers["pace"].values())
     assert recorded(numbers, "2-assignment")["codec"]["std"] == 48.0
     assert recorded(numbers, "1-assignment")["codec"]["std"] == 95.9

@@ -220,6 +220,14 @@ def test_a_finished_run_is_measured_at_further_sampling_steps(tmp_path: Path, wh
     assert list(execute(more, tmp_path / "run", CPU)) == [8]
 
 
+def test_last_steps_are_measured_at_the_end_alone(tmp_path: Path, whole: Path) -> None:
+    list(execute(measured(last_steps=(3,)), tmp_path / "run", CPU))
+    lines = outcome(tmp_path / "run")[1]
+    (end,) = {line["step"] for line in lines if line["sampling_steps"] == 3}
+    assert end == max(line["step"] for line in lines)
+    assert [line for line in lines if line["sampling_steps"] != 3] == outcome(whole)[1]
+
+
 def test_a_run_goes_on_with_the_data_it_began_with(tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()

@@ -44,7 +44,7 @@ def sample(
     config, trained = _run(run_folder, device)
     target = out_folder or run_folder / "generated"
     sampling = Asked(
-        steps=steps or max(config.evaluate.steps),
+        steps=steps or max(config.evaluate.all_steps),
         seed=seed,
         start=_start(start),
         sampler=sampler,
@@ -82,7 +82,8 @@ def evaluate(
         raise ValueError(f"the model draws rows of shape {tuple(trained.shape)} and the run's data have {shape}")
     evaluation = dataclasses.replace(
         config.evaluate,
-        steps=tuple(steps) if steps else config.evaluate.steps,
+        steps=tuple(steps) if steps else config.evaluate.all_steps,
+        last_steps=(),
         samples=n or config.evaluate.samples,
         seed=config.evaluate.seed if seed is None else seed,
         guidance=config.evaluate.guidance if guidance is None else guidance,

@@ -90,7 +90,7 @@ def ascend(data: Float[Tensor, "n *dims"], start: Potentials | None = None, *, s
 
     Args:
         data: the data set in model space, on the device that is to do the work.
-        start: a state that this yielded before, for the same data and seed; what follows it is yielded.
+        start: a state that this yielded before, for the same data and seed.
         seed: names the noises.
 
     Cost: a step is O(b n d) for b = ``noises_a_step(n)``; memory of the data and of b times 4,096.
@@ -112,10 +112,9 @@ def ascend(data: Float[Tensor, "n *dims"], start: Potentials | None = None, *, s
     def owners(dual: Tensor, step: int) -> Tensor:
         return assign_data(normal((batch, d), stream(seed, step, "noise", rows.device), rows.device), rows, dual)
 
-    if start is None:
-        start = Potentials(quadratic_potentials(rows, owners, scale), 0)
-        yield start
-    dual, steps = start.dual.to(rows.device), start.steps
+    dual, steps = start or Potentials(quadratic_potentials(rows, owners, scale), 0)
+    dual = dual.to(rows.device)
+    yield Potentials(dual, steps)
     while True:
         change = torch.bincount(owners(dual, steps), minlength=n).to(dual) - batch / n
         steps += 1

@@ -61,4 +61,5 @@ def _columns(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n columns"]:
     along = rows @ basis - mean @ basis
     squared = (rows.square().sum(1) - 2 * rows @ mean + mean.square().sum()).clamp(min=0)[:, None]
     raw = torch.cat([along, along.square(), squared.sqrt(), squared], 1).double()
-    return (math.sqrt(n) * torch.linalg.qr(raw - raw.mean(0)).Q).float()
+    columns: Tensor = math.sqrt(n) * torch.linalg.qr(raw - raw.mean(0)).Q
+    return columns.float()

@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Generator, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -157,11 +156,10 @@ class Semidiscrete(NoiseFirst):
         """Ascend until the cells are even; yield the share that is done, and return the last state."""
         n, wanted = len(data), self.unevenness
         last = math.ceil(_MOST / wanted * n / noises_a_step(n))
-        states, ended, total = ascend(data, start) if start is None else chain([start], ascend(data, start)), False, 1
-        state, kept = start, time.monotonic()
+        states, ended, total, kept = ascend(data, start), False, 1, time.monotonic()
+        state = next(states)
         try:
-            while not ended:
-                state = next(states)
+            while True:
                 if measured_at(n, state.steps):
                     left = self._measured(data, state)
                     ended = left <= wanted or state.steps >= last
@@ -172,10 +170,11 @@ class Semidiscrete(NoiseFirst):
                     _keep(state, path, digest, ended=False)
                     kept = time.monotonic()
                 yield 1.0 if ended else min(1.0, state.steps / total)
+                if ended:
+                    return state
+                state = next(states)
         finally:
-            if state is not None:
-                _keep(state, path, digest, ended=ended)
-        return state
+            _keep(state, path, digest, ended=ended)
 
     def _measured(self, data: Tensor, state: Potentials) -> float:
         """Return the unevenness with a standard error of a quarter of the tolerance."""

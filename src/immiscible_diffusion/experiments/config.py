@@ -21,6 +21,7 @@ class Evaluation:
         growth: at 1 evaluations are equally far apart; above it, each comes at this many times the step of the one
             before, rounded up to a multiple of ``every``.
         steps: sampling steps to evaluate at.
+        last_steps: further sampling steps, at which the last evaluation alone measures.
         samples: generated images a measurement.
         seed: names the noise that samples start from; equal for all arms.
         features: the network whose features are compared.
@@ -40,6 +41,7 @@ class Evaluation:
     metrics: dict[str, Metric]
     guidance: float = 1.0
     growth: float = 1.0
+    last_steps: tuple[int, ...] = ()
     also: tuple[Features, ...] = ()
 
     def __post_init__(self) -> None:
@@ -48,8 +50,13 @@ class Evaluation:
                 raise ValueError(f"{name} is {value}; it must be at least {least}")
         if not self.steps or min(self.steps) < 1:
             raise ValueError(f"steps is {list(self.steps)}; it must be a list of numbers of sampling steps >= 1")
-        if len(set(self.steps)) < len(self.steps):
-            raise ValueError(f"steps is {list(self.steps)}; each number of sampling steps may occur once")
+        if self.last_steps and min(self.last_steps) < 1:
+            raise ValueError(f"last_steps is {list(self.last_steps)}; it must be a list of sampling steps >= 1")
+        if len(set(self.all_steps)) < len(self.all_steps):
+            raise ValueError(
+                f"steps and last_steps are {list(self.steps)} and {list(self.last_steps)}; each number of sampling "
+                "steps may occur once"
+            )
         kinds = [type(features) for features in (self.features, *self.also)]
         if len(set(kinds)) < len(kinds):
             raise ValueError(f"also names a network twice: {[kind.__name__ for kind in kinds]}")
@@ -57,6 +64,11 @@ class Evaluation:
             raise ValueError(f"growth is {self.growth}; it must be finite and at least 1")
         if not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance is {self.guidance}; it must be finite and at least 0")
+
+    @property
+    def all_steps(self) -> tuple[int, ...]:
+        """The sampling steps of the last evaluation."""
+        return self.steps + self.last_steps
 
     def due(self, last: int) -> list[int]:
         """Return the training steps that are evaluated in a run of ``last`` steps, rising.

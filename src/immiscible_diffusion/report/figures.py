@@ -24,8 +24,9 @@ def distance_figure(numbers: Mapping[str, Any]) -> bytes:
     """Return a record's first metric as SVG, a panel for each group of arms and number of sampling steps.
 
     Curves: mean over seeds against training steps, with a band of one standard deviation; the dotted line is the final
-    value of independent noise. An experiment that was measured once, at the end of training, has a row an arm instead:
-    mean and one standard deviation; hollow marks are the plain start.
+    value of independent noise. Sampling steps that were measured once, at the end of training, have no curve. An
+    experiment without curves has a row an arm instead: mean and one standard deviation; hollow marks are the plain
+    start.
 
     Args:
         numbers: a record with curves, ``summary.json`` of format 2.
@@ -33,13 +34,15 @@ def distance_figure(numbers: Mapping[str, Any]) -> bytes:
     metric = numbers["metrics"][0]
     rows = [row for row in numbers["curves"] if row["metric"] == metric]
     groups, counts = (list(dict.fromkeys(row[key] for row in rows)) for key in ("group", "sampling_steps"))
+    once = measured_once(rows)
     panels = {
         counted(count) + (f", {group}" if group else ""): same
         for group in groups
         for count in sorted(counts)
         if (same := [row for row in rows if (row["group"], row["sampling_steps"]) == (group, count)])
+        and (once or not measured_once(same))
     }
-    once = measured_once(rows)
+    counts = sorted({row["sampling_steps"] for same in panels.values() for row in same})
     columns = len(counts) if len(groups) > 1 or once else min(2 if len(counts) == 4 else 3, len(counts))
     references = {row["reference"] for row in numbers["finals"] if "reference" in row}
     label = metric_label(next(iter(numbers["configurations"].values())), metric)

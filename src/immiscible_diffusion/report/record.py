@@ -30,7 +30,8 @@ def record(folder: Path) -> dict[str, Any]:
     of samples; it is empty for runs of earlier versions.
     ``curves`` has a row for each arm, start, number of sampling steps and metric, ``by_seed`` of them is
     [[training step, value], ...]. ``speedups`` and ``finals`` compare each with independent noise that is like it in
-    everything else that varies; there are no speed-ups of runs that were measured once, at the end of training.
+    everything else that varies; there are no speed-ups at sampling steps that were measured once, at the end of
+    training.
 
     Raises:
         ValueError: there is no index, no finished run, or a file that cannot be read.
@@ -61,7 +62,11 @@ def record(folder: Path) -> dict[str, Any]:
         for each in measured
         for metric, by_seed in each.curves.items()
     ]
-    once = measured_once(curves)
+    points = [(row["sampling_steps"], row["metric"]) for row in curves]
+    once = {
+        point: measured_once([row for row, other in zip(curves, points, strict=True) if other == point])
+        for point in points
+    }
     labels = list(dict.fromkeys(each.label for each in measured))
     ordered = sorted(measured, key=lambda each: (labels.index(each.label), each.sampling_steps))
     references = {arm.name: _reference(arm, arms) for arm in arms}
@@ -85,8 +90,8 @@ def record(folder: Path) -> dict[str, Any]:
         "curves": curves,
         "speedups": [
             _speedup(comparison, groups[each.arm])
-            for each, comparison, _ in rows
-            if comparison is not None and not once
+            for each, comparison, metric in rows
+            if comparison is not None and not once[each.sampling_steps, metric]
         ],
         "finals": [_final(each, comparison, metric) for each, comparison, metric in rows],
     }

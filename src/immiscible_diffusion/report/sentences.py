@@ -40,13 +40,12 @@ def findings(numbers: Row, metric: str) -> list[str]:
     """Return the findings of a record, a sentence for each number of sampling steps and group, losses included.
 
     Args:
-        numbers: ``speedups``, empty where the metric was measured once, at the end of training; ``finals``; ``rising``.
+        numbers: ``speedups``, without those of sampling steps that were measured once, at the end of training;
+            ``finals``; ``rising``.
         metric: the one to tell of.
     """
     rows, ends = (of_metric(numbers[key], metric) for key in ("speedups", "finals"))
     rises, quality = metric in numbers["rising"], numbers.get("reaches", "final")
-    if not rows:
-        return _end_findings(ends, metric, rises)
     endings = {(row["arm"], row["sampling_steps"]): words for row in ends if (words := ended(row, rises))}
     sentences = []
     for (group, count), same in _grouped(rows, "group", "sampling_steps"):
@@ -58,7 +57,8 @@ def findings(numbers: Row, metric: str) -> list[str]:
         reached = "by its first evaluation" if same[0]["reference_at_first"] else steps
         target = f"{metric_name(metric)}, {number(same[0]['target'])}"
         sentences.append(f"At {where} independent noise reaches its {quality} {target}, {reached}: {clauses}.")
-    return sentences
+    followed = {row["sampling_steps"] for row in rows}
+    return sentences + _end_findings([row for row in ends if row["sampling_steps"] not in followed], metric, rises)
 
 
 def _end_findings(ends: Sequence[Row], metric: str, rises: bool) -> list[str]:

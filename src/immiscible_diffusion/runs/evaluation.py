@@ -34,6 +34,7 @@ def evaluate(
     grids: Path | None = None,
     made: Collection[tuple[int, str]] = (),
     team: Team = ALONE,
+    last: bool = True,
 ) -> Iterator[dict[str, Any]]:
     """Yield one measurement for every number of sampling steps and start.
 
@@ -47,10 +48,11 @@ def evaluate(
             also of known part, result and truth side by side.
         made: sampling steps and start of the measurements that are left out.
         team: the processes that draw the samples together; the first one measures them, and all yield the same.
+        last: whether it is the last evaluation, which measures at ``evaluate.last_steps``, too.
     """
     asked = config.evaluate
     starts: list[Start] = ["matched"] if isinstance(trained.prior, StandardNormal) else ["matched", "normal"]
-    due = [point for point in itertools.product(asked.steps, starts) if point not in made]
+    due = [point for point in itertools.product(asked.all_steps if last else asked.steps, starts) if point not in made]
     if not due:
         return
     device = next(trained.net.parameters()).device

@@ -15,7 +15,7 @@ from immiscible_diffusion.types import HasListing
 __all__ = ["Records", "alike_but_when", "read_records"]
 
 Line = dict[str, Any]
-_WHEN = "every", "growth", "steps"
+_WHEN = "every", "growth", "steps", "last_steps"
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def execute(
         records, finished = team.once(lambda: (read_records(config, folder), is_finished(folder)))
         last = config.train.steps
         due = set(config.evaluate.due(last))
-        if finished and {steps for steps, _ in records.measured(last)} >= set(config.evaluate.steps):
+        if finished and {steps for steps, _ in records.measured(last)} >= set(config.evaluate.all_steps):
             yield last
             return
         net = with_prompts(config.net, config.source)
@@ -105,7 +105,7 @@ def execute(
                 if measures:
                     grids = folder / "samples" if step == last else None
                     now = dataclasses.replace(trained, net=state.averaged())
-                    for measurement in evaluate(now, config, grids, records.measured(step), team):
+                    for measurement in evaluate(now, config, grids, records.measured(step), team, step == last):
                         records.evaluations.append({"step": step, **measurement})
                         if team.first:
                             records.write()
