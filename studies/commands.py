@@ -19,13 +19,14 @@ from immiscible_diffusion.runs.folder import environment, is_finished
 from immiscible_diffusion.runs.run import execute
 from immiscible_diffusion.streams import stream
 from studies.denoising import Denoised, denoise, read_run
+from studies.levels import ByLevel, by_level
 from studies.pages import html_page
 from studies.pages import pages as all_pages
 from studies.papers import SCALES, papers_page, papers_table
 from studies.papers import papers as listed
 from studies.rerun import recorded_config, recorded_threads, unlike_record
 from studies.start import dimensions
-from studies.study_figures import denoising_figure, dimension_figure, miscibility_figure
+from studies.study_figures import denoising_figure, dimension_figure, levels_figure, miscibility_figure
 
 __all__ = ["draw", "pages", "papers", "rerun"]
 
@@ -66,10 +67,13 @@ def draw(
     what: Annotated[
         str,
         typer.Argument(
-            help="miscibility: Figure 2 and the measure; denoising: Figure 3; dimension: nearness by coordinates."
+            help="miscibility: Figure 2 and the measure; denoising: Figure 3; levels: consistency training by noise "
+            "level; dimension: nearness by coordinates."
         ),
     ],
-    runs: Annotated[Path | None, typer.Argument(help="denoising: an experiment's folder, such as runs/demo.")] = None,
+    runs: Annotated[
+        Path | None, typer.Argument(help="denoising, levels: an experiment's folder, such as runs/demo.")
+    ] = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Where WHAT.webp and WHAT.json go.")] = Path("figures"),
     source: Annotated[str, typer.Option(help="miscibility: a source's name, or a table.")] = "digits",
     codec: Annotated[str, typer.Option(help="miscibility: how raw data become model space.")] = "pixels",
@@ -95,11 +99,17 @@ def draw(
             raise ValueError("draw denoising needs the folder of an experiment's runs")
         picture, numbers = _denoising(runs, steps)
         about = {"runs": runs.name, "sampling_steps": steps}
+    elif what == "levels":
+        if runs is None:
+            raise ValueError("draw levels needs the folder of an experiment's runs")
+        picture, numbers = _levels(runs)
+        about = {"runs": runs.name}
     else:
-        raise ValueError(f"no picture named {what!r}; there are ['miscibility', 'denoising', 'dimension']")
-    write_bytes(out_folder / f"{what}.webp", picture)
+        raise ValueError(f"no picture named {what!r}; there are ['miscibility', 'denoising', 'levels', 'dimension']")
+    form = "svg" if what == "levels" else "webp"
+    write_bytes(out_folder / f"{what}.{form}", picture)
     write_json(out_folder / f"{what}.json", {**about, "environment": environment(), "rows": numbers})
-    out.print(f"Figures: {escape(str(out_folder / what))}.webp and .json", soft_wrap=True)
+    out.print(f"Figures: {escape(str(out_folder / what))}.{form} and .json", soft_wrap=True)
 
 
 def _miscibility(
@@ -150,6 +160,22 @@ def _denoising(folder: Path, steps: int) -> tuple[bytes, list[dict[str, Any]]]:
     if not arms:
         raise ValueError(f"{folder} holds no finished run; train them to the end first")
     return denoising_figure(arms), rows
+
+
+def _levels(folder: Path) -> tuple[bytes, list[dict[str, Any]]]:
+    groups: dict[str, dict[str, list[ByLevel]]] = {}
+    rows = []
+    for run in read_index(folder)["runs"]:
+        name, point = str(run["folder"]), run["point"]
+        if not is_finished(folder / name):
+            continue
+        measured = by_level(*read_run(folder / name))
+        groups.setdefault(str(point.get("method", "")), {}).setdefault(str(point["coupling"]), []).append(measured)
+        rows.append({"arm": run["arm"], "seed": run["seed"], **asdict(measured)})
+        out.print(f"{run['arm']}, seed {run['seed']}", highlight=False)
+    if not rows:
+        raise ValueError(f"{folder} holds no finished run; train them to the end first")
+    return levels_figure(groups), rows
 
 
 def pages(

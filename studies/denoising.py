@@ -18,7 +18,7 @@ from immiscible_diffusion.sample import Trained, generate
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Float
 
-__all__ = ["Denoised", "clean_error", "denoise", "predict_clean", "read_run"]
+__all__ = ["Denoised", "clean_error", "denoise", "paired", "predict_clean", "read_run"]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def denoise(
     x, cond = config.codec.encode(held.raw[:rows]), held.cond[:rows] if held.cond is not None else None
     labels = cond if config.net.condition(config.source.classes) in ("labels", "text") else None
     pairs = {
-        "coupled": _paired(config, x, cond),
+        "coupled": paired(config, x, cond),
         "independent": torch.randn(x.shape, generator=stream(config.evaluate.seed, 0, "noise")),
     }
     errors = {name: [clean_error(trained, x, noise, t, labels) for t in levels] for name, noise in pairs.items()}
@@ -144,7 +144,7 @@ def clean_error(
     return float((clean.clamp(x.min(), x.max()) - x).square().mean()) / variance
 
 
-def _paired(config: Config, x: Tensor, cond: Tensor | None) -> Tensor:
+def paired(config: Config, x: Tensor, cond: Tensor | None) -> Tensor:
     """Return noise paired with held-out rows by the run's coupling, in batches of the training's size."""
     size, parts = min(config.train.batch, len(x)), []
     for i, first in enumerate(range(0, len(x) - size + 1, size)):

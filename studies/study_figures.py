@@ -10,8 +10,9 @@ from torch import Tensor
 from immiscible_diffusion.diagnostics.miscibility import leading_plane, paths
 from immiscible_diffusion.report.drawing import COLOURS, figure_bytes, pyplot
 from studies.denoising import Denoised
+from studies.levels import ByLevel
 
-__all__ = ["denoising_figure", "dimension_figure", "miscibility_figure"]
+__all__ = ["denoising_figure", "dimension_figure", "levels_figure", "miscibility_figure"]
 
 _LEAVES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#8c564b", "#bcbd22", "#7f3c8d"]
 """The palette of the other figures, longer: a colour a cluster or class."""
@@ -127,6 +128,42 @@ def denoising_figure(arms: Mapping[str, Sequence[Denoised]], *, images: int = 8)
     panels[-1].set_xlabel("t (1 is pure noise)", fontsize=9)
     panels[0].legend(frameon=False, fontsize=8)
     return figure_bytes(figure, "webp")
+
+
+def levels_figure(groups: Mapping[str, Mapping[str, Sequence[ByLevel]]]) -> bytes:
+    """Return the error and the loss of consistency training by noise level as SVG, a column a group, a line a coupling.
+
+    Lines are means over runs, bands one standard deviation.
+
+    Args:
+        groups: the recipe's name -> the coupling's name -> its runs.
+
+    Raises:
+        ValueError: no runs.
+    """
+    if not groups or not all(runs for arms in groups.values() for runs in arms.values()):
+        raise ValueError("the figure of noise levels needs a run of each arm")
+    plt = pyplot()
+    figure, axes = plt.subplots(
+        2, len(groups), figsize=(2.2 + 2.2 * len(groups), 4.6), squeeze=False, sharex=True, sharey="row"
+    )
+    for column, (title, arms) in zip(axes.T, groups.items(), strict=True):
+        column[0].set_title(title, fontsize=10)
+        column[-1].set_xlabel("noise level, sigma", fontsize=9)
+        for axis, quantity in zip(column, ("error", "loss"), strict=True):
+            for colour, (name, runs) in zip(COLOURS, arms.items(), strict=False):
+                values = np.array([getattr(run, quantity) for run in runs])
+                middle, half = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
+                axis.plot(runs[0].sigmas, middle, color=colour, label=name, marker="o", markersize=2.5, linewidth=1.5)
+                axis.fill_between(runs[0].sigmas, middle - half, middle + half, color=colour, alpha=0.15)
+            axis.set_xscale("log")
+            axis.grid(alpha=0.2)
+            axis.tick_params(labelsize=8)
+    for axis, text in zip(axes[:, 0], ("error (1: the mean of the data)", "distance to the level below"), strict=True):
+        axis.set_ylabel(text, fontsize=9)
+    axes[1, 0].set_yscale("log")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    return figure_bytes(figure, "svg")
 
 
 def _draw_errors(axis: Any, runs: Sequence[Denoised], kind: str, name: str, colour: str) -> None:

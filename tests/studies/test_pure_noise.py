@@ -114,7 +114,10 @@ def test_both_pictures_are_drawn_by_their_commands(tmp_path: Path, capsys: pytes
     for cell in cells:
         assert list(execute(cell.config, tmp_path / cell.folder, torch.device("cpu")))[-1] == 2
     runs = [{"arm": cell.arm, "seed": cell.seed, "folder": cell.folder} for cell in cells]
-    write_json(tmp_path / "index.json", {"runs": [*runs, {"arm": "cut", "seed": 0, "folder": "not-finished"}]})
+    write_json(
+        tmp_path / "index.json",
+        {"experiment": "x", "runs": [*runs, {"arm": "cut", "seed": 0, "folder": "not-finished"}]},
+    )
     assert run(["draw", "denoising", str(tmp_path), "--steps", "2", "--out", out]) == 0
     rows = json.loads((tmp_path / "figures" / "denoising.json").read_text())["rows"]
     assert sorted({row["arm"] for row in rows}) == ["assignment", "flipped", "independent"]
@@ -123,7 +126,7 @@ def test_both_pictures_are_drawn_by_their_commands(tmp_path: Path, capsys: pytes
         with Image.open(tmp_path / "figures" / f"{name}.webp") as picture:
             assert min(picture.size) > 500
     capsys.readouterr()
-    write_json(tmp_path / "index.json", {"runs": [{"arm": "x", "seed": 0, "folder": "../x"}]})
+    write_json(tmp_path / "index.json", {"experiment": "x", "runs": [{"arm": "x", "seed": 0, "folder": "../x"}]})
     assert run(["draw", "denoising", str(tmp_path), "--out", out]) == 2
     assert "not a folder beside it" in capsys.readouterr().err
     assert run(["draw", "something"]) == 2
