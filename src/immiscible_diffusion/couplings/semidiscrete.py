@@ -93,7 +93,8 @@ class Semidiscrete(NoiseFirst):
 
     Marginal: standard normal, exactly. What is off by the fit is how often each datum is shown, see ``unevenness``.
     Cost: O(b n d) for a batch, as long as the fit's; the fit draws about 1.3 / ``unevenness`` - 8 noises for each
-        datum, and 32,768 for its start. Seconds: see `benchmarks/results/semidiscrete.json`.
+        datum, and 32,768 for its start. CIFAR-10 at 8 x 8 pixels on one core: 0.21 were left after 9 seconds, 0.11
+        after 117.
         Memory of all data in float32.
 
     Args:
