@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from immiscible_diffusion.checks import check_choice, check_whole
+from immiscible_diffusion.checks import check_choice, check_number, check_whole
 from immiscible_diffusion.registry import register
+from immiscible_diffusion.tensors import normal
 from immiscible_diffusion.types import Float
 
 __all__ = ["SIGMAS", "Betas", "Straight", "karras", "log_sigma", "log_time", "uniform"]
@@ -27,11 +28,34 @@ Growth = Literal["linear", "scaled_linear"]
 @register("schedule")
 @dataclass(frozen=True)
 class Straight:
-    """The straight path of flow matching: alpha = 1 - t, sigma = t (Lipman et al., arXiv:2210.02747)."""
+    """The straight path of flow matching: alpha = 1 - t, sigma = t (Lipman et al., arXiv:2210.02747).
+
+    Args:
+        logit_mean: mean of ln(t / (1 - t)) where training draws times logit-normally, as Stable Diffusion 3 does at 0
+            and 1 (Esser et al., arXiv:2403.03206, section 3.1); above 0 there is more noise.
+        logit_std: its standard deviation; 0 draws times uniformly.
+
+    Raises:
+        ValueError: values that are not finite, a negative deviation, or a mean without one.
+    """
+
+    logit_mean: float = 0.0
+    logit_std: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number(logit_mean=self.logit_mean)
+        check_number(logit_std=self.logit_std, at_least=0)
+        if self.logit_mean and not self.logit_std:
+            raise ValueError(
+                f"logit_mean is {self.logit_mean} and logit_std 0, which draws times uniformly; set it, too"
+            )
 
     def draw(self, b: int, generator: torch.Generator | None, device: torch.device) -> Float[Tensor, " b"]:
-        """Return times uniform on [0, 1), (b,)."""
-        return uniform(b, generator, device)
+        """Return times in [0, 1), (b,): uniform, or logit-normal."""
+        if not self.logit_std:
+            return uniform(b, generator, device)
+        t = (self.logit_mean + self.logit_std * normal((b,), generator, device)).sigmoid()
+        return t.clamp(max=1 - 2**-24)  # the largest float32 below 1
 
     def times(self, steps: int) -> Float[Tensor, " steps"]:
         """Return 1, 1 - 1/steps, ..., 1/steps, (steps,).

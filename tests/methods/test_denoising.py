@@ -1,5 +1,6 @@
 import pytest
 import torch
+from scipy.stats import kstest, norm
 from torch import Tensor
 
 from immiscible_diffusion import Assignment, Betas, Denoising, Straight, make
@@ -186,3 +187,31 @@ def test_a_coupled_flow_finds_its_data() -> None:
 
     ends = Denoising(Straight(), "velocity").sample(mean_velocity, noise, steps=20)
     torch.testing.assert_close(ends.abs(), torch.full_like(ends, 2.0))
+
+
+def test_logit_normal_times_have_their_distribution() -> None:
+    """The Kolmogorov-Smirnov test against scipy's normal; the control is uniform times, and another mean."""
+    draws = torch.Generator().manual_seed(0)
+    t = Straight(logit_mean=0.7, logit_std=1.5).draw(5000, draws, torch.device("cpu"))
+    assert float(t.min()) >= 0
+    assert float(t.max()) < 1
+    assert kstest(t.double().logit(), norm(0.7, 1.5).cdf).pvalue > 0.01
+    assert kstest(t.double().logit(), norm(0, 1.5).cdf).pvalue < 1e-6
+    plain = Straight().draw(5000, draws, torch.device("cpu"))
+    assert kstest(plain.double(), "uniform").pvalue > 0.01
+    far = Straight(logit_mean=200.0, logit_std=1.0).draw(10, draws, torch.device("cpu"))
+    assert float(far.max()) < 1
+    assert Denoising(make("schedule", {"use": "straight", "logit_std": 1.0})).schedule == Straight(logit_std=1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"logit_mean": 1.0}, r"logit_mean is 1.0 and logit_std 0, which draws times uniformly"),
+        ({"logit_std": -1.0}, r"logit_std is -1.0; it must be a number >= 0"),
+        ({"logit_mean": float("nan"), "logit_std": 1.0}, r"logit_mean is nan"),
+    ],
+)
+def test_times_that_cannot_be_drawn_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Straight(**options)
