@@ -136,7 +136,7 @@ def measured_at(n: int, steps: int) -> bool:
 
 
 def steps_left(n: int, steps: int, *, left: float, wanted: float) -> int:
-    """Return about how many more steps bring unevenness down from what is ``left`` to what is ``wanted``."""
+    """Return about how many more steps a fit takes from the unevenness ``left`` down to the one ``wanted``."""
     a_step = noises_a_step(n) / n
     return max(0, math.ceil((steps + _AHEAD / a_step) * (left / wanted - 1)))
 
