@@ -24,7 +24,7 @@ from studies.pages import html_page
 from studies.pages import pages as all_pages
 from studies.papers import SCALES, papers_page, papers_table
 from studies.papers import papers as listed
-from studies.rerun import recorded_config, recorded_threads, unlike_record
+from studies.rerun import keep_outcome, recorded_config, recorded_threads, unlike_record
 from studies.start import dimensions
 from studies.study_figures import denoising_figure, dimension_figure, levels_figure, miscibility_figure
 
@@ -220,6 +220,7 @@ def rerun(
     seed: Annotated[int, typer.Option(help="Which seed.")] = 0,
     sets: Sets = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Where the run goes.")] = Path("runs/rerun"),
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the outcome beside the record, for its page.")] = False,
 ) -> None:
     """Train one recorded run again, and say whether every number is the recorded one, bit for bit.
 
@@ -241,6 +242,8 @@ def rerun(
     finally:
         torch.set_num_threads(before)
     differing, count = unlike_record(summary, arm, seed, place)
+    if keep:
+        keep_outcome(summary, arm, seed, numbers=count, differing=len(differing))
     if differing:
         raise ArithmeticError("the run is not the recorded one:\n  " + "\n  ".join(differing))
     out.print(f"{count} numbers of {escape(arm)}, seed {seed}, are the recorded ones, bit for bit")

@@ -23,6 +23,7 @@ from immiscible_diffusion.report.speedup import Curve, falling
 from studies.exhibits import exhibits
 from studies.papers import papers, states
 from studies.published import published, published_note, published_thresholds
+from studies.rerun import reruns
 from studies.start import start
 from studies.thresholds import thresholds
 from studies.wrapped import wrapped
@@ -105,6 +106,7 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "note": published_note(numbers["experiment"]),
         "thresholds": published_thresholds(numbers["experiment"]),
         "repeatable": "configurations" in numbers,
+        "reruns": reruns(path),
         "figure": figure,
         "samples": samples,
     }

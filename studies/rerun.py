@@ -6,10 +6,11 @@ from typing import Any
 
 from immiscible_diffusion.experiments.config import Config, read_config
 from immiscible_diffusion.experiments.values import overridden
-from immiscible_diffusion.files import read_json, read_lines
+from immiscible_diffusion.files import read_json, read_lines, write_json
 from immiscible_diffusion.report.record import FORMAT
+from immiscible_diffusion.runs.folder import environment
 
-__all__ = ["recorded_config", "recorded_threads", "unlike_record"]
+__all__ = ["keep_outcome", "recorded_config", "recorded_threads", "reruns", "unlike_record"]
 
 
 def recorded_config(path: Path, arm: str, seed: int, overrides: Sequence[tuple[str, Any]] = ()) -> Config:
@@ -52,3 +53,20 @@ def unlike_record(path: Path, arm: str, seed: int, folder: Path) -> tuple[list[s
                 place = f"{row['metric']} at step {step}, {row['sampling_steps']} sampling steps, {row['start']} start"
                 differing.append(f"{place}: recorded {value}, now {repeated}")
     return differing, count
+
+
+def reruns(path: Path) -> list[dict[str, Any]]:
+    """Return what trainings of recorded runs again came to, in the order of arms and seeds; see ``keep_outcome``."""
+    kept = path.parent / "rerun.json"
+    rows: list[dict[str, Any]] = read_json(kept, [dict]) if kept.exists() else []
+    return sorted(rows, key=lambda row: (row["arm"], row["seed"]))
+
+
+def keep_outcome(path: Path, arm: str, seed: int, *, numbers: int, differing: int) -> None:
+    """Keep in ``rerun.json``, beside a record, how many numbers of a run came out otherwise when it was trained again.
+
+    It takes the place of an earlier outcome of the same run.
+    """
+    others = [row for row in reruns(path) if (row["arm"], row["seed"]) != (arm, seed)]
+    row = {"arm": arm, "seed": seed, "numbers": numbers, "differing": differing, "commit": environment()["commit"]}
+    write_json(path.parent / "rerun.json", [*others, row])

@@ -324,8 +324,14 @@ def test_the_pages_of_this_repository_say_what_is_recorded() -> None:
 def test_a_recorded_run_is_repeated_bit_for_bit(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = root / "results" / "image-scale" / "cpu" / "summary.json"
     arguments = ["rerun", str(summary), "--arm", "2-assignment", "--seed", "1", "--out", str(tmp_path / "again")]
-    assert studies(arguments) == 0
+    assert studies([*arguments, "--keep"]) == 0
     assert "bit for bit" in capsys.readouterr().out
+    (kept,) = json.loads((summary.parent / "rerun.json").read_text())
+    assert (kept["arm"], kept["seed"], kept["differing"]) == ("2-assignment", 1, 0)
+    assert kept["numbers"] > 8
+    assert studies(["pages", "--root", str(root)]) == 0
+    page = (root / "docs" / "results" / "image-scale-cpu.md").read_text()
+    assert f"2-assignment, seed 1: all of its {kept['numbers']} numbers came out the same" in " ".join(page.split())
     # A finished run is not measured by itself.
     assert studies(arguments) == 2
     assert "holds a finished run" in capsys.readouterr().err
@@ -339,7 +345,9 @@ def test_a_recorded_run_is_repeated_bit_for_bit(root: Path, tmp_path: Path, caps
     threads = torch.get_num_threads()
     numbers["environment"][-1]["threads"] = threads + 1
     summary.write_text(json.dumps(numbers))
-    assert studies([*arguments[:-1], str(tmp_path / "more threads")]) == 1
+    assert studies([*arguments[:-1], str(tmp_path / "more threads"), "--keep"]) == 1
+    (kept,) = json.loads((summary.parent / "rerun.json").read_text())
+    assert kept["differing"] >= 1
     environment = json.loads((tmp_path / "more threads" / "2-assignment-seed1" / "environment.json").read_text())
     assert environment[-1]["threads"] == threads + 1
     assert torch.get_num_threads() == threads
