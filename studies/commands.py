@@ -106,10 +106,9 @@ def draw(
         about = {"runs": runs.name}
     else:
         raise ValueError(f"no picture named {what!r}; there are ['miscibility', 'denoising', 'levels', 'dimension']")
-    form = "svg" if what == "levels" else "webp"
-    write_bytes(out_folder / f"{what}.{form}", picture)
+    write_bytes(out_folder / f"{what}.webp", picture)
     write_json(out_folder / f"{what}.json", {**about, "environment": environment(), "rows": numbers})
-    out.print(f"Figures: {escape(str(out_folder / what))}.{form} and .json", soft_wrap=True)
+    out.print(f"Figures: {escape(str(out_folder / what))}.webp and .json", soft_wrap=True)
 
 
 def _miscibility(

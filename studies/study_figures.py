@@ -131,7 +131,7 @@ def denoising_figure(arms: Mapping[str, Sequence[Denoised]], *, images: int = 8)
 
 
 def levels_figure(groups: Mapping[str, Mapping[str, Sequence[ByLevel]]]) -> bytes:
-    """Return the error and the loss of consistency training by noise level as SVG, a column a group, a line a coupling.
+    """Return the error and the loss of consistency training by noise level as WebP, a column a group, a line a coupling.
 
     Lines are means over runs, bands one standard deviation.
 
@@ -157,13 +157,18 @@ def levels_figure(groups: Mapping[str, Mapping[str, Sequence[ByLevel]]]) -> byte
                 axis.plot(runs[0].sigmas, middle, color=colour, label=name, marker="o", markersize=2.5, linewidth=1.5)
                 axis.fill_between(runs[0].sigmas, middle - half, middle + half, color=colour, alpha=0.15)
             axis.set_xscale("log")
+            axis.set_xticks([0.1, 1, 10, 80], ["0.1", "1", "10", "80"])
             axis.grid(alpha=0.2)
             axis.tick_params(labelsize=8)
     for axis, text in zip(axes[:, 0], ("error (1: the mean of the data)", "distance to the level below"), strict=True):
         axis.set_ylabel(text, fontsize=9)
     axes[1, 0].set_yscale("log")
+    axes[1, 0].set_yticks([0.01, 0.03, 0.1, 0.3], ["0.01", "0.03", "0.1", "0.3"])
+    for axis in axes.flat:
+        for scaled in (axis.xaxis, axis.yaxis):
+            scaled.set_minor_locator(plt.matplotlib.ticker.NullLocator())
     axes[0, 0].legend(frameon=False, fontsize=8)
-    return figure_bytes(figure, "svg")
+    return figure_bytes(figure, "webp")
 
 
 def _draw_errors(axis: Any, runs: Sequence[Denoised], kind: str, name: str, colour: str) -> None:
