@@ -33,8 +33,11 @@ def exhibits(root: Path) -> list[dict[str, Any]]:
     tables = []
     if (path := root / "benchmarks" / "results" / "papers.json").is_file():
         tables.append(_pairing(read_json(path)) | {"record": path.relative_to(root).as_posix(), "picture": ""})
-    for path, shown in [(root / "results" / "figures" / "miscibility.json", _miscibility)] + [
-        (path, _denoising) for path in sorted((root / "results").rglob("denoising.json"))
+    figures = root / "results" / "figures"
+    for path, shown in [
+        (figures / "miscibility.json", _miscibility),
+        (figures / "levels.json", _levels),
+        *((path, _denoising) for path in sorted((root / "results").rglob("denoising.json"))),
     ]:
         if path.is_file():
             picture = path.with_suffix(".webp")
@@ -88,6 +91,24 @@ def _miscibility(numbers: Mapping[str, Any]) -> dict[str, Any]:
         "Published values are secondary, from a digest, and the k of nearest is not given.",
         "head": ["coupling", "distance between clusters", "but for chance", "published"],
         "rows": rows,
+    }
+
+
+def _levels(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    by_arm: dict[str, list[Mapping[str, Any]]] = {}
+    for row in numbers["rows"]:
+        by_arm.setdefault(row["arm"], []).append(row)
+    sigmas = numbers["rows"][0]["sigmas"]
+    return {
+        "title": "Consistency training by noise level: how much of a picture its noise decides",
+        "note": f"Runs of {numbers['runs']}. Error of the picture that the net makes of held-out data under the arm's "
+        "own noise, in units of the data's variance: 1 is the error of the data's mean, and about 2 is reached where "
+        "the net makes another picture than the one that the noise was paired with.",
+        "head": ["recipe and coupling", *(f"sigma = {number(sigma)}" for sigma in sigmas), "seeds"],
+        "rows": [
+            [arm, *(number(mean(run["error"][i] for run in runs)) for i in range(len(sigmas))), str(len(runs))]
+            for arm, runs in by_arm.items()
+        ],
     }
 
 

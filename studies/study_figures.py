@@ -131,7 +131,7 @@ def denoising_figure(arms: Mapping[str, Sequence[Denoised]], *, images: int = 8)
 
 
 def levels_figure(groups: Mapping[str, Mapping[str, Sequence[ByLevel]]]) -> bytes:
-    """Return the error and the loss of consistency training by noise level as WebP, a column a group, a line a coupling.
+    """Return error and loss of consistency training by noise level as WebP, a column a group, a line a coupling.
 
     Lines are means over runs, bands one standard deviation.
 
