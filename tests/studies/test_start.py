@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from immiscible_diffusion.files import read_json
+from immiscible_diffusion.report.sentences import number
 from studies.__main__ import run
 from studies.pages import pages
 from studies.start import dimensions
@@ -39,6 +40,23 @@ def test_gains_are_those_of_the_record(copy: Path) -> None:
     path.write_text(path.read_text().replace(json.dumps(row["ratio"]), json.dumps(row["ratio"] + 1)))
     assert cells not in page(copy)  # control: another record, another page
     assert f"| 5 | {row['ratio'] + 1:.2f} x |" in page(copy)
+
+
+def test_ends_are_compared_within_their_recipe(copy: Path) -> None:
+    assert "## Other methods" not in page(copy)
+    name = "few-steps-consistency"
+    shutil.copytree(ROOT / "results" / name, copy / "results" / name)
+    finals = read_json(copy / "results" / name / "cpu" / "summary.json")["finals"]
+    means = {row["arm"]: number(row["mean"]) for row in finals if row["sampling_steps"] == 1}
+    told = [line for line in page(copy).splitlines() if line.startswith("| [CIFAR-10 by consistency training]")]
+    assert len(told) == 4
+    for line, recipe in zip(told, ("published", "averaged", "lognormal", "weighted"), strict=True):
+        cells = line.split(" | ")
+        assert cells[1:3] == [f"{recipe}-assignment", "1"]
+        assert [cell.split(" ± ")[0] for cell in cells[3:5]] == [
+            means[f"{recipe}-independent"],
+            means[f"{recipe}-assignment"],
+        ]
 
 
 def test_what_is_not_recorded_is_left_out(copy: Path) -> None:
