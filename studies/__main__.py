@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 
 from immiscible_diffusion.cli.options import new_app, run_app
-from studies.commands import draw, pages, papers, rerun
+from studies.commands import pages, papers, rerun
+from studies.draw import draw
 from studies.packaging import licences, public_names
 
 app = new_app("studies", "The papers' tables and figures, and the pages over all recorded results of this repository.")

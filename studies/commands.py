@@ -1,39 +1,25 @@
-"""Commands over recorded results: the list of the papers' tables and figures, pages, pictures, and reruns."""
+"""Commands over recorded results: the list of the papers' tables and figures, pages, and reruns."""
 
-import itertools
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from rich.markup import escape
-from torch import Tensor
 
-from immiscible_diffusion.cli.options import Sets, choice, err, out
-from immiscible_diffusion.diagnostics.miscibility import flower, miscibility
+from immiscible_diffusion.cli.options import Sets, err, out
 from immiscible_diffusion.experiments.values import parse_override
-from immiscible_diffusion.files import read_index, write_bytes, write_json
+from immiscible_diffusion.files import write_bytes
 from immiscible_diffusion.report.page import text_table
-from immiscible_diffusion.runs.folder import environment, is_finished
+from immiscible_diffusion.runs.folder import is_finished
 from immiscible_diffusion.runs.run import execute
-from immiscible_diffusion.streams import stream
-from studies.denoising import Denoised, denoise, read_run
-from studies.levels import ByLevel, by_level
 from studies.pages import html_page
 from studies.pages import pages as all_pages
 from studies.papers import SCALES, papers_page, papers_table
 from studies.papers import papers as listed
 from studies.rerun import keep_outcome, recorded_config, recorded_threads, unlike_record
-from studies.start import dimensions
-from studies.study_figures import denoising_figure, dimension_figure, levels_figure, miscibility_figure
 
-__all__ = ["draw", "pages", "papers", "rerun"]
-
-_COUPLINGS = ["independent", "assignment", '{use="nearest", k=8}']
-_DRAWN = 96
-
-Pairs = dict[str, tuple[Tensor, Tensor, Tensor]]
+__all__ = ["pages", "papers", "rerun"]
 
 
 def papers(
@@ -61,120 +47,6 @@ def _print_papers(root: Path = Path()) -> None:
     columns, rows = ("paper", "what", "", "made by", *SCALES), papers_table(listed(), root)
     cells = ([escape(cell) for cell in row] for row in rows)
     out.print(text_table("Tables and figures of the papers", columns, cells, left=len(columns)))
-
-
-def draw(
-    what: Annotated[
-        str,
-        typer.Argument(
-            help="miscibility: Figure 2 and the measure; denoising: Figure 3; levels: consistency training by noise "
-            "level; dimension: nearness by coordinates."
-        ),
-    ],
-    runs: Annotated[
-        Path | None, typer.Argument(help="denoising, levels: an experiment's folder, such as runs/demo.")
-    ] = None,
-    out_folder: Annotated[Path, typer.Option("--out", help="Where WHAT.webp and WHAT.json go.")] = Path("figures"),
-    source: Annotated[str, typer.Option(help="miscibility: a source's name, or a table.")] = "digits",
-    codec: Annotated[str, typer.Option(help="miscibility: how raw data become model space.")] = "pixels",
-    couplings: Annotated[
-        list[str] | None, typer.Option("--coupling", help="miscibility: a name or a table; may be repeated.")
-    ] = None,
-    batch: Annotated[int, typer.Option(min=8, help="miscibility: rows that are paired at a time.")] = 256,
-    images: Annotated[int, typer.Option(min=2, help="miscibility: images whose noise is measured.")] = 10,
-    points: Annotated[int, typer.Option(min=2, help="miscibility: noises an image; the paper has 10,000.")] = 1000,
-    steps: Annotated[int, typer.Option(min=1, help="denoising: sampling steps; the paper has 20.")] = 20,
-) -> None:
-    """Draw how couplings mix noise, or what trained nets make of it, and write the numbers beside the picture."""
-    if what == "dimension":
-        write_bytes(out_folder / "dimension.svg", dimension_figure(dimensions(Path())))
-        out.print(f"Figure: {escape(str(out_folder / 'dimension.svg'))}", soft_wrap=True)
-        return
-    if what == "miscibility":
-        chosen = {text: choice("coupling", text) for text in couplings or _COUPLINGS}
-        picture, numbers = _miscibility(chosen, choice("source", source), choice("codec", codec), batch, images, points)
-        about: dict[str, Any] = {"source": source, "codec": codec, "batch": batch}
-    elif what == "denoising":
-        if runs is None:
-            raise ValueError("draw denoising needs the folder of an experiment's runs")
-        picture, numbers = _denoising(runs, steps)
-        about = {"runs": runs.name, "sampling_steps": steps}
-    elif what == "levels":
-        if runs is None:
-            raise ValueError("draw levels needs the folder of an experiment's runs")
-        picture, numbers = _levels(runs)
-        about = {"runs": runs.name}
-    else:
-        raise ValueError(f"no picture named {what!r}; there are ['miscibility', 'denoising', 'levels', 'dimension']")
-    write_bytes(out_folder / f"{what}.webp", picture)
-    write_json(out_folder / f"{what}.json", {**about, "environment": environment(), "rows": numbers})
-    out.print(f"Figures: {escape(str(out_folder / what))}.webp and .json", soft_wrap=True)
-
-
-def _miscibility(
-    couplings: dict[str, Any], source: Any, codec: Any, batch: int, images: int, points: int
-) -> tuple[bytes, list[dict[str, Any]]]:
-    if images >= batch:
-        raise ValueError(f"{images} images in batches of {batch}; they need others beside them")
-    drawn = [each.raw for each in itertools.islice(source.batches(batch, 0), 21)]
-    first = next(source.batches(batch, 0))
-    x = codec.encode(first.raw)
-    classes = torch.zeros(batch, dtype=torch.long) if first.cond is None else first.cond
-    flat, leaf = flower(batch, stream(0, 0, "data"))
-    panels = [("a set of two dimensions", _pairs(couplings, flat, leaf))]
-    panels.append(("images, in their leading plane", _pairs(couplings, x, classes)))
-    others = [codec.encode(raw[images:]) for raw in drawn[1:]]
-    rows = []
-    for name, coupling in couplings.items():
-        mixed = miscibility(coupling, x[:images], others, points=points)
-        rows.append({"coupling": name, **asdict(mixed)})
-        out.print(
-            f"{name}: clusters {mixed.distance:.3f} ± {mixed.deviation:.3f} apart, {mixed.debiased:.3f} but for chance",
-            highlight=False,
-            markup=False,
-        )
-    return miscibility_figure(panels), rows
-
-
-def _pairs(couplings: dict[str, Any], x: Tensor, cluster: Tensor) -> Pairs:
-    """Return the first rows of a batch with their noise, which the whole batch was paired with."""
-    paired = {name: coupling(x, generator=stream(0, 0, "noise")) for name, coupling in couplings.items()}
-    return {name: (x[:_DRAWN], noise[:_DRAWN], cluster[:_DRAWN]) for name, noise in paired.items()}
-
-
-def _denoising(folder: Path, steps: int) -> tuple[bytes, list[dict[str, Any]]]:
-    arms: dict[str, list[Denoised]] = {}
-    rows = []
-    for run in read_index(folder)["runs"]:
-        name = str(run["folder"])
-        if not is_finished(folder / name):
-            continue
-        denoised = denoise(*read_run(folder / name), steps=steps)
-        arms.setdefault(run["arm"], []).append(denoised)
-        values = {key: getattr(denoised, key) for key in ("times", "coupled", "independent", "spread")}
-        rows.append({"arm": run["arm"], "seed": run["seed"], **values})
-        out.print(
-            f"{run['arm']}, seed {run['seed']}: guesses from pure noise vary by {denoised.spread:.4f}", highlight=False
-        )
-    if not arms:
-        raise ValueError(f"{folder} holds no finished run; train them to the end first")
-    return denoising_figure(arms), rows
-
-
-def _levels(folder: Path) -> tuple[bytes, list[dict[str, Any]]]:
-    groups: dict[str, dict[str, list[ByLevel]]] = {}
-    rows = []
-    for run in read_index(folder)["runs"]:
-        name, point = str(run["folder"]), run["point"]
-        if not is_finished(folder / name):
-            continue
-        measured = by_level(*read_run(folder / name))
-        groups.setdefault(str(point.get("method", "")), {}).setdefault(str(point["coupling"]), []).append(measured)
-        rows.append({"arm": run["arm"], "seed": run["seed"], **asdict(measured)})
-        out.print(f"{run['arm']}, seed {run['seed']}", highlight=False)
-    if not rows:
-        raise ValueError(f"{folder} holds no finished run; train them to the end first")
-    return levels_figure(groups), rows
 
 
 def pages(

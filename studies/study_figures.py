@@ -1,5 +1,6 @@
 """Figures of the papers other than curves, as bytes: how noise is mixed, and a net's predictions from noise."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,9 @@ from immiscible_diffusion.diagnostics.miscibility import leading_plane, paths
 from immiscible_diffusion.report.drawing import COLOURS, figure_bytes, pyplot
 from studies.denoising import Denoised
 from studies.levels import ByLevel
+from studies.perturbation import Perturbed
 
-__all__ = ["denoising_figure", "dimension_figure", "levels_figure", "miscibility_figure"]
+__all__ = ["denoising_figure", "dimension_figure", "levels_figure", "miscibility_figure", "perturbation_figure"]
 
 _LEAVES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#8c564b", "#bcbd22", "#7f3c8d"]
 """The palette of the other figures, longer: a colour a cluster or class."""
@@ -168,6 +170,38 @@ def levels_figure(groups: Mapping[str, Mapping[str, Sequence[ByLevel]]]) -> byte
         for scaled in (axis.xaxis, axis.yaxis):
             scaled.set_minor_locator(plt.matplotlib.ticker.NullLocator())
     axes[0, 0].legend(frameon=False, fontsize=8)
+    return figure_bytes(figure, "webp")
+
+
+def perturbation_figure(arms: Mapping[str, Sequence[Perturbed]]) -> bytes:
+    """Return the images of a noise that is changed more and more as WebP, a row an arm, and the change beside them.
+
+    Args:
+        arms: name -> its runs; images are those of the first, the change is the mean over runs with its deviation.
+
+    Raises:
+        ValueError: no arms, or one without runs.
+    """
+    if not arms or not all(arms.values()):
+        raise ValueError("the figure of perturbed noise needs an arm, and a run of each")
+    plt = pyplot()
+    figure = plt.figure(figsize=(11, max(3.2, 1.0 * len(arms) + 0.6)))
+    left, right = figure.subfigures(1, 2, width_ratios=(1.2, 1))
+    for axis, (name, runs) in zip(left.subplots(len(arms), 1, squeeze=False)[:, 0], arms.items(), strict=True):
+        axis.imshow(torch.cat(list(runs[0].images), dim=2).permute(1, 2, 0).numpy().squeeze(), cmap="gray")
+        weights = [0.0, *runs[0].weights]
+        side = runs[0].images.shape[-1]
+        axis.set_xticks([(i + 0.5) * side for i in range(len(weights))], [f"{w:g}" for w in weights], fontsize=8)
+        axis.set_yticks([])
+        axis.set_title(name, fontsize=9, loc="left")
+    axis = right.subplots()
+    for colour, (name, runs) in zip(itertools.cycle(COLOURS), arms.items(), strict=False):
+        values = np.array([run.change for run in runs])
+        half = values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
+        axis.errorbar(runs[0].weights, values.mean(0), half, color=colour, label=name, marker="o", markersize=3)
+    axis.set(xlabel="weight of the added noise", ylabel="change of the image (1: another image)")
+    axis.grid(alpha=0.2)
+    axis.legend(frameon=False, fontsize=8)
     return figure_bytes(figure, "webp")
 
 
