@@ -149,7 +149,7 @@ def test_the_unevenness_falls_as_one_over_the_noises() -> None:
 def test_the_quadratic_start_is_worth_noises() -> None:
     """Images and skewed data; the controls are no potentials and those of other data."""
     digits = load_digits().data / 8 - 1
-    for data in (torch.tensor(digits[:900]).float(), randn(900, 30).exp()):
+    for data in (torch.tensor(digits[:900]).float(), randn(900, 30).exp(), randn(900, 30).exp() + 100):
         start = next(ascend(data)).dual
         left, without, mixed = (
             unevenness(data, dual, draws=9000, generator=generator(3)) for dual in (start, 0 * start, start.roll(1))

@@ -18,6 +18,8 @@ __all__ = ["quadratic_potentials"]
 
 _DIRECTIONS, _POWERS = 16, 4
 _STEPS, _LENGTH = 64, 2.0
+_PART = 4096
+"""Rows whose distance from the mean is computed at once."""
 
 
 def quadratic_potentials(
@@ -35,15 +37,15 @@ def quadratic_potentials(
         scale: of the potentials' differences; it sets the length of the steps.
     """
     columns = _columns(rows)
-    weights, mean = columns.new_zeros(columns.shape[1]), columns.new_zeros(columns.shape[1])
+    weights, averaged = columns.new_zeros(columns.shape[1]), columns.new_zeros(columns.shape[1])
     squares = torch.zeros((), device=rows.device)
     for i in range(_STEPS):
         gradient = columns[owners(columns @ weights, i)].mean(0)
         squares = squares + gradient.square().sum()
         weights = weights - _LENGTH * scale * gradient / squares.sqrt().clamp(min=torch.finfo().tiny)
         if i >= _STEPS // 2:
-            mean = mean + weights / (_STEPS - _STEPS // 2)
-    return columns @ mean
+            averaged = averaged + weights / (_STEPS - _STEPS // 2)
+    return columns @ averaged
 
 
 def _columns(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n columns"]:
@@ -59,7 +61,7 @@ def _columns(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n columns"]:
         along = rows @ basis - mean @ basis
         basis = torch.linalg.qr(rows.T @ along - mean[:, None] * along.sum(0)).Q
     along = rows @ basis - mean @ basis
-    squared = (rows.square().sum(1) - 2 * rows @ mean + mean.square().sum()).clamp(min=0)[:, None]
-    raw = torch.cat([along, along.square(), squared.sqrt(), squared], 1).double()
+    far = torch.cat([(part - mean).norm(dim=1, keepdim=True) for part in rows.split(_PART)])
+    raw = torch.cat([along, along.square(), far, far.square()], 1).double()
     columns: Tensor = math.sqrt(n) * torch.linalg.qr(raw - raw.mean(0)).Q
     return columns.float()
