@@ -88,8 +88,10 @@ results: $(READY)
 # The papers' tables and figures at the scale cpu, on CIFAR-10 and Inception weights of one's own; it goes on where it was cut.
 CIFAR10 := data/cifar10
 INCEPTION := data/inception.safetensors
-EXPERIMENTS := fig5-table4-ddim flow-matching fig7-ablation table5-norm nearest-start prediction-by-coupling fig4a-table3-consistency \
+EXPERIMENTS := fig5-table4-ddim flow-matching fig7-ablation table5-norm nearest-start fig4a-table3-consistency \
   knn-sweep image-scale fig8-batch
+# The features of these are a classifier's, which needs no weights.
+FEW_STEPS := few-steps-flow few-steps-couplings few-steps-ddim few-steps-data-sets few-steps-consistency consistency-recipes
 evidence: $(READY)
 	for name in $(EXPERIMENTS); do \
 	  reuse=$$(for done in $(EXPERIMENTS); do [ $$done = $$name ] && break; printf -- '--reuse runs/cpu/%s ' $$done; done); \
@@ -97,6 +99,14 @@ evidence: $(READY)
 	    --set source.path=$(CIFAR10) --set evaluate.features.weights=$(INCEPTION) || exit; \
 	  $(BIN)/immiscible report runs/cpu/$$name --record results/$$name/cpu || exit; \
 	done
+	for name in $(FEW_STEPS); do \
+	  reuse=$$([ $$name = few-steps-flow ] || printf -- '--reuse runs/cpu/few-steps-flow'); \
+	  OMP_NUM_THREADS=1 $(BIN)/immiscible train $$name --scale cpu --out runs/cpu --workers 2 $$reuse \
+	    --set source.path=$(CIFAR10) || exit; \
+	  $(BIN)/immiscible report runs/cpu/$$name --record results/$$name/cpu || exit; \
+	done
+	$(BIN)/python -m studies draw levels runs/cpu/few-steps-consistency --out results/figures
+	$(BIN)/python -m studies draw perturbation runs/cpu/few-steps-ddim --out results/figures
 	$(BIN)/python -m studies draw denoising runs/cpu/fig5-table4-ddim --out results/fig5-table4-ddim/cpu
 	$(BIN)/python -m studies draw miscibility --source '{use="images", path="$(CIFAR10)"}' --codec '{use="pixels", mean=120.7, std=64.2}' \
 	  --points 10000 --out results/figures

@@ -1,6 +1,7 @@
 """The style of every figure, and figures and pictures as the bytes of a file."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from io import BytesIO
 from typing import Any, Literal
@@ -54,8 +55,25 @@ def _saved(figure: Any, form: Literal["png", "svg"], dpi: int) -> bytes:
     figure.savefig(buffer, format=form, dpi=dpi, metadata={"Software": None} if form == "png" else {"Date": None})
     if form == "png":
         return buffer.getvalue()
-    short = _PATH.sub(lambda path: re.sub(rb"(\d\.\d)\d+", rb"\1", path[0]), buffer.getvalue())
-    return re.sub(rb"\n +", b"\n", short)
+    return _shortened(buffer.getvalue())
+
+
+def _shortened(svg: bytes) -> bytes:
+    """Return an SVG file of matplotlib in about half the bytes; the drawing stays the same to a tenth of a point.
+
+    A style that comes several times is written once, as a class; names that nothing refers to are left out.
+    """
+    svg = re.sub(rb"<metadata>.*?</metadata>", b"", svg, flags=re.DOTALL)
+    svg = _PATH.sub(lambda path: re.sub(rb"(\d\.\d)\d+", rb"\1", path[0]).replace(b"\n", b""), svg)
+    named = set(re.findall(rb"#([\w.-]+)", svg))
+    svg = re.sub(rb' id="([^"]*)"', lambda name: name[0] if name[1] in named else b"", svg)
+    styles = Counter(re.findall(rb' style="([^"]*)"', svg))
+    classes = {style: b"c%d" % i for i, style in enumerate(each for each, count in styles.items() if count > 1)}
+    svg = re.sub(
+        rb' style="([^"]*)"', lambda style: b' class="%s"' % classes[style[1]] if style[1] in classes else style[0], svg
+    )
+    rules = b"".join(b".%s{%s}" % (name, style) for style, name in classes.items())
+    return re.sub(rb"\n\s*", b"\n", svg.replace(b"</style>", rules + b"</style>", 1))
 
 
 def webp(pictures: Iterable[Any]) -> bytes:
