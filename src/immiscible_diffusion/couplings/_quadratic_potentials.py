@@ -61,7 +61,7 @@ def _columns(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n columns"]:
         along = rows @ basis - mean @ basis
         basis = torch.linalg.qr(rows.T @ along - mean[:, None] * along.sum(0)).Q
     along = rows @ basis - mean @ basis
-    far = torch.cat([(part - mean).norm(dim=1, keepdim=True) for part in rows.split(_PART)])
+    far = torch.cat([(part - mean).norm(dim=1, keepdim=True) for part in torch.split(rows, _PART)])
     raw = torch.cat([along, along.square(), far, far.square()], 1).double()
     columns: Tensor = math.sqrt(n) * torch.linalg.qr(raw - raw.mean(0)).Q
     return columns.float()
