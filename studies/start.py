@@ -16,7 +16,7 @@ _ENDS = {"few-steps-ddim-cpu": (5, 50), "few-steps-consistency-cpu": (1,), "few-
 """Pages of the records that the second table is about, and the sampling steps that it shows of them."""
 _FACES = "few-steps-faces-cpu"
 """The page of the record whose samples are shown."""
-_LIMITS = ["fig5-table4-ddim-cpu", "flow-matching-cpu", "fig4a-table3-consistency-cpu", "digits-consistency"]
+_LIMITS = ["fig5-table4-ddim-cpu", "few-steps-consistency-cpu", "digits-consistency"]
 """Pages of the records in which assignment gains nothing, each with the finding at its most sampling steps."""
 _ARM = "assignment"
 _ROWS = 8

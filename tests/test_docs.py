@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -89,8 +90,30 @@ def test_the_questions_say_what_is_recorded() -> None:
         a, b, c = (number(final(few, arm, steps)["mean"]) for arm in three)
         assert f"at {a}, {b} and {c} " in text
     assert f"at {number(final(few, windows, 10)['mean'])} and {number(final(few, windows, 1)['mean'])} (" in text
-    assert percent("fig5-table4-ddim/cpu", "assignment", 50) == "1 %"
     assert {percent("fig5-table4-ddim/cpu", "assignment", steps) for steps in (100, 500, 1000)} == {"1 %", "2 %"}
+    ddim = recorded("few-steps-ddim/cpu")
+
+    def better(name: str, steps: int) -> str:
+        plain, paired = (ddim[f"{name}-{arm}", steps]["mean"] for arm in ("independent", "assignment"))
+        return f"{100 * (1 - paired / plain):.0f} %"
+
+    assert f"ends {better('v', 5)} better at 5 sampling steps where v is predicted, {better('x0', 5)} where x0" in text
+    assert (
+        f"is and {better('eps', 5)} where eps is. At 50 steps it ends {better('v', 50)} better with v (p = .036)"
+        in text
+    )
+    assert round(ddim["v-assignment", 50]["p"], 3) == 0.036
+    assert all(ddim[f"{name}-assignment", 50]["p"] > 0.05 for name in ("x0", "eps"))
+    recipes = recorded("few-steps-consistency/cpu")
+    plain, paired = (number(recipes[f"published-{arm}", 1]["mean"]) for arm in ("independent", "assignment"))
+    assert f"assignment ends at {paired} in place of {plain} (p = .068)" in text
+    assert round(recipes["published-assignment", 1]["p"], 3) == 0.068
+    assert {f"{recipes[f'weighted-{arm}', 1]['mean']:.1f}" for arm in ("independent", "assignment")} == {"5.8"}
+    worse = recipes["lognormal-assignment", 1]["mean"] / recipes["lognormal-independent", 1]["mean"] - 1
+    assert f"assignment ends {100 * worse:.0f} % worse (p = .037)" in text
+    levels = json.loads((ROOT / "results" / "figures" / "levels.json").read_text(encoding="utf-8"))["rows"]
+    for arm in ("independent", "assignment"):
+        assert f"{mean(row['error'][-1] for row in levels if row['arm'] == f'weighted-{arm}'):.2f}" in text
     for steps in (1, 2):
         assert f"{percent('digits-consistency', 'assignment', steps)} worse" in text
     for steps in (10, 50):
@@ -131,8 +154,9 @@ def ends(finals: dict[tuple[str, int], dict[str, float]], steps: int) -> str:
 
 def readme_problems(text: str) -> list[str]:
     """Return what the README says otherwise than the records."""
-    flow, longer, ddim = (recorded(f"{name}/cpu") for name in ("few-steps-flow", "flow-matching", "fig5-table4-ddim"))
-    consistency = recorded("fig4a-table3-consistency/cpu")
+    flow, ddim, few = (recorded(f"{name}/cpu") for name in ("few-steps-flow", "fig5-table4-ddim", "few-steps-ddim"))
+    consistency = recorded("few-steps-consistency/cpu")
+    v = {(arm.removeprefix("v-"), steps): row for (arm, steps), row in few.items() if arm.startswith("v-")}
     couplings = json.loads((ROOT / "benchmarks" / "results" / "couplings.json").read_text(encoding="utf-8"))["rows"]
     (milliseconds,) = (
         row["median_ms"] for row in couplings
@@ -147,9 +171,12 @@ def readme_problems(text: str) -> list[str]:
         f"{sooner[10]:.1f} times at 10 and {sooner[50]:.1f} times at 50": True,
         f"distance of {ends(flow, 2)} at 2 sampling steps and of {ends(flow, 10)} at 10": True,
         f"reaches comes {speedups('few-steps-flow/cpu')[10]:.1f} times sooner": True,
-        "At 50 steps no gain is shown": longer["assignment", 50]["p"] > 0.05,
-        "steps ends a little worse": all(ddim["assignment", n]["difference"] > 0 for n in (50, 100, 500, 1000)),
-        "Consistency training gained nothing": consistency["assignment", 1]["difference"] > 0,
+        f"ends at {ends(v, 5)} at 5 steps and at {ends(v, 50)} at 50": v["assignment", 50]["p"] < 0.05,
+        "eps and x0 show no difference": all(few[f"{name}-assignment", 50]["p"] > 0.05 for name in ("eps", "x0")),
+        "eps ends a little worse": all(ddim["assignment", n]["difference"] > 0 for n in (100, 500, 1000)),
+        "Consistency training gained nothing": all(
+            consistency[f"{name}-assignment", 1]["difference"] > 0 for name in ("lognormal", "weighted")
+        ),
         f"take {milliseconds:.0f} ms": True,
     }
     words = " ".join(text.split())
