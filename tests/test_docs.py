@@ -104,6 +104,25 @@ def test_the_questions_say_what_is_recorded() -> None:
     )
     assert round(ddim["v-assignment", 50]["p"], 3) == 0.036
     assert all(ddim[f"{name}-assignment", 50]["p"] > 0.05 for name in ("x0", "eps"))
+    sets = recorded("few-steps-data-sets/cpu")
+    for steps, where in ((1, "in one sampling step"), (5, "in 5"), (10, "in 10")):
+        one, two, three = (f"{sets[arm, steps]['mean']:.3g}" for arm in ("independent", "assignment", "semidiscrete"))
+        assert f"at {one}, {two if steps != 5 else f'{float(two):.2f}'} and {three} {where}" in text
+    assert all(sets[arm, 50]["p"] > 0.05 for arm in ("assignment", "semidiscrete", "oversampled", "cached"))
+    assert f"{sets['oversampled', 5]['mean']:.2f} in 5 steps" in text
+    assert f"where assignment does, {sets['cached', 5]['mean']:.2f}." in text
+    record = json.loads((ROOT / "results" / "few-steps-data-sets" / "cpu" / "summary.json").read_text(encoding="utf-8"))
+    for steps, told in ((5, "1.4 to 1.5 times sooner at 5"), (10, "1.6 to 1.7 at 10")):
+        ratios = [
+            row["ratio"]
+            for row in record["speedups"]
+            if row["sampling_steps"] == steps and "plain start" not in row["arm"] and row["ratio"]
+        ]
+        low, high = (f"{float(number):g}" for number in re.findall(r"\d\.\d", told))
+        assert told in text
+        assert all(float(low) - 0.05 <= ratio <= float(high) + 0.05 for ratio in ratios)
+    seconds = [row["seconds_ratio"] for row in record["speedups"] if row["arm"] == "semidiscrete"]
+    assert max(seconds) < 1.1
     recipes = recorded("few-steps-consistency/cpu")
     plain, paired = (number(recipes[f"published-{arm}", 1]["mean"]) for arm in ("independent", "assignment"))
     assert f"assignment ends at {paired} in place of {plain} (p = .068)" in text
