@@ -12,8 +12,12 @@ __all__ = ["dimensions", "start"]
 
 _GAINS = ["few-steps-flow-cpu", "demo"]
 """Pages of the records that the first table is about, real images first."""
-_ENDS = {"few-steps-ddim-cpu": (5, 50), "few-steps-consistency-cpu": (1,), "few-steps-data-sets-cpu": (5, 10)}
-"""Pages of the records that the second table is about, and the sampling steps that it shows of them."""
+_ENDS = {
+    "few-steps-ddim-cpu": (["eps-assignment", "x0-assignment", "v-assignment"], (5, 10, 50)),
+    "few-steps-consistency-cpu": (["published-assignment", "lognormal-assignment", "weighted-assignment"], (1, 2)),
+    "few-steps-data-sets-cpu": (["semidiscrete", "oversampled", "cached"], (2, 5, 10, 50)),
+}
+"""Pages of the records that the second table is about, with the arms and the sampling steps that it shows of them."""
 _FACES = "few-steps-faces-cpu"
 """The page of the record whose samples are shown."""
 _LIMITS = ["fig5-table4-ddim-cpu", "few-steps-consistency-cpu", "digits-consistency"]
@@ -41,7 +45,7 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
     gains = [by_page[page] for page in _GAINS if page in by_page]
     return {
         "gains": [row for view in gains for row in _gain(view)][:_ROWS],
-        "ends": [row for page, counts in _ENDS.items() if page in by_page for row in _end(by_page[page], counts)],
+        "ends": [row for page, shown in _ENDS.items() if page in by_page for row in _end(by_page[page], *shown)],
         "faces": by_page.get(_FACES),
         "figures": [view for view in gains if view["figure"]],
         "limits": [(by_page[page], _last_finding(by_page[page])) for page in _LIMITS if page in by_page],
@@ -65,15 +69,24 @@ def _gain(view: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"title": view["title"], "page": view["page"], "cells": [steps, ratio, interval, *ended]}
 
 
-def _end(view: Mapping[str, Any], counts: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each coupled arm and number of sampling steps: where it and its independent noise end."""
+def _end(view: Mapping[str, Any], arms: Sequence[str], counts: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each of these arms: where it and its independent noise end, by the number of sampling steps."""
     ends = {tuple(cells[:2]): cells for cells in view["finals"][view["metrics"][0]]}
-    groups = [arm.removesuffix("independent") for arm, _ in ends if arm.endswith("independent")]
-    for (arm, steps), (_, _, last, _, p) in ends.items():
-        group = max((name for name in groups if arm.startswith(name)), key=len, default=None)
-        if group is not None and p != "-" and int(steps) in counts:
-            first = ends[f"{group}independent", steps][2]
-            yield {"title": view["title"], "page": view["page"], "cells": [arm, steps, first, last, p]}
+    for arm in arms:
+        group, _, coupling = arm.rpartition("-")
+        plain = f"{group}-independent" if group else "independent"
+        said = [
+            f"{steps} step{'s' * (steps > 1)}: {_short(ends[plain, str(steps)])} → {_short(ends[arm, str(steps)])} "
+            f"({ends[arm, str(steps)][4]})"
+            for steps in counts
+            if (arm, str(steps)) in ends
+        ]
+        yield {"title": view["title"], "page": view["page"], "cells": [group or "velocity", coupling, "; ".join(said)]}
+
+
+def _short(cells: Sequence[str]) -> str:
+    """Return the mean of a row of ends without its deviation."""
+    return cells[2].partition(" ± ")[0]
 
 
 def _last_finding(view: Mapping[str, Any]) -> str:
