@@ -130,6 +130,20 @@ def test_the_questions_say_what_is_recorded() -> None:
     assert {f"{recipes[f'weighted-{arm}', 1]['mean']:.1f}" for arm in ("independent", "assignment")} == {"5.8"}
     worse = recipes["lognormal-assignment", 1]["mean"] / recipes["lognormal-independent", 1]["mean"] - 1
     assert f"assignment ends {100 * worse:.0f} % worse (p = .037)" in text
+    arms = recorded("consistency-recipes/cpu")
+    for recipe, told in (
+        ("even", "at {} without and {} with assignment (p = .46)"),
+        ("even-power-half", "at {} and {}, and with lognormal"),
+        ("high", "at higher noise at {} and {} ("),
+    ):
+        ends_at = (number(arms[f"{recipe}-{arm}", 1]["mean"]) for arm in ("independent", "assignment"))
+        assert told.format(*ends_at) in text
+    assert round(arms["even-assignment", 1]["p"], 2) == 0.46
+    for arm in ("independent", "assignment"):
+        assert min((row["mean"], name) for (name, count), row in arms.items() if count == 1 and name.endswith(arm))[
+            1
+        ] == (f"even-{arm}")
+    assert all(row["difference"] > 0 for row in arms.values() if "difference" in row)
     levels = json.loads((ROOT / "results" / "figures" / "levels.json").read_text(encoding="utf-8"))["rows"]
     for arm in ("independent", "assignment"):
         assert f"{mean(row['error'][-1] for row in levels if row['arm'] == f'weighted-{arm}'):.2f}" in text
