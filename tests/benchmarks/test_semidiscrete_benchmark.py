@@ -11,7 +11,7 @@ def test_the_rows_hold_the_fit_and_both_ways() -> None:
     rows = list(bench_semidiscrete(data, noises=(1, 30), batch=8, epochs=2))
     assert [row["what"] for row in rows] == ["fit", "fit", "noise first", "noise kept", "noise kept"]
     first, last = (row["unevenness"] for row in rows[:2])
-    assert last < 0.3 * first
+    assert last < 0.6 * first
     assert rows[1]["seconds"] > rows[0]["seconds"] > 0
     assert all(semidiscrete_line(row) for row in rows)
 

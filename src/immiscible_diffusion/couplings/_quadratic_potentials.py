@@ -38,11 +38,11 @@ def quadratic_potentials(
     """
     columns = _columns(rows)
     weights, averaged = columns.new_zeros(columns.shape[1]), columns.new_zeros(columns.shape[1])
-    squares = torch.zeros((), device=rows.device)
+    squares = columns.new_zeros(())
     for i in range(_STEPS):
         gradient = columns[owners(columns @ weights, i)].mean(0)
         squares = squares + gradient.square().sum()
-        weights = weights - _LENGTH * scale * gradient / squares.sqrt().clamp(min=torch.finfo().tiny)
+        weights = weights - _LENGTH * scale * gradient / squares.sqrt().clamp(min=torch.finfo(columns.dtype).tiny)
         if i >= _STEPS // 2:
             averaged = averaged + weights / (_STEPS - _STEPS // 2)
     return columns @ averaged
