@@ -106,8 +106,10 @@ def test_the_questions_say_what_is_recorded() -> None:
     assert all(ddim[f"{name}-assignment", 50]["p"] > 0.05 for name in ("x0", "eps"))
     sets = recorded("few-steps-data-sets/cpu")
     for steps, where in ((1, "in one sampling step"), (5, "in 5"), (10, "in 10")):
-        one, two, three = (f"{sets[arm, steps]['mean']:.3g}" for arm in ("independent", "assignment", "semidiscrete"))
-        assert f"at {one}, {two if steps != 5 else f'{float(two):.2f}'} and {three} {where}" in text
+        first, second, third = (
+            f"{sets[arm, steps]['mean']:.3g}" for arm in ("independent", "assignment", "semidiscrete")
+        )
+        assert f"at {first}, {second if steps != 5 else f'{float(second):.2f}'} and {third} {where}" in text
     assert all(sets[arm, 50]["p"] > 0.05 for arm in ("assignment", "semidiscrete", "oversampled", "cached"))
     assert f"{sets['oversampled', 5]['mean']:.2f} in 5 steps" in text
     assert f"where assignment does, {sets['cached', 5]['mean']:.2f}." in text
@@ -124,8 +126,8 @@ def test_the_questions_say_what_is_recorded() -> None:
     seconds = [row["seconds_ratio"] for row in record["speedups"] if row["arm"] == "semidiscrete"]
     assert max(seconds) < 1.1
     recipes = recorded("few-steps-consistency/cpu")
-    plain, paired = (number(recipes[f"published-{arm}", 1]["mean"]) for arm in ("independent", "assignment"))
-    assert f"assignment ends at {paired} in place of {plain} (p = .068)" in text
+    without, coupled = (number(recipes[f"published-{arm}", 1]["mean"]) for arm in ("independent", "assignment"))
+    assert f"assignment ends at {coupled} in place of {without} (p = .068)" in text
     assert round(recipes["published-assignment", 1]["p"], 3) == 0.068
     assert {f"{recipes[f'weighted-{arm}', 1]['mean']:.1f}" for arm in ("independent", "assignment")} == {"5.8"}
     worse = recipes["lognormal-assignment", 1]["mean"] / recipes["lognormal-independent", 1]["mean"] - 1
