@@ -1,6 +1,6 @@
 """The papers' tables and figures that no training curve gives, as recorded: for the pages."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -96,7 +96,6 @@ def _miscibility(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _perturbation(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    by_arm = _by_arm(numbers)
     weights = numbers["rows"][0]["weights"]
     return {
         "title": "Figure 3 of arXiv:2505.18521: pictures of noise that is changed a little",
@@ -105,14 +104,7 @@ def _perturbation(numbers: Mapping[str, Any]) -> dict[str, Any]:
         "deviation over seeds: 0 is the same picture, 1 any other. The paper shows that a weight of 0.1 leaves a "
         "picture as it is and 0.3 begins to change its object, for independent noise.",
         "head": ["arm", *(f"weight {w:g}" for w in weights), "seeds"],
-        "rows": [
-            [
-                arm,
-                *(_mean_and_deviation([run["change"][i] for run in runs]) for i in range(len(weights))),
-                str(len(runs)),
-            ]
-            for arm, runs in by_arm.items()
-        ],
+        "rows": _rows(numbers, "change", _mean_and_deviation),
     }
 
 
@@ -123,13 +115,20 @@ def _by_arm(numbers: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     return by_arm
 
 
+def _rows(numbers: Mapping[str, Any], quantity: str, cell: Callable[[list[float]], str]) -> list[list[str]]:
+    """Return a row an arm: a cell for each place of a quantity, made of the values over seeds, and how many seeds."""
+    return [
+        [arm, *(cell(list(values)) for values in zip(*(run[quantity] for run in runs), strict=True)), str(len(runs))]
+        for arm, runs in _by_arm(numbers).items()
+    ]
+
+
 def _mean_and_deviation(values: Sequence[float]) -> str:
     middle, deviation = spread(values)
     return f"{middle:.3f} ± {deviation:.3f}" if len(values) > 1 else f"{middle:.3f}"
 
 
 def _levels(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    by_arm = _by_arm(numbers)
     sigmas = numbers["rows"][0]["sigmas"]
     return {
         "title": "Consistency training by noise level: how much of a picture its noise decides",
@@ -137,10 +136,7 @@ def _levels(numbers: Mapping[str, Any]) -> dict[str, Any]:
         "own noise, in units of the data's variance: 1 is the error of the data's mean, and about 2 is reached where "
         "the net makes another picture than the one that the noise was paired with.",
         "head": ["recipe and coupling", *(f"sigma = {number(sigma)}" for sigma in sigmas), "seeds"],
-        "rows": [
-            [arm, *(number(mean(run["error"][i] for run in runs)) for i in range(len(sigmas))), str(len(runs))]
-            for arm, runs in by_arm.items()
-        ],
+        "rows": _rows(numbers, "error", lambda values: number(mean(values))),
     }
 
 

@@ -41,7 +41,7 @@ def gathered(part: Tensor, sizes: list[int], group: Any = None) -> Tensor:
     sent = _padded_bytes(part, max(sizes))
     received = [torch.empty_like(sent) for _ in sizes]
     dist.all_gather(received, sent, group=group)
-    return torch.cat([_from_bytes(rows, part.dtype)[:size] for rows, size in zip(received, sizes, strict=True)])
+    return _joined(received, part.dtype, sizes)
 
 
 def collected(part: Tensor, sizes: list[int], group: Any = None) -> Tensor | None:
@@ -58,7 +58,7 @@ def collected(part: Tensor, sizes: list[int], group: Any = None) -> Tensor | Non
     dist.gather(sent, received, dst=0, group=group)
     if received is None:
         return None
-    return torch.cat([_from_bytes(rows, part.dtype)[:size] for rows, size in zip(received, sizes, strict=True)])
+    return _joined(received, part.dtype, sizes)
 
 
 def handed_out(whole: Tensor | None, like: Tensor, sizes: list[int], group: Any = None) -> Tensor:
@@ -81,6 +81,11 @@ def _padded_bytes(part: Tensor, rows: int) -> Tensor:
     padded = part.new_zeros((rows, *part.shape[1:]))
     padded[: len(part)] = part
     return padded.byte() if part.dtype == torch.bool else padded.view(torch.uint8)
+
+
+def _joined(received: list[Tensor], dtype: torch.dtype, sizes: list[int]) -> Tensor:
+    """Return the rows that processes sent as padded bytes, in their order."""
+    return torch.cat([_from_bytes(rows, dtype)[:size] for rows, size in zip(received, sizes, strict=True)])
 
 
 def _from_bytes(sent: Tensor, dtype: torch.dtype) -> Tensor:

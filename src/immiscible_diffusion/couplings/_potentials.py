@@ -34,8 +34,8 @@ _CHUNK = 4096
 _DRAW = 512
 _AHEAD = 8.0
 """The quadratic potentials that a fit starts from are worth about so many noises a datum."""
-
 _GROWTH = 1.15
+"""The cells are measured each time that the noises a datum, with those eight, are so many times those of before."""
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ def chances(
 ) -> Float[Tensor, " gaps"]:
     """Return the chance of each pair of adjacent levels, (n - 1,), float64.
 
-    ``lognormal`` is a normal distribution of ln(sigma) between them, by default that of arXiv:2310.14189, Table 1.
+    ``lognormal`` is a normal distribution of ln(sigma) between them; its defaults are in arXiv:2310.14189, Table 1.
 
     Args:
         sigmas: rising noise levels.

@@ -62,11 +62,7 @@ def record(folder: Path) -> dict[str, Any]:
         for each in measured
         for metric, by_seed in each.curves.items()
     ]
-    points = [(row["sampling_steps"], row["metric"]) for row in curves]
-    once = {
-        point: measured_once([row for row, other in zip(curves, points, strict=True) if other == point])
-        for point in points
-    }
+    followed = {(row["sampling_steps"], row["metric"]) for row in curves if not measured_once([row])}
     labels = list(dict.fromkeys(each.label for each in measured))
     ordered = sorted(measured, key=lambda each: (labels.index(each.label), each.sampling_steps))
     references = {arm.name: _reference(arm, arms) for arm in arms}
@@ -91,7 +87,7 @@ def record(folder: Path) -> dict[str, Any]:
         "speedups": [
             _speedup(comparison, groups[each.arm])
             for each, comparison, metric in rows
-            if comparison is not None and not once[each.sampling_steps, metric]
+            if comparison is not None and (each.sampling_steps, metric) in followed
         ],
         "finals": [_final(each, comparison, metric) for each, comparison, metric in rows],
     }
