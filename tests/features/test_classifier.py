@@ -213,10 +213,10 @@ def test_what_cannot_be_learned_is_refused(digits: FittedClassifier, tmp_path: P
         Classifier(seed=-1)
     with pytest.raises(ValueError, match=r"learn from images.*Detour yields.*set evaluate.features = 'values'"):
         Classifier().fitted(Detour(), Bounds())
-    with pytest.raises(ValueError, match="8 to 64 pixels; Wide yields 8 x 65"):
+    with pytest.raises(ValueError, match="4 to 64 pixels; Wide yields 8 x 65"):
         Classifier().fitted(Wide(shape=(3, 8, 65)), Pixels())
-    with pytest.raises(ValueError, match="8 to 64 pixels; Wide yields 7 x 8"):
-        Classifier().fitted(Wide(shape=(3, 7, 8)), Pixels())
+    with pytest.raises(ValueError, match="4 to 64 pixels; Wide yields 3 x 8"):
+        Classifier().fitted(Wide(shape=(3, 3, 8)), Pixels())
     with pytest.raises(ValueError, match=r"1 or 3 channels; Wide yields \(2, 8, 8\)"):
         Classifier().fitted(Wide(shape=(2, 8, 8)), Pixels())
     with pytest.raises(ValueError, match="rotations need square images; Wide yields 8 x 16"):

@@ -23,7 +23,7 @@ from immiscible_diffusion.types import Codec, Float, HasFlip, HasListing, HasMom
 __all__ = ["Classifier", "FittedClassifier"]
 
 Task = Literal["labels", "rotation"]
-_SIDES = 8, 64
+_SIDES = 4, 64
 _BYTES = 2**28
 """Of the images that are kept in memory to learn from: all of CIFAR-10, a fifth of ImageNet's at 64 pixels."""
 
@@ -33,7 +33,7 @@ _BYTES = 2**28
 class Classifier:
     """The 128 penultimate features of a small convolutional net, trained by this library on the source's own images.
 
-    Published networks see images of 8 to 64 pixels only enlarged to 224 or 299, which blurs what differs between them
+    Published networks see images of 4 to 64 pixels only enlarged to 224 or 299, which blurs what differs between them
     and is slow. This one learns at the source's own resolution: seconds for digits, minutes for CIFAR-10 on one core,
     once; it is kept under ``$XDG_CACHE_HOME/immiscible-diffusion`` (``~/.cache`` where unset). Held-out rows are never
     trained on; the accuracy on them is kept. Distances in these features are not FID, and compare models of the same
