@@ -140,7 +140,7 @@ def _ends(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _headline(views: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return training steps to the independent arm's final quality on real images, a row an arm and sampling steps.
+    """Return training steps to the independent arm's quality on real images, a row an arm and sampling steps.
 
     Runs that an earlier experiment has, too, are left out.
     """
@@ -152,7 +152,12 @@ def _headline(views: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if cells[0].removesuffix(", plain start") not in shared:
                 _, _, _, difference, p = ends[tuple(cells[:2])]
                 name = view["title"].partition(":")[0]
-                rows.append({"name": name, "page": view["page"], "cells": [*cells[:-1], difference, p]})
+                about = {
+                    "name": name,
+                    "page": view["page"],
+                    "measure": view["label"][metric].removeprefix("Fréchet distance, "),
+                }
+                rows.append(about | {"cells": [*cells[:-1], difference, p]})
     return rows
 
 

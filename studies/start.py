@@ -65,7 +65,7 @@ def _gain(view: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         arm, steps, _, _, _, ratio, interval, _ = cells
         if arm == _ARM:
             first, last = ends["independent", steps], ends[arm, steps]
-            ended = [first[2], last[2], last[4]]
+            ended = [first[2], last[2] + _mark(last), last[4]]
             yield {"title": view["title"], "page": view["page"], "cells": [steps, ratio, interval, *ended]}
 
 
@@ -76,8 +76,8 @@ def _end(view: Mapping[str, Any], arms: Sequence[str], counts: Sequence[int]) ->
         group, _, coupling = arm.rpartition("-")
         plain = f"{group}-independent" if group else "independent"
         said = [
-            f"{steps} step{'s' * (steps > 1)}: {_short(ends[plain, str(steps)])} → {_short(ends[arm, str(steps)])} "
-            f"({ends[arm, str(steps)][4]})"
+            f"{steps} step{'s' * (steps > 1)}: {_short(ends[plain, str(steps)])} → {_short(ends[arm, str(steps)])}"
+            f"{_mark(ends[arm, str(steps)])} ({ends[arm, str(steps)][4]})"
             for steps in counts
             if (arm, str(steps)) in ends
         ]
@@ -87,6 +87,11 @@ def _end(view: Mapping[str, Any], arms: Sequence[str], counts: Sequence[int]) ->
 def _short(cells: Sequence[str]) -> str:
     """Return the mean of a row of ends without its deviation."""
     return cells[2].partition(" ± ")[0]
+
+
+def _mark(cells: Sequence[str]) -> str:
+    """Return the mark of a difference that is near the noise floor."""
+    return " †" if cells[3].endswith("†") else ""
 
 
 def _last_finding(view: Mapping[str, Any]) -> str:

@@ -130,7 +130,7 @@ def test_a_record_holds_what_real_images_score(runs: Path, root: Path) -> None:
         assert sentence in " ".join(html.unescape(page.read_text("utf-8")).split())
     assert floor_findings([], "frechet") == floor_findings(numbers["instrument"], "another") == []
     both = [entry | {"arms": ["a"]}, entry | {"arms": ["b", "c"]}]
-    assert [row[0] for row in final_rows({"finals": [], "instrument": both}, "frechet")] == [
+    assert [row[0] for row in final_rows({"finals": [], "instrument": both, "rising": []}, "frechet")] == [
         "real images (a)",
         "real images (b, c)",
     ]
@@ -415,3 +415,26 @@ def test_the_page_in_a_browser(root: Path, tmp_path: Path, width: int) -> None:
     wide = page.replace("<main>", '<main><div style="width: 3000px">wide</div>')
     assert told(wide, width, tmp_path)[1] > 0
     assert told(page.replace("image/webp;base64,", "image/webp;base64,A", 1), width, tmp_path)[2] == 1
+
+
+def test_differences_below_ten_noise_floors_have_a_mark() -> None:
+    floor = {"frechet": {"mean": 0.1, "sd": 0.01}, "coverage": {"mean": 0.9, "sd": 0.01}}
+    instrument = [
+        {"arms": ["assignment"], "floor": floor},
+        {"arms": ["nearest"], "floor": {**floor, "frechet": {"mean": 0.2, "sd": 0.01}}},
+    ]
+    about = {"sampling_steps": 5, "mean": 3.0, "sd": 0.1, "p": 0.01}
+    finals = [
+        {"arm": arm, "metric": metric, "difference": difference, **about}
+        for metric, arm, difference in [
+            ("frechet", "assignment", -1.01),
+            ("frechet", "assignment, plain start", 0.99),
+            ("frechet", "nearest", -1.01),
+            ("frechet", "another", -0.01),
+            ("coverage", "assignment", 0.01),
+        ]
+    ]
+    numbers = {"finals": finals, "instrument": instrument, "rising": ["coverage"]}
+    shown = [row[3] for row in final_rows(numbers, "frechet") if row[1] != "-"]
+    assert shown == ["-1.01", "+0.99 †", "-1.01 †", "-0.01"]
+    assert final_rows(numbers, "coverage")[0][3] == "+0.01"  # a share of which more is better has no such floor

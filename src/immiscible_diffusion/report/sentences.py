@@ -15,6 +15,7 @@ __all__ = [
     "floor_findings",
     "floors",
     "measured_once",
+    "near_floor",
     "number",
     "of_metric",
     "speedup_cells",
@@ -22,6 +23,8 @@ __all__ = [
 
 SURE = 0.05
 """A difference of smaller p is said to be one."""
+_FLOORS = 10
+"""A difference below so many noise floors has a mark in tables."""
 
 Row = Mapping[str, Any]
 
@@ -156,11 +159,11 @@ def speedup_cells(row: Row) -> list[str]:
     return [*cells, "no bound" if high is None else f"< {high:.2f} x", why]
 
 
-def _final_cells(row: Row) -> list[str]:
+def _final_cells(row: Row, mark: str) -> list[str]:
     """Return a row of ``finals`` as text: arm, sampling steps, mean and deviation, difference from its reference, p."""
     difference, p = row.get("difference"), row.get("p")
     cells = [row["arm"], str(row["sampling_steps"]), f"{number(row['mean'])} ± {number(row['sd'])}"]
-    cells += ["-" if difference is None else f"{'+' if difference > 0 else ''}{number(difference)}"]
+    cells += ["-" if difference is None else f"{'+' if difference > 0 else ''}{number(difference)}{mark}"]
     return [*cells, "-" if p is None else f"{p:.2g}"]
 
 
@@ -186,11 +189,33 @@ def floor_findings(instrument: Sequence[Row], metric: str) -> list[str]:
 
 
 def final_rows(numbers: Row, metric: str) -> list[list[str]]:
-    """Return the rows of the table of ends, for one metric, and below them what real images score, over draws."""
-    rows = [_final_cells(row) for row in of_metric(numbers["finals"], metric)]
+    """Return the rows of the table of ends, for one metric, and below them what real images score, over draws.
+
+    Differences that are near the noise floor have a mark, see ``near_floor``.
+    """
+    instrument = [] if metric in numbers["rising"] else numbers["instrument"]
+    rows = [
+        _final_cells(row, " †" if near_floor(row, instrument) else "") for row in of_metric(numbers["finals"], metric)
+    ]
     real = [(who, entry["floor"][metric]) for entry, who in floors(numbers["instrument"], metric)]
     cells = [[f"real images{who}", "-", f"{number(floor['mean'])} ± {number(floor['sd'])}"] for who, floor in real]
     return [*rows, *([*row, "-", "-"] for row in cells)]
+
+
+def near_floor(row: Row, instrument: Sequence[Row]) -> bool:
+    """Return whether an arm ends within ten noise floors of its reference: what real images score in place of samples.
+
+    Args:
+        row: one of ``finals``.
+        instrument: the entries of ``instrument.json``. Without one that has the arm, nothing is near.
+    """
+    entries = [entry["floor"][row["metric"]] for entry, _ in floors(instrument, row["metric"]) if _has(entry, row)]
+    difference = row.get("difference")
+    return bool(entries) and difference is not None and abs(difference) < _FLOORS * entries[0]["mean"]
+
+
+def _has(entry: Row, row: Row) -> bool:
+    return row["arm"].removesuffix(", plain start") in entry["arms"]
 
 
 def floors(instrument: Sequence[Row], metric: str) -> list[tuple[Row, str]]:
