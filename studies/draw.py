@@ -19,9 +19,9 @@ from immiscible_diffusion.runs.folder import environment, is_finished
 from immiscible_diffusion.sample import Trained
 from immiscible_diffusion.streams import stream
 from studies.denoising import Denoised, denoise, read_run
+from studies.dimension import gains_by_dimension, nearness
 from studies.levels import ByLevel, by_level
 from studies.perturbation import Perturbed, perturb
-from studies.start import dimensions
 from studies.study_figures import (
     denoising_figure,
     dimension_figure,
@@ -43,7 +43,7 @@ def draw(
         str,
         typer.Argument(
             help="miscibility: Figure 2 and the measure; denoising: Figure 3; levels: consistency training by noise "
-            "level; perturbation: pictures of changed noise; dimension: nearness by coordinates."
+            "level; perturbation: pictures of changed noise; dimension: nearness and quality by coordinates."
         ),
     ],
     runs: Annotated[
@@ -62,7 +62,8 @@ def draw(
 ) -> None:
     """Draw how couplings mix noise, or what trained nets make of it, and write the numbers beside the picture."""
     if what == "dimension":
-        write_bytes(out_folder / "dimension.svg", dimension_figure(dimensions(Path())))
+        picture = dimension_figure(nearness(Path()), gains_by_dimension(Path()))
+        write_bytes(out_folder / "dimension.svg", picture)
         out.print(f"Figure: {escape(str(out_folder / 'dimension.svg'))}", soft_wrap=True)
         return
     if what == "miscibility":

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from immiscible_diffusion.files import read_json
-from immiscible_diffusion.report.record import read_record
-from immiscible_diffusion.report.sentences import number
+from studies.dimension import gains_by_dimension, nearness
 
-__all__ = ["dimensions", "start"]
+__all__ = ["start"]
 
 _GAINS = ["few-steps-flow-cpu", "demo"]
 """Pages of the records that the first table is about, real images first."""
@@ -28,9 +27,8 @@ _SIZES = [(64, 3072), (64, 16384), (256, 4096), (256, 16384), (1024, 4096)]
 """(batch, coordinates) of the table of costs."""
 CONTENDERS = ["this library, fp32", "torch.cdist + scipy (denoising-diffusion-pytorch)", "official"]
 """The columns of the table of costs, as the benchmark names them."""
-_LATENT_BATCH, _LATENT_NUMBERS = 64, 4096
-"""The batch of the latents' rows, and the numbers of a latent of 256 x 256 pixels."""
-_PIXELS_BATCH = 128
+_LATENT_NUMBERS = 4096
+"""The numbers of a latent of 256 x 256 pixels."""
 
 
 def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
@@ -40,7 +38,7 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         views: all records, as the pages show them.
         root: the repository's root. What is not recorded there is left out.
     """
-    rows = dimensions(root)
+    rows = nearness(root)
     by_page = {view["page"]: view for view in views}
     gains = [by_page[page] for page in _GAINS if page in by_page]
     return {
@@ -52,6 +50,7 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         "costs": _costs(root),
         "shares": [(view, view["costs"]) for view in gains],
         "dimensions": rows,
+        "qualities": gains_by_dimension(root),
         "latents": next((row for row in rows if row["d"] == _LATENT_NUMBERS), None),
         "picture": "results/figures/dimension.svg" if (root / "results/figures/dimension.svg").is_file() else "",
     }
@@ -113,46 +112,3 @@ def _costs(root: Path) -> list[list[str]]:
         if row["task"] == "assignment" and row.get("median_ms")
     }
     return [[f"{b:,}", f"{d:,}", *(times.get((b, d, name), "-") for name in CONTENDERS)] for b, d in _SIZES]
-
-
-def dimensions(root: Path) -> list[dict[str, Any]]:
-    """Return by how many percent assignment shortens distances, by data: ``data``, ``d``, ``batch``, ``percent``.
-
-    Args:
-        root: the repository's root. What is not recorded there is left out.
-    """
-    rows = []
-    for name in ("demo", "few-steps-flow/cpu"):
-        path = root / "results" / name / "summary.json"
-        if path.is_file():
-            numbers = read_record(path)
-            configuration = next(iter(numbers["configurations"].values()))
-            source = configuration["source"]
-            d = 64 if source["use"] == "digits" else 3 * source["size"] ** 2
-            data = "digits, 8 x 8 pixels" if source["use"] == "digits" else f"CIFAR-10 at {source['size']} pixels"
-            percent = numbers["pairs"][_ARM]["distance_reduction_percent"]
-            rows.append({"data": data, "d": d, "batch": configuration["train"]["batch"], "percent": percent})
-    benchmarks = root / "benchmarks" / "results"
-    if (benchmarks / "papers.json").is_file():
-        rows += [
-            {
-                "data": "CIFAR-10 at 32 pixels",
-                "d": 3072,
-                "batch": row["b"],
-                "percent": row["distance_reduction_percent"],
-            }
-            for row in read_json(benchmarks / "papers.json")["rows"]
-            if (row["scale"], row["pairing"], row["b"]) == ("unit variance", _ARM, _PIXELS_BATCH)
-        ]
-    if (benchmarks / "dimension.json").is_file():
-        rows += [
-            {
-                "data": f"latents of photographs at {row['pixels']} pixels",
-                "d": row["d"],
-                "batch": row["batch"],
-                "percent": row["distance_percent"],
-            }
-            for row in read_json(benchmarks / "dimension.json")["rows"]
-            if (row["coupling"], row["batch"]) == (_ARM, _LATENT_BATCH)
-        ]
-    return [row | {"shown": number(row["percent"])} for row in rows]

@@ -53,11 +53,13 @@ def miscibility_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Tensor, Te
     return figure_bytes(figure, "webp")
 
 
-def dimension_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return by how many percent assignment shortens distances, by the number of coordinates, as SVG.
+def dimension_figure(rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[str, Any]] = ()) -> bytes:
+    """Return what assignment changes by the number of coordinates, as SVG: distances of pairs, quality of samples.
 
     Args:
-        rows: ``data``, ``d``, ``batch`` and ``percent`` of each data set, as ``start.dimensions`` reads them.
+        rows: ``data``, ``d``, ``batch`` and ``percent`` of each data set, as ``dimension.nearness`` reads them.
+        gains: ``d``, ``sampling_steps``, ``percent``, ``low`` and ``high``, as ``dimension.gains_by_dimension`` does;
+            without any there is no second panel.
 
     Raises:
         ValueError: nothing to draw.
@@ -65,13 +67,19 @@ def dimension_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
     if not rows:
         raise ValueError("the picture of dimensions needs a record at least: results/ or benchmarks/results/")
     plt = pyplot()
-    figure, axis = plt.subplots(figsize=(6.4, 3.4))
+    figure, axes = plt.subplots(1, 2 if gains else 1, figsize=(10.4 if gains else 6.4, 3.6), squeeze=False)
+    _draw_nearness(axes[0, 0], rows)
+    if gains:
+        _draw_gains(axes[0, 1], gains)
+    return figure_bytes(figure, "svg")
+
+
+def _draw_nearness(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         axis.scatter(row["d"], row["percent"], color=COLOURS[1], zorder=3)
-        text = f"{row['data']}\nbatch {row['batch']}: {row['percent']:.2g} %"
         right = row["d"] < 4000
         axis.annotate(
-            text,
+            f"{row['data']}\nbatch {row['batch']}: {row['percent']:.2g} %",
             (row["d"], row["percent"]),
             (7, 6) if right else (-7, -20),
             textcoords="offset points",
@@ -82,7 +90,23 @@ def dimension_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
     axis.set(xlim=(40, 40000), ylim=(0.4, 20))
     axis.set_yticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
     axis.grid(alpha=0.3)
-    return figure_bytes(figure, "svg")
+
+
+def _draw_gains(axis: Any, gains: Sequence[Mapping[str, Any]]) -> None:
+    counts = sorted({row["sampling_steps"] for row in gains})
+    for i, (count, colour) in enumerate(zip(counts, itertools.cycle(COLOURS), strict=False)):
+        line = [row for row in gains if row["sampling_steps"] == count]
+        x = [row["d"] * 1.06 ** (i - (len(counts) - 1) / 2) for row in line]  # beside each other, to be told apart
+        middle = [row["percent"] for row in line]
+        reach = [[row["percent"] - row["low"] for row in line], [row["high"] - row["percent"] for row in line]]
+        axis.errorbar(x, middle, reach, color=colour, marker="o", markersize=3.5, linewidth=1.3, label=str(count))
+    sizes = sorted({row["d"] for row in gains})
+    axis.axhline(0, color="black", linewidth=0.7, linestyle=":")
+    axis.set(xscale="log", xlabel="numbers in an image", ylabel="change of the Fréchet distance, %")
+    axis.set_xticks(sizes, [f"{d:,}" for d in sizes])
+    axis.xaxis.set_minor_locator(pyplot().matplotlib.ticker.NullLocator())
+    axis.legend(title="sampling steps", frameon=False, fontsize=8, title_fontsize=8)
+    axis.grid(alpha=0.3)
 
 
 def denoising_figure(arms: Mapping[str, Sequence[Denoised]], *, images: int = 8) -> bytes:

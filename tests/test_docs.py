@@ -152,7 +152,33 @@ def test_the_questions_say_what_is_recorded() -> None:
     for steps in (1, 2):
         assert f"{percent('digits-consistency', 'assignment', steps)} worse" in text
     for steps in (10, 50):
-        assert f"{percent('flow-matching/cpu', 'nearest, plain start', steps)} worse at {steps}" in text
+        assert f"{percent('nearest-start/cpu', 'l2-4, plain start', steps)} worse at {steps}" in text
+
+
+def test_the_question_of_times_and_levels_says_what_is_recorded() -> None:
+    text = " ".join((ROOT / "docs" / "faq.md").read_text(encoding="utf-8").split())
+    ends = recorded("few-steps-times/cpu")
+
+    def off(times: str, steps: int) -> str:
+        plain, paired = (ends[f"{times}-{arm}", steps]["mean"] for arm in ("independent", "assignment"))
+        return f"{100 * (1 - paired / plain):.0f} %"
+
+    def falls(levels: str, steps: int, verb: str = " falls") -> str:
+        plain, paired = (ends[f"{levels}-{arm}", steps]["mean"] for arm in ("independent", "assignment"))
+        p = f"{ends[f'{levels}-assignment', steps]['p']:.1g}".replace("0.", ".")
+        return f"{number(plain)}{verb} to {number(paired)} (p = {p}"
+
+    uniform, middle, noise = (off(times, 1) for times in ("uniform", "middle", "noise"))
+    assert f"takes {uniform} off the distance in one sampling step with uniform times, {middle} with" in text
+    assert f"around 0.5 and {noise} with times towards noise" in text
+    assert f"at 10 steps {off('uniform', 10)}, {off('middle', 10)} and {off('noise', 10)}." in text
+    assert falls("edm", 5) in text
+    assert ends["edm-assignment", 10]["p"] > 0.05
+    assert falls("edm-noise", 5) in text
+    assert falls("edm-noise", 10, "") in text
+    for steps in (5, 10):
+        assert ends["edm-noise-independent", steps]["mean"] > 0.98 * ends["edm-independent", steps]["mean"]
+        assert ends["edm-noise-assignment", steps]["mean"] < ends["edm-assignment", steps]["mean"]
 
 
 def test_adding_a_coupling_works_as_written(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from immiscible_diffusion.runs.run import execute
 
 pytestmark = pytest.mark.medium
 
-CIFAR = "bases/cifar10.toml", "bases/cifar10-ddim.toml", "bases/consistency.toml"
+CIFAR = "bases/cifar10.toml", "bases/cifar10-ddim.toml", "bases/consistency.toml", "bases/few-steps.toml"
 SCALES = ["smoke", "cpu", "gpu", "paper"]
 
 
@@ -56,7 +56,7 @@ def test_every_file_resolves_at_every_scale(name: str, scale: str) -> None:
             assert (plain["evaluate"]["samples"], plain["evaluate"]["features"]["layer"]) == (50_000, 2048)
 
 
-SHARP = ["fig4b-consistency", "fig4c-consistency", "knn-sweep"]
+SHARP = ["few-steps-flow", "fig4a-table3-consistency", "fig4b-consistency", "fig4c-consistency", "knn-sweep"]
 """Those that measure thousands of samples at the scale `cpu`, in the features of a classifier."""
 FAMILIES = ["edm", "fig4b-consistency"]
 """A file for each method and net, whose runs the default tests carry out; painting has its own tests."""
@@ -99,7 +99,7 @@ def test_the_published_set_ups_are_those_of_the_papers() -> None:
         return read_experiment(name).cells("paper")[0].config
 
     batches = {"fig4a-table3-consistency": 512, "fig4b-consistency": 1024, "fig4c-consistency": 2048}
-    batches |= {"fig5-table4-ddim": 256, "flow-matching": 256}
+    batches |= {"fig5-table4-ddim": 256, "few-steps-flow": 256}
     assert {name: first(name).train.batch for name in batches} == batches
     recipes = {"fig4a-table3-consistency": (2e-4, 0.9, 150), "fig4b-consistency": (1e-4, 0.95, 200)}
     recipes["fig4c-consistency"] = recipes["fig4b-consistency"]

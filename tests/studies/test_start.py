@@ -9,8 +9,8 @@ import pytest
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.report.sentences import number
 from studies.__main__ import run
+from studies.dimension import nearness
 from studies.pages import pages
-from studies.start import dimensions
 from studies.study_figures import dimension_figure
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +69,7 @@ def test_what_is_not_recorded_is_left_out(copy: Path) -> None:
 
 
 def test_nearness_is_drawn_and_falls_with_the_coordinates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = dimensions(ROOT)
+    rows = nearness(ROOT)
     assert sorted(rows, key=lambda row: -row["percent"]) == sorted(rows, key=lambda row: row["d"])
     assert len(rows) >= 4
     monkeypatch.chdir(ROOT)
