@@ -38,7 +38,7 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         views: all records, as the pages show them.
         root: the repository's root. What is not recorded there is left out.
     """
-    rows = nearness(root)
+    rows, gained = nearness(root), gains_by_dimension(root)
     by_page = {view["page"]: view for view in views}
     gains = [by_page[page] for page in _GAINS if page in by_page]
     return {
@@ -50,7 +50,8 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         "costs": _costs(root),
         "shares": [(view, view["costs"]) for view in gains],
         "dimensions": rows,
-        "qualities": gains_by_dimension(root),
+        "qualities": _qualities(gained),
+        "counts": sorted({row["sampling_steps"] for row in gained}),
         "latents": next((row for row in rows if row["d"] == _LATENT_NUMBERS), None),
         "picture": "results/figures/dimension.svg" if (root / "results/figures/dimension.svg").is_file() else "",
     }
@@ -99,6 +100,22 @@ def _last_finding(view: Mapping[str, Any]) -> str:
     first, _, others = sentence.partition(": ")
     parts = [part for part in others.rstrip(".").split("; ") if _ARM in part]
     return f"{first}: {'; '.join(parts)}."
+
+
+def _qualities(gained: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return a row a data set: the change of the distance by the number of sampling steps."""
+    return [
+        [
+            str(data).replace("-", " "),
+            f"{d:,}",
+            *(
+                f"{row['percent']:+.0f} % ({row['low']:+.0f} to {row['high']:+.0f})"
+                for row in gained
+                if row["data"] == data
+            ),
+        ]
+        for data, d in dict.fromkeys((row["data"], row["d"]) for row in gained)
+    ]
 
 
 def _costs(root: Path) -> list[list[str]]:

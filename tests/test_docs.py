@@ -151,6 +151,13 @@ def test_the_questions_say_what_is_recorded() -> None:
         assert f"{mean(row['error'][-1] for row in levels if row['arm'] == f'weighted-{arm}'):.2f}" in text
     for steps in (1, 2):
         assert f"{percent('digits-consistency', 'assignment', steps)} worse" in text
+    sweep = recorded("knn-sweep/cpu")
+    for k in (2, 32):
+        ratio = sweep[f"nearest-{k}, plain start", 20]["mean"] / sweep["independent", 20]["mean"]
+        assert f"{ratio:.2f} times" in text
+    matched = [row for (arm, _), row in sweep.items() if arm.startswith("nearest") and "plain" not in arm]
+    assert len(matched) == 20
+    assert all(row["p"] > 0.05 or row["difference"] > 0 for row in matched)
     for steps in (10, 50):
         assert f"{percent('nearest-start/cpu', 'l2-4, plain start', steps)} worse at {steps}" in text
 
