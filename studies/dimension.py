@@ -1,6 +1,6 @@
 """What the coupling changes by the number of coordinates: the distance of pairs, and the quality of samples."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -18,6 +18,8 @@ _ARM, _REFERENCE = "assignment", "independent"
 _LATENT_BATCH, _PIXELS_BATCH = 64, 128
 """The batches whose rows of the benchmarks are shown."""
 _STUDIED = "few-steps-dimension/cpu"
+_RECORDS = "demo", _STUDIED, "few-steps-flow/cpu"
+"""Where distances are read; of equal data and batch the first is shown."""
 
 
 def gains_by_dimension(root: Path) -> list[dict[str, Any]]:
@@ -62,17 +64,7 @@ def nearness(root: Path) -> list[dict[str, Any]]:
     Args:
         root: the repository's root. What is not recorded there is left out.
     """
-    rows = []
-    for name in ("demo", "few-steps-flow/cpu"):
-        path = root / "results" / name / "summary.json"
-        if path.is_file():
-            numbers = read_record(path)
-            configuration = next(iter(numbers["configurations"].values()))
-            source = configuration["source"]
-            d = 64 if source["use"] == "digits" else 3 * source["size"] ** 2
-            data = "digits, 8 x 8 pixels" if source["use"] == "digits" else f"CIFAR-10 at {source['size']} pixels"
-            percent = numbers["pairs"][_ARM]["distance_reduction_percent"]
-            rows.append({"data": data, "d": d, "batch": configuration["train"]["batch"], "percent": percent})
+    rows = [row for name in _RECORDS for row in _recorded(root / "results" / name / "summary.json")]
     benchmarks = root / "benchmarks" / "results"
     if (benchmarks / "papers.json").is_file():
         rows += [
@@ -96,4 +88,20 @@ def nearness(root: Path) -> list[dict[str, Any]]:
             for row in read_json(benchmarks / "dimension.json")["rows"]
             if (row["coupling"], row["batch"]) == (_ARM, _LATENT_BATCH)
         ]
-    return [row | {"shown": number(row["percent"])} for row in rows]
+    by_data: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in rows:
+        by_data.setdefault((row["data"], row["batch"]), row | {"shown": number(row["percent"])})
+    return sorted(by_data.values(), key=lambda row: row["d"])
+
+
+def _recorded(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the nearness of each data set of a record that pairs by assignment."""
+    numbers = read_record(path) if path.is_file() else {"configurations": {}}
+    for arm, configuration in numbers["configurations"].items():
+        if arm.rpartition("-")[2] == _ARM:
+            source, batch = configuration["source"], configuration["train"]["batch"]
+            d, data = 64, "digits, 8 x 8 pixels"
+            if source["use"] != "digits":
+                d, data = 3 * source["size"] ** 2, f"CIFAR-10 at {source['size']} pixels"
+            percent = numbers["pairs"][arm]["distance_reduction_percent"]
+            yield {"data": data, "d": d, "batch": batch, "percent": percent}

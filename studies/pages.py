@@ -81,8 +81,8 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
     metrics = numbers.get("metrics") or list(dict.fromkeys(row["metric"] for row in numbers["finals"]))
     first = numbers.get("configuration") or next(iter(numbers["configurations"].values()))
     return {
-        **{key: numbers[key] for key in ("title", "source", "unfinished")},
-        "question": _question(numbers),
+        **{key: numbers[key] for key in ("source", "unfinished")},
+        **{key: _text(numbers, key) for key in ("title", "question")},
         "experiment": numbers["experiment"],
         "page": "-".join(folder.parts[1:]),
         "scale": scale,
@@ -112,10 +112,10 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
     }
 
 
-def _question(numbers: Mapping[str, Any]) -> str:
-    """Return the question as the experiment's file has it, or as recorded if the package has no such experiment."""
+def _text(numbers: Mapping[str, Any], key: str) -> str:
+    """Return the title or question as the experiment's file has it, or as recorded if the package has no such file."""
     name = numbers["experiment"]
-    return read_experiment(name).question if name in built_in() else str(numbers["question"])
+    return str(getattr(read_experiment(name), key)) if name in built_in() else str(numbers[key])
 
 
 def _tell_shared(views: Sequence[dict[str, Any]]) -> None:

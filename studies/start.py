@@ -12,11 +12,14 @@ __all__ = ["start"]
 _GAINS = ["few-steps-flow-cpu", "demo"]
 """Pages of the records that the first table is about, real images first."""
 _ENDS = {
-    "few-steps-ddim-cpu": (["eps-assignment", "x0-assignment", "v-assignment"], (5, 10, 50)),
-    "few-steps-consistency-cpu": (["published-assignment", "lognormal-assignment", "weighted-assignment"], (1, 2)),
-    "few-steps-data-sets-cpu": (["semidiscrete", "oversampled", "cached"], (2, 5, 10, 50)),
+    "few-steps-ddim-cpu": ["eps-assignment", "x0-assignment", "v-assignment"],
+    "few-steps-times-cpu": ["edm-assignment", "edm-noise-assignment"],
+    "few-steps-consistency-cpu": ["published-assignment", "lognormal-assignment", "weighted-assignment"],
+    "few-steps-data-sets-cpu": ["semidiscrete", "oversampled", "cached"],
 }
-"""Pages of the records that the second table is about, with the arms and the sampling steps that it shows of them."""
+"""Pages of the records that the second table is about, with the arms that it shows of them."""
+_COUNTS = 1, 2, 5, 10, 50
+"""The numbers of sampling steps that it has a column for."""
 _FACES = "few-steps-faces-cpu"
 """The page of the record whose samples are shown."""
 _LIMITS = ["fig5-table4-ddim-cpu", "few-steps-consistency-cpu", "digits-consistency"]
@@ -43,7 +46,8 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
     gains = [by_page[page] for page in _GAINS if page in by_page]
     return {
         "gains": [row for view in gains for row in _gain(view)][:_ROWS],
-        "ends": [row for page, shown in _ENDS.items() if page in by_page for row in _end(by_page[page], *shown)],
+        "ends": [row for page, arms in _ENDS.items() if page in by_page for row in _end(by_page[page], arms)],
+        "columns": _COUNTS,
         "faces": by_page.get(_FACES),
         "figures": [view for view in gains if view["figure"]],
         "limits": [(by_page[page], _last_finding(by_page[page])) for page in _LIMITS if page in by_page],
@@ -69,19 +73,15 @@ def _gain(view: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"title": view["title"], "page": view["page"], "cells": [steps, ratio, interval, *ended]}
 
 
-def _end(view: Mapping[str, Any], arms: Sequence[str], counts: Sequence[int]) -> Iterator[dict[str, Any]]:
+def _end(view: Mapping[str, Any], arms: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield a row for each of these arms: where it and its independent noise end, by the number of sampling steps."""
     ends = {tuple(cells[:2]): cells for cells in view["finals"][view["metrics"][0]]}
     for arm in arms:
         group, _, coupling = arm.rpartition("-")
         plain = f"{group}-independent" if group else "independent"
-        said = [
-            f"{steps} step{'s' * (steps > 1)}: {_short(ends[plain, str(steps)])} → {_short(ends[arm, str(steps)])}"
-            f"{_mark(ends[arm, str(steps)])} ({ends[arm, str(steps)][4]})"
-            for steps in counts
-            if (arm, str(steps)) in ends
-        ]
-        yield {"title": view["title"], "page": view["page"], "cells": [group or "velocity", coupling, "; ".join(said)]}
+        pairs = [(ends.get((plain, str(steps))), ends.get((arm, str(steps)))) for steps in _COUNTS]
+        said = [f"{_short(a)} → {_short(b)}{_mark(b)} ({b[4]})" if a and b else "-" for a, b in pairs]
+        yield {"title": view["title"], "page": view["page"], "cells": [group or "-", coupling, *said]}
 
 
 def _short(cells: Sequence[str]) -> str:

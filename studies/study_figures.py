@@ -18,6 +18,8 @@ __all__ = ["denoising_figure", "dimension_figure", "levels_figure", "miscibility
 
 _LEAVES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#8c564b", "#bcbd22", "#7f3c8d"]
 """The palette of the other figures, longer: a colour a cluster or class."""
+_LARGE = 4000
+"""Of more coordinates, a point has its label on the left."""
 
 
 def miscibility_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Tensor, Tensor, Tensor]]]]) -> bytes:
@@ -77,18 +79,19 @@ def dimension_figure(rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[
 def _draw_nearness(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         axis.scatter(row["d"], row["percent"], color=COLOURS[1], zorder=3)
-        right = row["d"] < 4000
+        right = row["d"] < _LARGE
+        close = any(row["d"] < other["d"] < min(1.5 * row["d"], _LARGE) for other in rows)  # labels would overlap
         axis.annotate(
             f"{row['data']}\nbatch {row['batch']}: {row['percent']:.2g} %",
             (row["d"], row["percent"]),
-            (7, 6) if right else (-7, -20),
+            (7, 22 if close else 6) if right else (-7, -20),
             textcoords="offset points",
             fontsize=8,
             ha="left" if right else "right",
         )
     axis.set(xscale="log", yscale="log", xlabel="numbers in an image", ylabel="pairs nearer by, %")
-    axis.set(xlim=(40, 40000), ylim=(0.4, 20))
-    axis.set_yticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
+    axis.set(xlim=(40, 40000), ylim=(0.4, 28))
+    axis.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
     axis.grid(alpha=0.3)
 
 

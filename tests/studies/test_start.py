@@ -3,13 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from statistics import geometric_mean
 
 import pytest
 
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.report.sentences import number
 from studies.__main__ import run
-from studies.dimension import nearness
+from studies.dimension import gains_by_dimension, nearness
 from studies.pages import pages
 from studies.study_figures import dimension_figure
 
@@ -51,11 +52,30 @@ def test_ends_are_compared_within_their_recipe(copy: Path) -> None:
     told = [line for line in page(copy).splitlines() if line.startswith("| [CIFAR-10 by consistency training]")]
     assert len(told) == 3
     for line, recipe in zip(told, ("published", "lognormal", "weighted"), strict=True):
-        _, variant, coupling, quality = line.split(" | ")
-        assert (variant, coupling) == (recipe, "assignment")
+        _, variant, coupling, one, two, five, *_ = line.split(" | ")
+        assert (variant, coupling, five) == (recipe, "assignment", "-")
         plain, paired = (means[f"{recipe}-{arm}"] for arm in ("independent", "assignment"))
-        assert quality.replace(" †", "").startswith(f"1 step: {plain} → {paired} (")
-        assert "; 2 steps: " in quality
+        assert one.replace(" †", "").startswith(f"{plain} → {paired} (")
+        assert " → " in two
+
+
+def test_quality_is_shown_by_the_numbers_in_an_image() -> None:
+    text = page(ROOT)
+    gained = gains_by_dimension(ROOT)
+    finals = {
+        (row["arm"], row["sampling_steps"]): row["by_seed"]
+        for row in read_json(ROOT / "results" / "few-steps-dimension" / "cpu" / "summary.json")["finals"]
+    }
+    for row in gained:
+        plain, paired = (finals[f"{row['data']}-{arm}", row["sampling_steps"]] for arm in ("independent", "assignment"))
+        ratios = [paired[seed] / plain[seed] for seed in ("0", "1", "2")]
+        assert row["percent"] == pytest.approx(100 * (geometric_mean(ratios) - 1))
+        assert row["low"] < row["percent"] < row["high"]
+        assert row["data"].replace("-", " ") in text
+    assert [(row["data"], row["d"]) for row in gained if row["sampling_steps"] == 2][:2] == [
+        ("4-pixels", 48),
+        ("8-pixels", 192),
+    ]
 
 
 def test_what_is_not_recorded_is_left_out(copy: Path) -> None:
