@@ -10,8 +10,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from immiscible_diffusion import files
+from immiscible_diffusion.cache import alone_in_cache, cache_folder, keep_in_cache
 from immiscible_diffusion.files import locked
 
 pytestmark = pytest.mark.medium
@@ -19,7 +21,6 @@ pytestmark = pytest.mark.medium
 HOLDER = """
 import sys, time
 from pathlib import Path
-from immiscible_diffusion import files
 from immiscible_diffusion.files import locked
 
 with locked(Path(sys.argv[1])):
@@ -63,7 +64,7 @@ def test_a_folder_is_held_by_one_process_and_free_after_its_death(tmp_path: Path
 
 def keep_three_times() -> None:
     for _ in range(3):
-        files.keep_in_cache(files.cache_folder() / "thing", b"content")
+        keep_in_cache(cache_folder() / "thing", b"content")
 
 
 @pytest.mark.parametrize("place", ["below a file", "read-only"])
@@ -80,8 +81,18 @@ def test_a_cache_that_cannot_be_written_is_told_once_and_done_without(
 def test_a_kept_file_of_the_cache_is_written_without_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Control of the above."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    files.keep_in_cache(files.cache_folder() / "thing", b"content")
+    keep_in_cache(cache_folder() / "thing", b"content")
     assert (tmp_path / "immiscible-diffusion" / "thing").read_bytes() == b"content"
+
+
+def test_one_at_a_time_makes_a_file_of_the_cache(tmp_path: Path) -> None:
+    path = tmp_path / "cache" / "thing.safetensors"
+    with alone_in_cache(path), pytest.raises(Timeout):
+        FileLock(path.with_suffix(".lock"), timeout=0).acquire()
+    FileLock(path.with_suffix(".lock"), timeout=0).acquire()
+    (tmp_path / "file").write_text("")
+    with alone_in_cache(tmp_path / "file" / "thing"):  # a cache that cannot be written keeps nobody waiting
+        pass
 
 
 @pytest.mark.parametrize(

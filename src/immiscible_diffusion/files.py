@@ -5,10 +5,8 @@ import json
 import os
 import shutil
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,8 @@ from torch import Tensor
 from immiscible_diffusion.extras import needs
 
 __all__ = [
-    "cache_folder",
     "digest_of",
     "digest_of_file",
-    "keep_in_cache",
     "locked",
     "new_folder",
     "parsed_json",
@@ -231,36 +227,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
-
-
-def cache_folder() -> Path:
-    """Return the cache of this library: ``$XDG_CACHE_HOME/immiscible-diffusion``, ``~/.cache`` where unset.
-
-    Raises:
-        ValueError: neither this variable nor a home directory is set.
-    """
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError as error:
-        raise ValueError(f"there is no place for the cache: set XDG_CACHE_HOME to a folder ({error})") from error
-    return Path(base) / "immiscible-diffusion"
-
-
-def keep_in_cache(path: Path, content: bytes) -> None:
-    """Write a file of the cache; where that cannot be, warn once a process and go on without."""
-    try:
-        write_bytes(path, content)
-    except OSError as error:
-        _warn_of_cache(cache_folder(), str(error))
-
-
-@cache
-def _warn_of_cache(folder: Path, problem: str) -> None:
-    warnings.warn(
-        f"the cache {folder} cannot be written ({problem}): what would be kept there is made anew each time. Set "
-        "XDG_CACHE_HOME to a folder that can be written",
-        stacklevel=4,
-    )
 
 
 def digest_of(content: bytes) -> str:

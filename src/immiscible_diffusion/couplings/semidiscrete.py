@@ -15,13 +15,13 @@ import math
 import time
 import warnings
 from collections.abc import Generator, Iterable
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.cache import alone_in_cache, cache_folder, keep_in_cache
 from immiscible_diffusion.checks import check_finite, check_number, check_whole
 from immiscible_diffusion.couplings._data_points import data_points, digest_of_rows
 from immiscible_diffusion.couplings._potentials import (
@@ -35,7 +35,7 @@ from immiscible_diffusion.couplings._potentials import (
     unevenness,
 )
 from immiscible_diffusion.extras import needs
-from immiscible_diffusion.files import cache_folder, digest_of, keep_in_cache
+from immiscible_diffusion.files import digest_of
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.streams import stream
@@ -132,21 +132,16 @@ class Semidiscrete(NoiseFirst):
         Raises:
             ValueError: a source that cannot give its rows, padded data, NaN or infinity.
         """
-        from filelock import FileLock
-
         data = data_points(source, codec, device or torch.device("cpu"))
         digest = digest_of(json.dumps(["potentials 2", digest_of_rows(data), self.unevenness]).encode())
         path = cache_folder() / "potentials" / f"{digest[:32]}.safetensors"
         state, ended = _read(path, digest)
-        with ExitStack() as stack:
-            if not ended:
-                yield 0.0
-                with suppress(OSError, NotImplementedError):  # a cache that cannot be written: fit without it
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    stack.enter_context(FileLock(path.with_suffix(".lock")))
+        if not ended:
+            yield 0.0
+            with alone_in_cache(path):
                 state, ended = _read(path, digest)
-            if not ended:
-                state = yield from self._fitted(data, state, path, digest)
+                if not ended:
+                    state = yield from self._fitted(data, state, path, digest)
         if state is None:
             raise AssertionError("a finished fit has a state")
         return Cells(data, state.dual.to(data.device), isinstance(source, HasFlip) and source.flip)

@@ -13,8 +13,9 @@ from typing import BinaryIO, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.cache import cache_folder
 from immiscible_diffusion.extras import needs
-from immiscible_diffusion.files import cache_folder, digest_of, write_bytes
+from immiscible_diffusion.files import digest_of, write_bytes
 
 __all__ = ["KNOWN", "Known", "digest_of_state", "fetch", "read_weights"]
 

@@ -2,21 +2,20 @@
 
 import json
 import time
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
 
+from immiscible_diffusion.cache import alone_in_cache, cache_folder, keep_in_cache
 from immiscible_diffusion.checks import check_choice, check_whole
 from immiscible_diffusion.extras import needs
 from immiscible_diffusion.features import _classifier_net as recipe
 from immiscible_diffusion.features._weights import digest_of_state
 from immiscible_diffusion.features.training_images import stored, training_images
-from immiscible_diffusion.files import cache_folder, digest_of, keep_in_cache
+from immiscible_diffusion.files import digest_of
 from immiscible_diffusion.registry import describe, register
 from immiscible_diffusion.types import Codec, Float, HasFlip, HasListing, HasMoments, Source, UInt8
 
@@ -99,12 +98,9 @@ class Classifier:
         }
         digest = digest_of(json.dumps(about, sort_keys=True, default=str).encode())
         path = cache_folder() / "classifiers" / f"{digest[:32]}.safetensors"
-        with ExitStack() as stack:
-            if (kept := _read(path, digest)) is not None:
-                return kept
-            with suppress(OSError, NotImplementedError):  # a cache that cannot be written: fit without it
-                path.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(path.with_suffix(".lock")))
+        if (kept := _read(path, digest)) is not None:
+            return kept
+        with alone_in_cache(path):
             if (kept := _read(path, digest)) is not None:
                 return kept
             made = _fit(source, codec, task, self.seed)

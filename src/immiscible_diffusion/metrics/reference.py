@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.cache import cache_folder, keep_in_cache
 from immiscible_diffusion.extras import needs
-from immiscible_diffusion.files import cache_folder, digest_of, keep_in_cache, write_bytes
+from immiscible_diffusion.files import digest_of, write_bytes
 from immiscible_diffusion.metrics.moments import Moments
 from immiscible_diffusion.types import Features, Float, HasFingerprint
 
