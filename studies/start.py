@@ -55,6 +55,7 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         "shares": [(view, view["costs"]) for view in gains],
         "dimensions": rows,
         "qualities": _qualities(gained),
+        "largest": _largest(rows, gained),
         "counts": sorted({row["sampling_steps"] for row in gained}),
         "latents": next((row for row in rows if row["d"] == _LATENT_NUMBERS), None),
         "picture": "results/figures/dimension.svg" if (root / "results/figures/dimension.svg").is_file() else "",
@@ -100,6 +101,15 @@ def _last_finding(view: Mapping[str, Any]) -> str:
     first, _, others = sentence.partition(": ")
     parts = [part for part in others.rstrip(".").split("; ") if _ARM in part]
     return f"{first}: {'; '.join(parts)}."
+
+
+def _largest(rows: Sequence[Mapping[str, Any]], gained: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return name, nearness and changes of the largest images whose quality was measured, or None."""
+    if not gained:
+        return None
+    name, _, *cells = _qualities(gained)[-1]
+    shown = next(row["shown"] for row in rows if row["d"] == gained[-1]["d"])
+    return {"name": name, "shown": shown, "cells": cells}
 
 
 def _qualities(gained: Sequence[Mapping[str, Any]]) -> list[list[str]]:
