@@ -80,11 +80,11 @@ def _draw_nearness(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         axis.scatter(row["d"], row["percent"], color=COLOURS[1], zorder=3)
         right = row["d"] < _LARGE
-        close = any(row["d"] < other["d"] < min(1.5 * row["d"], _LARGE) for other in rows)  # labels would overlap
+        close = any(row["d"] < other["d"] < 1.5 * row["d"] for other in rows)  # its label would lie on the other
         axis.annotate(
             f"{row['data']}\nbatch {row['batch']}: {row['percent']:.2g} %",
             (row["d"], row["percent"]),
-            (7, 22 if close else 6) if right else (-7, -20),
+            (7, 22 if close else 6) if right else (-7, -26),
             textcoords="offset points",
             fontsize=8,
             ha="left" if right else "right",
