@@ -101,6 +101,7 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "costs": [_cost(arm, pair, numbers.get("pace", {}).get(arm)) for arm, pair in numbers["pairs"].items()],
         "configuration": json.dumps(first, indent=2),
         "setup": _setup(first),
+        "train_steps": f"{first['train']['steps']:,}",
         "environment": numbers["environment"][-1],
         "published": published(numbers, metrics[0]),
         "note": published_note(numbers["experiment"]),

@@ -52,7 +52,7 @@ def test_ends_are_compared_within_their_recipe(copy: Path) -> None:
     told = [line for line in page(copy).splitlines() if line.startswith("| [CIFAR-10 by consistency training]")]
     assert len(told) == 3
     for line, recipe in zip(told, ("published", "lognormal", "weighted"), strict=True):
-        _, variant, coupling, one, two, five, *_ = line.split(" | ")
+        _, _, variant, coupling, one, two, five, *_ = line.split(" | ")
         assert (variant, coupling, five) == (recipe, "assignment", "-")
         plain, paired = (means[f"{recipe}-{arm}"] for arm in ("independent", "assignment"))
         assert one.replace(" †", "").startswith(f"{plain} → {paired} (")
