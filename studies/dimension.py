@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,8 @@ _RECORDS = "demo", _STUDIED, "few-steps-flow/cpu"
 def gains_by_dimension(root: Path) -> list[dict[str, Any]]:
     """Return how far assignment ends from independent noise, by data set and number of sampling steps.
 
-    ``data``, ``d``, ``sampling_steps``; the means at the end of training, ``independent`` and ``assignment``; and
-    ``percent``, the change of the distance in the geometric mean over paired seeds, with its 95 % interval ``low`` to
-    ``high`` by Student's t of the logarithms.
+    ``data``, ``d``, ``sampling_steps``, and ``percent``: the change of the distance at the end of training in the
+    geometric mean over paired seeds, with its 95 % interval ``low`` to ``high`` by Student's t of the logarithms.
 
     Args:
         root: the repository's root. What is not recorded there is left out.
@@ -54,8 +52,7 @@ def _change(reference: Mapping[str, float], arm: Mapping[str, float]) -> dict[st
     logs = np.array([np.log(arm[seed] / reference[seed]) for seed in seeds])
     low, high = t_interval(logs) or (logs.mean(), logs.mean())
     percent, least, most = (100 * float(np.expm1(value)) for value in (logs.mean(), low, high))
-    ends = {name: mean(side[seed] for seed in seeds) for name, side in ((_REFERENCE, reference), (_ARM, arm))}
-    return {"percent": percent, "low": least, "high": most, **ends}
+    return {"percent": percent, "low": least, "high": most}
 
 
 def nearness(root: Path) -> list[dict[str, Any]]:

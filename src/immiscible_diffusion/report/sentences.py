@@ -15,7 +15,6 @@ __all__ = [
     "floor_findings",
     "floors",
     "measured_once",
-    "near_floor",
     "number",
     "of_metric",
     "speedup_cells",
@@ -191,18 +190,18 @@ def floor_findings(instrument: Sequence[Row], metric: str) -> list[str]:
 def final_rows(numbers: Row, metric: str) -> list[list[str]]:
     """Return the rows of the table of ends, for one metric, and below them what real images score, over draws.
 
-    Differences that are near the noise floor have a mark, see ``near_floor``.
+    Differences that are near the noise floor have a mark, see ``_near_floor``.
     """
     instrument = [] if metric in numbers["rising"] else numbers["instrument"]
     rows = [
-        _final_cells(row, " †" if near_floor(row, instrument) else "") for row in of_metric(numbers["finals"], metric)
+        _final_cells(row, " †" if _near_floor(row, instrument) else "") for row in of_metric(numbers["finals"], metric)
     ]
     real = [(who, entry["floor"][metric]) for entry, who in floors(numbers["instrument"], metric)]
     cells = [[f"real images{who}", "-", f"{number(floor['mean'])} ± {number(floor['sd'])}"] for who, floor in real]
     return [*rows, *([*row, "-", "-"] for row in cells)]
 
 
-def near_floor(row: Row, instrument: Sequence[Row]) -> bool:
+def _near_floor(row: Row, instrument: Sequence[Row]) -> bool:
     """Return whether an arm ends within ten noise floors of its reference: what real images score in place of samples.
 
     Args:
