@@ -71,7 +71,11 @@ def _gain(view: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if arm == _ARM:
             first, last = ends["independent", steps], ends[arm, steps]
             ended = [first[2], last[2] + _mark(last), last[4]]
-            yield {"title": view["title"], "page": view["page"], "cells": [view["train_steps"], steps, ratio, interval, *ended]}
+            yield {
+                "title": view["title"],
+                "page": view["page"],
+                "cells": [view["train_steps"], steps, ratio, interval, *ended],
+            }
 
 
 def _end(view: Mapping[str, Any], arms: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -82,7 +86,11 @@ def _end(view: Mapping[str, Any], arms: Sequence[str]) -> Iterator[dict[str, Any
         plain = f"{group}-independent" if group else "independent"
         pairs = [(ends.get((plain, str(steps))), ends.get((arm, str(steps)))) for steps in _COUNTS]
         said = [f"{_short(a)} → {_short(b)}{_mark(b)} ({b[4]})" if a and b else "-" for a, b in pairs]
-        yield {"title": view["title"], "page": view["page"], "cells": [view["train_steps"], group or "-", coupling, *said]}
+        yield {
+            "title": view["title"],
+            "page": view["page"],
+            "cells": [view["train_steps"], group or "-", coupling, *said],
+        }
 
 
 def _short(cells: Sequence[str]) -> str:
