@@ -126,6 +126,10 @@ def test_the_questions_say_what_is_recorded() -> None:
         assert all(float(low) - 0.05 <= ratio <= float(high) + 0.05 for ratio in ratios)
     seconds = [row["seconds_ratio"] for row in record["speedups"] if row["arm"] == "semidiscrete"]
     assert max(seconds) < 1.1
+    figure = recorded("fig4a-table3-consistency/cpu")
+    apart, coupled = (number(figure[arm, 1]["mean"]) for arm in ("independent", "assignment"))
+    assert f"ends at {coupled} in place of {apart} (p = .02)" in text
+    assert round(figure["assignment", 1]["p"], 2) == 0.02
     recipes = recorded("few-steps-consistency/cpu")
     without, coupled = (number(recipes[f"published-{arm}", 1]["mean"]) for arm in ("independent", "assignment"))
     assert f"assignment ends at {coupled} in place of {without} (p = .068)" in text
