@@ -125,7 +125,7 @@ def test_a_problem_of_one_arm_names_the_arm(tmp_path: Path) -> None:
             r"batch is 128; .* 40 training rows, for source.held_out_rows = 20 of 60 .* train.batch",
         ),
         ({}, r"has 60 images and source.held_out_rows is 500: none to train; lower source.held_out_rows"),
-        ({"size": 4, "held_out_rows": 20}, "evaluate.features: .* 4 x 4: set evaluate.features = 'pooled_pixels'"),
+        ({"size": 3, "held_out_rows": 20}, "evaluate.features: .* 3 x 3: set evaluate.features = 'pooled_pixels'"),
         ({"size": 9, "held_out_rows": 20}, r"multiples of 2: \(3, 9, 9\); give net.channels fewer levels"),
         ({"size": 0}, "source.size is 0; it must be at least 1"),
     ],
@@ -159,9 +159,9 @@ def test_features_are_not_fitted_where_something_else_is_wrong(tmp_path: Path, m
 def test_features_that_cannot_take_the_images(tmp_path: Path) -> None:
     for i in range(30):
         Image.new("RGB", (4, 4), (i, 8 * i, 255 - i)).save(tmp_path / f"{i:02d}.png")
-    source = {"use": "images", "path": str(tmp_path), "size": 4, "held_out_rows": 10}
+    source = {"use": "images", "path": str(tmp_path), "size": 3, "held_out_rows": 10}
     (problem,) = problems(("source", source), ("codec", "pixels"), ("train.batch", 5))
-    assert problem.startswith("evaluate.features: the features `classifier` are for images of 8 to 64 pixels")
+    assert problem.startswith("evaluate.features: the features `classifier` are for images of 4 to 64 pixels")
 
 
 @pytest.mark.medium
