@@ -125,7 +125,7 @@ def test_a_problem_of_one_arm_names_the_arm(tmp_path: Path) -> None:
             r"batch is 128; .* 40 training rows, for source.held_out_rows = 20 of 60 .* train.batch",
         ),
         ({}, r"has 60 images and source.held_out_rows is 500: none to train; lower source.held_out_rows"),
-        ({"size": 2, "held_out_rows": 20}, "evaluate.features: .* 2 x 2: set evaluate.features = 'pooled_pixels'"),
+        ({"size": 3, "held_out_rows": 20}, "evaluate.features: .* 3 x 3: set evaluate.features = 'pooled_pixels'"),
         ({"size": 9, "held_out_rows": 20}, r"multiples of 2: \(3, 9, 9\); give net.channels fewer levels"),
         ({"size": 0}, "source.size is 0; it must be at least 1"),
     ],
@@ -135,7 +135,7 @@ def test_a_problem_of_one_arm_names_the_arm(tmp_path: Path) -> None:
 def test_what_a_newcomer_meets_names_the_option(options: dict[str, Any], line: str, tmp_path: Path) -> None:
     """Control: with the options that are named, the same images pass."""
     source = {"use": "images", "path": str(photos(tmp_path / "photos", 60)), **{"size": 8, **options}}
-    net = {"use": "unet", "channels": [8, 8]}
+    net = {"use": "unet", "channels": [8] if options.get("size") == 3 else [8, 8]}
     batch = 128 if options.get("size", 8) == 8 else 40
     with pytest.raises(ValueError, match=line):
         raise ValueError("\n".join(problems(("source", source), ("net", net), ("train.batch", batch))))
