@@ -14,8 +14,8 @@ from immiscible_diffusion.report.uncertainty import t_interval
 __all__ = ["gains_by_dimension", "nearness"]
 
 _ARM, _REFERENCE = "assignment", "independent"
-_LATENT_BATCH, _PIXELS_BATCH = 64, 128
-"""The batches whose rows of the benchmarks are shown."""
+_LATENT_BATCH = 64
+"""The batch whose rows of the benchmark are shown."""
 _STUDIED = "few-steps-dimension/cpu"
 _RECORDS = "demo", _STUDIED, "few-steps-flow/cpu"
 """Where distances are read; of equal data and batch the first is shown."""
@@ -63,17 +63,6 @@ def nearness(root: Path) -> list[dict[str, Any]]:
     """
     rows = [row for name in _RECORDS for row in _recorded(root / "results" / name / "summary.json")]
     benchmarks = root / "benchmarks" / "results"
-    if (benchmarks / "papers.json").is_file():
-        rows += [
-            {
-                "data": "CIFAR-10 at 32 pixels",
-                "d": 3072,
-                "batch": row["b"],
-                "percent": row["distance_reduction_percent"],
-            }
-            for row in read_json(benchmarks / "papers.json")["rows"]
-            if (row["scale"], row["pairing"], row["b"]) == ("unit variance", _ARM, _PIXELS_BATCH)
-        ]
     if (benchmarks / "dimension.json").is_file():
         rows += [
             {
