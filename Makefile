@@ -85,22 +85,15 @@ results: $(READY)
 	$(BIN)/immiscible report runs/demo --record results/demo
 	$(BIN)/python -m studies pages
 
-# The papers' tables and figures at the scale cpu, on CIFAR-10 and Inception weights of one's own; it goes on where it was cut.
+# The papers' tables and figures at the scale cpu, on CIFAR-10 of one's own; it goes on where it was cut.
 CIFAR10 := data/cifar10
 INCEPTION := data/inception.safetensors
-EXPERIMENTS := fig5-table4-ddim fig7-ablation table5-norm nearest-start image-scale fig8-batch
-# The features of these are a classifier's, which needs no weights.
-FEW_STEPS := few-steps-flow few-steps-couplings few-steps-ddim few-steps-data-sets few-steps-consistency consistency-recipes \
-  few-steps-times few-steps-dimension few-steps-settings knn-sweep fig4a-table3-consistency
+EXPERIMENTS := few-steps-flow few-steps-couplings few-steps-ddim few-steps-data-sets few-steps-consistency consistency-recipes \
+  few-steps-times few-steps-dimension few-steps-settings knn-sweep fig4a-table3-consistency fig5-table4-ddim fig7-ablation \
+  table5-norm nearest-start image-scale fig8-batch
 evidence: $(READY)
 	for name in $(EXPERIMENTS); do \
 	  reuse=$$(for done in $(EXPERIMENTS); do [ $$done = $$name ] && break; printf -- '--reuse runs/cpu/%s ' $$done; done); \
-	  OMP_NUM_THREADS=1 $(BIN)/immiscible train $$name --scale cpu --out runs/cpu --workers 2 $$reuse \
-	    --set source.path=$(CIFAR10) --set evaluate.features.weights=$(INCEPTION) || exit; \
-	  $(BIN)/immiscible report runs/cpu/$$name --record results/$$name/cpu || exit; \
-	done
-	for name in $(FEW_STEPS); do \
-	  reuse=$$(for done in few-steps-flow few-steps-times; do [ $$done = $$name ] && break; printf -- '--reuse runs/cpu/%s ' $$done; done); \
 	  OMP_NUM_THREADS=1 $(BIN)/immiscible train $$name --scale cpu --out runs/cpu --workers 2 $$reuse \
 	    --set source.path=$(CIFAR10) || exit; \
 	  $(BIN)/immiscible report runs/cpu/$$name --record results/$$name/cpu || exit; \

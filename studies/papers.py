@@ -125,11 +125,12 @@ def state(folder: Path, wanted: Mapping[str, Any] | None) -> str:
 
 def _is_other(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Return whether a recorded configuration has another number than a scale sets, apart from the varied options."""
+    varied = {name.strip() for key in wanted if key.startswith("grid.") for name in key[5:].split(",")}
     for key, value in wanted.items():
         kind, _, name = key.partition(".")
         choice = made.get(kind, {})
         values = value if isinstance(value, list) else [value]
-        number = key != "train.seed" and all(isinstance(each, int | float) for each in values)
+        number = key not in varied | {"train.seed"} and all(isinstance(each, int | float) for each in values)
         if number and isinstance(choice, Mapping) and name in choice and choice[name] != value:
             return True
     return False

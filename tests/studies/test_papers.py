@@ -114,6 +114,8 @@ def test_a_record_of_other_numbers_than_the_file_has_is_said_to_be_older(tmp_pat
     assert state(tmp_path / "some", same) == "recorded: 6 runs, 3 seeds"
     for other in ({"train.steps": 4000}, {"evaluate.steps": [20]}):
         assert state(tmp_path / "some", same | other) == "recorded of an earlier set-up: 6 runs, 3 seeds"
+    varied = {"grid.source, evaluate.steps": {"small": [{}, [20]], "large": [{}, [5, 20]]}, "evaluate.steps": [20]}
+    assert state(tmp_path / "some", same | varied) == "recorded: 6 runs, 3 seeds"
 
 
 def test_papers_prints_the_list(capsys: pytest.CaptureFixture[str]) -> None:
