@@ -16,35 +16,51 @@ __all__ = ["gains_by_dimension", "nearness"]
 _ARM, _REFERENCE = "assignment", "independent"
 _LATENT_BATCH = 64
 """The batch whose rows of the benchmark are shown."""
-_STUDIED = "few-steps-dimension/cpu"
-_RECORDS = "demo", _STUDIED, "few-steps-flow/cpu"
+_STUDIED = "few-steps-dimension/cpu", "few-steps-latents/cpu"
+"""Where qualities are read."""
+_RECORDS = "demo", *_STUDIED, "few-steps-flow/cpu"
 """Where distances are read; of equal data and batch the first is shown."""
+_LATENTS = 4 * 8 * 8
+"""The numbers of a latent of few-steps-latents."""
 
 
 def gains_by_dimension(root: Path) -> list[dict[str, Any]]:
     """Return how far assignment ends from independent noise, by data set and number of sampling steps.
 
-    ``data``, ``d``, ``sampling_steps``, and ``percent``: the change of the distance at the end of training in the
-    geometric mean over paired seeds, with its 95 % interval ``low`` to ``high`` by Student's t of the logarithms.
+    ``data`` (its size), ``d``, ``sampling_steps``, and ``percent``: the change of the distance at the end of training
+    in the geometric mean over paired seeds; its 95 % interval ``low`` to ``high`` is Student's t of the logarithms.
 
     Args:
         root: the repository's root. What is not recorded there is left out.
     """
-    path = root / "results" / _STUDIED / "summary.json"
+    rows = [row for name in _STUDIED for row in _gains(root / "results" / name / "summary.json")]
+    return sorted(rows, key=lambda row: (row["d"], row["sampling_steps"]))
+
+
+def _gains(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield a row for each data set and number of sampling steps of a record."""
     if not path.is_file():
-        return []
+        return
     numbers = read_record(path)
     metric = numbers["metrics"][0]
     ends = {(row["arm"], row["sampling_steps"]): row["by_seed"] for row in numbers["finals"] if row["metric"] == metric}
-    rows = []
     for arm, configuration in numbers["configurations"].items():
-        data, _, coupling = arm.rpartition("-")
+        label, dash, coupling = arm.rpartition("-")
         if coupling == _ARM:
-            d = 3 * configuration["source"]["size"] ** 2
             for count in sorted({steps for name, steps in ends if name == arm}):
-                pair = ends[f"{data}-{_REFERENCE}", count], ends[arm, count]
-                rows.append({"data": data, "d": d, "sampling_steps": count, **_change(*pair)})
-    return sorted(rows, key=lambda row: (row["d"], row["sampling_steps"]))
+                pair = ends[f"{label}{dash}{_REFERENCE}", count], ends[arm, count]
+                _, size, d = _data(configuration["source"])
+                yield {"data": size, "d": d, "sampling_steps": count, **_change(*pair)}
+
+
+def _data(source: Mapping[str, Any]) -> tuple[str, str, int]:
+    """Return name and size of the data of a source, and the numbers of one image."""
+    if source["use"] == "digits":
+        return "digits, 8 x 8 pixels", "8 pixels", 64
+    if source["use"] == "latents":
+        return "latents of CIFAR-10 at 64 pixels", "64 pixels, as latents", _LATENTS
+    size = source["size"]
+    return f"CIFAR-10 at {size} pixels", f"{size} pixels", 3 * size**2
 
 
 def _change(reference: Mapping[str, float], arm: Mapping[str, float]) -> dict[str, float]:
@@ -85,9 +101,6 @@ def _recorded(path: Path) -> Iterator[dict[str, Any]]:
     numbers = read_record(path) if path.is_file() else {"configurations": {}}
     for arm, configuration in numbers["configurations"].items():
         if arm.rpartition("-")[2] == _ARM:
-            source, batch = configuration["source"], configuration["train"]["batch"]
-            d, data = 64, "digits, 8 x 8 pixels"
-            if source["use"] != "digits":
-                d, data = 3 * source["size"] ** 2, f"CIFAR-10 at {source['size']} pixels"
+            data, _, d = _data(configuration["source"])
             percent = numbers["pairs"][arm]["distance_reduction_percent"]
-            yield {"data": data, "d": d, "batch": batch, "percent": percent}
+            yield {"data": data, "d": d, "batch": configuration["train"]["batch"], "percent": percent}

@@ -124,7 +124,7 @@ def _qualities(gained: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Return a row a data set: the change of the distance by the number of sampling steps."""
     return [
         [
-            str(data).replace("-", " "),
+            str(data),
             f"{d:,}",
             *(
                 f"{row['percent']:+.0f} % ({row['low']:+.0f} to {row['high']:+.0f})"

@@ -98,11 +98,13 @@ def _draw_nearness(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
 def _draw_gains(axis: Any, gains: Sequence[Mapping[str, Any]]) -> None:
     counts = sorted({row["sampling_steps"] for row in gains})
     for i, (count, colour) in enumerate(zip(counts, itertools.cycle(COLOURS), strict=False)):
-        line = [row for row in gains if row["sampling_steps"] == count]
-        x = [row["d"] * 1.06 ** (i - (len(counts) - 1) / 2) for row in line]  # beside each other, to be told apart
-        middle = [row["percent"] for row in line]
-        reach = [[row["percent"] - row["low"] for row in line], [row["high"] - row["percent"] for row in line]]
-        axis.errorbar(x, middle, reach, color=colour, marker="o", markersize=3.5, linewidth=1.3, label=str(count))
+        for latents, style in ((False, "o-"), (True, "s")):
+            line = [row for row in gains if row["sampling_steps"] == count and ("latents" in row["data"]) == latents]
+            x = [row["d"] * 1.06 ** (i - (len(counts) - 1) / 2) for row in line]  # beside each other, to be told apart
+            middle = [row["percent"] for row in line]
+            reach = [[row["percent"] - row["low"] for row in line], [row["high"] - row["percent"] for row in line]]
+            label = None if latents else str(count)
+            axis.errorbar(x, middle, reach, fmt=style, color=colour, markersize=3.5, linewidth=1.3, label=label)
     sizes = sorted({row["d"] for row in gains})
     axis.axhline(0, color="black", linewidth=0.7, linestyle=":")
     axis.set(xscale="log", xlabel="numbers in an image", ylabel="change of the Fréchet distance, %")
