@@ -163,6 +163,12 @@ def test_the_questions_say_what_is_recorded() -> None:
     matched = [row for (arm, _), row in sweep.items() if arm.startswith("nearest") and "plain" not in arm]
     assert len(matched) == 20
     assert all(row["p"] > 0.05 or row["difference"] > 0 for row in matched)
+    near, plain = (
+        100 * (1 - ddim[arm, 5]["mean"] / ddim["v-independent", 5]["mean"])
+        for arm in ("v-nearest", "v-nearest, plain start")
+    )
+    assert f"{near:.0f} % better at 5 steps where v is predicted, {plain:.0f} % from N(0, I), and nowhere worse" in text
+    assert not any(row["p"] < 0.05 and row["difference"] > 0 for (arm, _), row in ddim.items() if "nearest" in arm)
     for steps in (10, 50):
         assert f"{percent('nearest-start/cpu', 'l2-4, plain start', steps)} worse at {steps}" in text
 
