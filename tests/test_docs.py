@@ -199,6 +199,26 @@ def test_the_question_of_times_and_levels_says_what_is_recorded() -> None:
         assert ends["edm-noise-assignment", steps]["mean"] < ends["edm-assignment", steps]["mean"]
 
 
+def test_the_question_of_settings_says_what_is_recorded() -> None:
+    text = " ".join((ROOT / "docs" / "faq.md").read_text(encoding="utf-8").split())
+    ends = recorded("few-steps-settings/cpu")
+
+    def off(name: str, steps: int) -> str:
+        row = ends[f"{name}-assignment", steps]
+        return f"{-100 * row['difference'] / row['reference_mean']:.0f}"
+
+    assert f"takes {off('plain', 1)} % off the distance in one sampling step and {off('plain', 10)} % in 10" in text
+    for name, words in (
+        ("half-rate", "At half that rate it is"),
+        ("double-rate", "at twice the rate"),
+        ("batch-64", "half the batch"),
+    ):
+        assert f"{words} {off(name, 1)} and {off(name, 10)} %" in text
+    pairs = [row for row in ends.values() if "difference" in row]
+    assert all(row["p"] < 0.01 and row["difference"] < 0 for row in pairs)
+    assert min(ends, key=lambda key: ends[key]["mean"]) == ("double-rate-assignment", 10)
+
+
 def test_adding_a_coupling_works_as_written(capsys: pytest.CaptureFixture[str]) -> None:
     scope: dict[str, object] = {"__name__": "mine"}
     for example in blocks((ROOT / "docs" / "adding-a-coupling.md").read_text(encoding="utf-8"), "python"):
