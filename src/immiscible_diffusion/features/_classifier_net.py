@@ -1,7 +1,5 @@
 """The net of the classifier features, and how it is trained: a fixed recipe, on one CPU thread, from one seed."""
 
-import multiprocessing
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from immiscible_diffusion.features._shown import shown
 from immiscible_diffusion.types import UInt8
 
 __all__ = ["RECIPE", "accuracy", "fit_seconds", "penultimate", "rotations", "train", "untrained"]
@@ -21,6 +20,7 @@ _STEPS, _LEAST_STEPS, _EPOCHS, _BATCH = 4700, 200, 20, 128
 """Steps are as many as these epochs take, within these bounds; every step sees this many images, or rotations."""
 _LR, _DECAY = 4e-3, 0.05
 _TIMED = 2
+_LABEL = "training the classifier of features, once"
 _ROWS = 250
 """Images through the net at a time when nothing is trained."""
 
@@ -86,7 +86,7 @@ def train(
         net.train().requires_grad_(True)
         optimizer = torch.optim.AdamW(net.parameters(), lr=_LR, weight_decay=_DECAY)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LR, total_steps=steps, pct_start=0.2)
-        for rows in _shown(islice(_orders(len(images), size, generator), steps), steps):
+        for rows in shown(islice(_orders(len(images), size, generator), steps), steps, _LABEL):
             x = _moved(images[rows], flip, generator)
             x, target = rotations(x) if labels is None else (x, labels[rows])
             loss = nn.functional.cross_entropy(net(scaled(x)), target)
@@ -171,21 +171,6 @@ def _orders(count: int, size: int, generator: torch.Generator) -> Iterator[Tenso
     while True:
         order = torch.randperm(count, generator=generator)
         yield from (part for part in torch.split(order, size) if len(part) == size)
-
-
-def _shown(batches: Iterator[Tensor], steps: int) -> Iterator[Tensor]:
-    """Yield the batches, with a line of progress where a person looks on: not in workers, pipes and log files."""
-    if multiprocessing.parent_process() is not None or not sys.stderr.isatty():
-        yield from batches
-        return
-    try:
-        from rich.console import Console
-        from rich.progress import track
-    except ImportError:
-        yield from batches
-        return
-    text = "training the classifier of features, once"
-    yield from track(batches, text, total=steps, console=Console(stderr=True), transient=True)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.features._shown import shown
 from immiscible_diffusion.types import Codec, Source
 
 __all__ = ["stored", "training_images"]
@@ -35,7 +36,8 @@ def training_images(source: Source, codec: Codec, rows: int) -> tuple[Tensor, Te
     labels = None
     if source.classes is not None:
         labels = torch.cat([batch.cond for batch in batches if batch.cond is not None])
-    return torch.cat([stored(batch.raw, codec) for batch in batches]), labels
+    label = "reading training images for the features, once"
+    return torch.cat([stored(batch.raw, codec) for batch in shown(batches, reads, label)]), labels
 
 
 def stored(raw: Tensor, codec: Codec) -> Tensor:
