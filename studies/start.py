@@ -56,6 +56,7 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         "dimensions": rows,
         "qualities": _qualities(gained),
         "largest": _largest(rows, gained),
+        "share": _share(gained),
         "counts": sorted({row["sampling_steps"] for row in gained}),
         "latents": next((row for row in rows if row["d"] == _LATENT_NUMBERS), None),
         "picture": "results/figures/dimension.svg" if (root / "results/figures/dimension.svg").is_file() else "",
@@ -112,28 +113,38 @@ def _last_finding(view: Mapping[str, Any]) -> str:
 
 
 def _largest(rows: Sequence[Mapping[str, Any]], gained: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return name, nearness and changes of the largest images whose quality was measured, or None."""
+    """Return name, nearness and changes by sampling steps of the largest images whose quality was measured, or None."""
     if not gained:
         return None
-    name, _, *cells = _qualities(gained)[-1]
+    cells = {row["sampling_steps"]: _change(row) for row in gained if row["d"] == gained[-1]["d"]}
     shown = next(row["shown"] for row in rows if row["d"] == gained[-1]["d"])
-    return {"name": name, "shown": shown, "cells": cells}
+    return {"name": gained[-1]["data"], "shown": shown, "cells": cells}
 
 
 def _qualities(gained: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Return a row a data set: the change of the distance by the number of sampling steps."""
-    return [
-        [
-            str(data),
-            f"{d:,}",
-            *(
-                f"{row['percent']:+.0f} % ({row['low']:+.0f} to {row['high']:+.0f})"
-                for row in gained
-                if row["data"] == data
-            ),
-        ]
-        for data, d in dict.fromkeys((row["data"], row["d"]) for row in gained)
-    ]
+    changes = {(row["data"], row["sampling_steps"]): _change(row) for row in gained}
+    counts = sorted({row["sampling_steps"] for row in gained})
+    sizes = dict.fromkeys((row["data"], row["d"]) for row in gained)
+    return [[data, f"{d:,}", *(changes.get((data, count), "-") for count in counts)] for data, d in sizes]
+
+
+def _change(row: Mapping[str, Any]) -> str:
+    return f"{row['percent']:+.0f} % ({row['low']:+.0f} to {row['high']:+.0f})"
+
+
+def _share(gained: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what part of the gain in pixels the gain in latents is, in per cent, at 2 and at 5 sampling steps.
+
+    The pixels are those of the most similar number of coordinates. Empty where latents were not measured.
+    """
+    latents = [row for row in gained if "latents" in row["data"]]
+    if not latents:
+        return []
+    pixels = [row for row in gained if "latents" not in row["data"]]
+    nearest = min((row["d"] for row in pixels), key=lambda d: abs(d - latents[0]["d"]))
+    by_steps = {row["sampling_steps"]: row["percent"] for row in pixels if row["d"] == nearest}
+    return [f"{100 * row['percent'] / by_steps[row['sampling_steps']]:.0f}" for row in latents][:2]
 
 
 def _costs(root: Path) -> list[list[str]]:

@@ -77,20 +77,21 @@ def dimension_figure(rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[
 
 
 def _draw_nearness(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    for row in rows:
+    for i, row in enumerate(rows):
         axis.scatter(row["d"], row["percent"], color=COLOURS[1], zorder=3)
-        right = row["d"] < _LARGE
-        close = any(row["d"] < other["d"] < 1.5 * row["d"] for other in rows)  # its label would lie on the other
+        above = [other["d"] for other in rows if row["d"] < other["d"] < 1.5 * row["d"]]  # labels must not meet theirs
+        below = any(other["d"] < row["d"] < 1.5 * other["d"] for other in rows[1:])
+        right = row["d"] < _LARGE and (i == 0 or not above or above[0] >= _LARGE)
         axis.annotate(
             f"{row['data']}\nbatch {row['batch']}: {row['percent']:.2g} %",
             (row["d"], row["percent"]),
-            (7, 22 if close else 6) if right else (-7, -26),
+            (8, 22 if above else -8 if below else 6) if right else (-7, -26),
             textcoords="offset points",
             fontsize=8,
             ha="left" if right else "right",
         )
     axis.set(xscale="log", yscale="log", xlabel="numbers in an image", ylabel="pairs nearer by, %")
-    axis.set(xlim=(40, 40000), ylim=(0.4, 28))
+    axis.set(xlim=(20, 40000), ylim=(0.4, 28))
     axis.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
     axis.grid(alpha=0.3)
 
@@ -105,7 +106,9 @@ def _draw_gains(axis: Any, gains: Sequence[Mapping[str, Any]]) -> None:
             reach = [[row["percent"] - row["low"] for row in line], [row["high"] - row["percent"] for row in line]]
             label = None if latents else str(count)
             axis.errorbar(x, middle, reach, fmt=style, color=colour, markersize=3.5, linewidth=1.3, label=label)
-    sizes = sorted({row["d"] for row in gains})
+    if any("latents" in row["data"] for row in gains):
+        axis.plot([], [], "s", color="grey", markersize=3.5, label="in latents")
+    sizes = sorted({row["d"] for row in gains if "latents" not in row["data"]})
     axis.axhline(0, color="black", linewidth=0.7, linestyle=":")
     axis.set(xscale="log", xlabel="numbers in an image", ylabel="change of the Fréchet distance, %")
     axis.set_xticks(sizes, [f"{d:,}" for d in sizes])

@@ -255,6 +255,7 @@ GAINS = [
     ("few-steps-dimension/cpu", "32-pixels-assignment"),
     ("few-steps-flow/cpu", "assignment"),
     ("few-steps-data-sets/cpu", "semidiscrete"),
+    ("few-steps-latents/cpu", "assignment"),
     ("demo", "assignment"),
     ("few-steps-ddim/cpu", "v-assignment"),
     ("few-steps-ddim/cpu", "x0-assignment"),

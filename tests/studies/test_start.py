@@ -79,6 +79,15 @@ def test_quality_is_shown_by_the_numbers_in_an_image() -> None:
     ]
 
 
+def test_what_latents_gain_is_set_beside_pixels_of_as_many_numbers() -> None:
+    text = " ".join(page(ROOT).split())
+    change = {(row["data"], row["sampling_steps"]): row["percent"] for row in gains_by_dimension(ROOT)}
+    shares = [100 * change["64 pixels, as latents", steps] / change["8 pixels", steps] for steps in (2, 5)]
+    assert f"these gained {shares[0]:.0f} % of what pixels of about as many numbers gained at 2 steps" in text
+    assert f"at 2 steps, and {shares[1]:.0f} % at 5." in text
+    assert all(40 < share < 60 for share in shares)  # "about half of it"
+
+
 def test_what_is_not_recorded_is_left_out(copy: Path) -> None:
     assert "## What it costs" in page(copy)
     assert "have 4,096 numbers. At batch 64" in " ".join(page(copy).split())
