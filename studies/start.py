@@ -57,6 +57,7 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         "qualities": _qualities(gained),
         "largest": _largest(rows, gained),
         "share": _share(gained),
+        "short": _short(gained),
         "counts": sorted({row["sampling_steps"] for row in gained}),
         "latents": next((row for row in rows if row["d"] == _LATENT_NUMBERS), None),
         "picture": "results/figures/dimension.svg" if (root / "results/figures/dimension.svg").is_file() else "",
@@ -86,7 +87,7 @@ def _end(view: Mapping[str, Any], arms: Sequence[str]) -> Iterator[dict[str, Any
         group, _, coupling = arm.rpartition("-")
         plain = f"{group}-independent" if group else "independent"
         pairs = [(ends.get((plain, str(steps))), ends.get((arm, str(steps)))) for steps in _COUNTS]
-        said = [f"{_short(a)} → {_short(b)}{_mark(b)} ({b[4]})" if a and b else "-" for a, b in pairs]
+        said = [f"{_mean(a)} → {_mean(b)}{_mark(b)} ({b[4]})" if a and b else "-" for a, b in pairs]
         yield {
             "title": view["title"],
             "page": view["page"],
@@ -94,7 +95,7 @@ def _end(view: Mapping[str, Any], arms: Sequence[str]) -> Iterator[dict[str, Any
         }
 
 
-def _short(cells: Sequence[str]) -> str:
+def _mean(cells: Sequence[str]) -> str:
     """Return the mean of a row of ends without its deviation."""
     return cells[2].partition(" ± ")[0]
 
@@ -134,7 +135,7 @@ def _change(row: Mapping[str, Any]) -> str:
 
 
 def _share(gained: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what part of the gain in pixels the gain in latents is, in per cent, at 2 and at 5 sampling steps.
+    """Return how much latents gained in place of what pixels gained, at 2 and at 5 sampling steps.
 
     The pixels are those of the most similar number of coordinates. Empty where latents were not measured.
     """
@@ -143,8 +144,37 @@ def _share(gained: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     pixels = [row for row in gained if "latents" not in row["data"]]
     nearest = min((row["d"] for row in pixels), key=lambda d: abs(d - latents[0]["d"]))
-    by_steps = {row["sampling_steps"]: row["percent"] for row in pixels if row["d"] == nearest}
-    return [f"{100 * row['percent'] / by_steps[row['sampling_steps']]:.0f}" for row in latents][:2]
+    by_steps = {(row["sampling_steps"], row["d"]): -row["percent"] for row in gained}
+    return [f"{by_steps[n, latents[0]['d']]:.0f} % in place of {by_steps[n, nearest]:.0f} %" for n in (2, 5)]
+
+
+def _short(gained: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return the changes of the largest images and of latents, and what to expect of large latents in 4 steps."""
+    if not gained:
+        return None
+    counts = [count for count in sorted({row["sampling_steps"] for row in gained}) if count > 1]
+    largest, latents = (
+        [row for row in gained if row["sampling_steps"] in counts and chosen(row)]
+        for chosen in (lambda row: row["d"] == gained[-1]["d"], lambda row: "latents" in row["data"])
+    )
+    by_steps = {row["sampling_steps"]: -row["percent"] for row in largest}
+    enlarged = {"data_name": "latents of CIFAR-10 enlarged to 64 pixels", "changes": _changes(latents)}
+    return {
+        "counts": _listed([str(count) for count in counts]),
+        "largest": {"data_name": f"CIFAR-10 at {largest[0]['data']}", "changes": _changes(largest)},
+        "latents": enlarged if latents else None,
+        "low": f"{by_steps[5] / 2:.0f}",
+        "high": f"{by_steps[2]:.0f}",
+    }
+
+
+def _changes(rows: Sequence[Mapping[str, Any]]) -> str:
+    return _listed([f"{row['percent']:+.0f} %" for row in rows])
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Return words as a sentence lists them: "2, 5 and 10"."""
+    return f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
 
 
 def _costs(root: Path) -> list[list[str]]:

@@ -81,11 +81,50 @@ def test_quality_is_shown_by_the_numbers_in_an_image() -> None:
 
 def test_what_latents_gain_is_set_beside_pixels_of_as_many_numbers() -> None:
     text = " ".join(page(ROOT).split())
-    change = {(row["data"], row["sampling_steps"]): row["percent"] for row in gains_by_dimension(ROOT)}
-    shares = [100 * change["64 pixels, as latents", steps] / change["8 pixels", steps] for steps in (2, 5)]
-    assert f"these gained {shares[0]:.0f} % of what pixels of about as many numbers gained at 2 steps" in text
-    assert f"at 2 steps, and {shares[1]:.0f} % at 5." in text
-    assert all(40 < share < 60 for share in shares)  # "about half of it"
+    change = {(row["data"], row["sampling_steps"]): -row["percent"] for row in gains_by_dimension(ROOT)}
+    for steps in (2, 5):
+        latents, pixels = change["64 pixels, as latents", steps], change["8 pixels", steps]
+        assert f"{latents:.0f} % in place of {pixels:.0f} %" in text
+        assert 0.4 < latents / pixels < 0.6  # "about half"
+    low, high = change["32 pixels", 5] / 2, change["32 pixels", 2]
+    assert f"4 sampling steps: expect a distance {low:.0f} to {high:.0f} % lower." in text
+    assert f"So at 4 steps expect a distance {low:.0f} to {high:.0f} % lower" in text
+
+
+def test_what_is_said_in_short_is_recorded() -> None:
+    finals = {
+        (name, row["arm"], row["sampling_steps"]): row
+        for name in ("few-steps-ddim", "few-steps-consistency", "few-steps-times")
+        for row in read_json(ROOT / "results" / name / "cpu" / "summary.json")["finals"]
+        if "difference" in row
+    }
+
+    def part(name: str, arm: str, steps: int) -> float:
+        row = finals[name, arm, steps]
+        return float(row["difference"] / row["reference_mean"])
+
+    for steps in (2, 5, 10):
+        image, v, noise = (part("few-steps-ddim", f"{predict}-assignment", steps) for predict in ("x0", "v", "eps"))
+        assert max(image, v) < noise < 0
+    for predict in ("x0", "v", "eps"):
+        assert part("few-steps-ddim", f"{predict}-assignment", 50) > -0.1
+    levels = {
+        name: finals["few-steps-consistency", f"{name}-assignment", 1]
+        for name in ("published", "lognormal", "weighted")
+    }
+    assert levels["published"]["difference"] < 0
+    for better in ("lognormal", "weighted"):
+        assert levels[better]["difference"] > 0
+        assert levels[better]["mean"] < levels["published"]["mean"]
+        assert levels[better]["reference_mean"] < levels["published"]["reference_mean"]
+    costs = read_json(ROOT / "benchmarks" / "results" / "couplings.json")["rows"]
+    times = {
+        (row["b"], row["d"]): row["median_ms"]
+        for row in costs
+        if (row["task"], row["name"]) == ("assignment", "this library, fp32")
+    }
+    assert round(times[64, 3072]) == 1
+    assert times[1024, 4096] > 100
 
 
 def test_what_is_not_recorded_is_left_out(copy: Path) -> None:
