@@ -64,7 +64,9 @@ def _shortened(svg: bytes) -> bytes:
     A style that comes several times is written once, as a class; names that nothing refers to are left out.
     """
     svg = re.sub(rb"<metadata>.*?</metadata>", b"", svg, flags=re.DOTALL)
-    svg = _PATH.sub(lambda path: re.sub(rb"(\d\.\d)\d+", rb"\1", path[0]).replace(b"\n", b""), svg)
+    svg = _PATH.sub(
+        lambda path: re.sub(rb"(\d\.\d)\d+", rb"\1", path[0]).replace(b"\n", b"").replace(b".0 ", b" "), svg
+    )
     named = set(re.findall(rb"#([\w.-]+)", svg))
     svg = re.sub(rb' id="([^"]*)"', lambda name: name[0] if name[1] in named else b"", svg)
     styles = Counter(re.findall(rb' style="([^"]*)"', svg))
@@ -73,7 +75,8 @@ def _shortened(svg: bytes) -> bytes:
         rb' style="([^"]*)"', lambda style: b' class="%s"' % classes[style[1]] if style[1] in classes else style[0], svg
     )
     rules = b"".join(b".%s{%s}" % (name, style) for style, name in classes.items())
-    return re.sub(rb"\n\s*", b"\n", svg.replace(b"</style>", rules + b"</style>", 1))
+    svg = re.sub(rb"\n\s*", b"\n", svg.replace(b"</style>", rules + b"</style>", 1))
+    return re.sub(rb"</g>\n(?=</?g)|<g>\n(?=<)", lambda tags: tags[0].rstrip(), svg)
 
 
 def webp(pictures: Iterable[Any]) -> bytes:
