@@ -16,6 +16,7 @@ _ENDS = {
     "few-steps-times-cpu": ["edm-assignment", "edm-noise-assignment"],
     "few-steps-consistency-cpu": ["published-assignment", "lognormal-assignment", "weighted-assignment"],
     "few-steps-data-sets-cpu": ["semidiscrete", "oversampled", "cached"],
+    "sd-unconditional-cpu": ["assignment", "nearest"],
 }
 """Pages of the records that the second table is about, with the arms that it shows of them."""
 _COUNTS = 1, 2, 5, 10, 50

@@ -219,6 +219,18 @@ def test_the_question_of_settings_says_what_is_recorded() -> None:
     assert min(ends, key=lambda key: ends[key]["mean"]) == ("double-rate-assignment", 10)
 
 
+def test_the_page_of_samplers_says_what_latents_do() -> None:
+    text = " ".join((ROOT / "docs" / "samplers.md").read_text(encoding="utf-8").split())
+    ends = recorded("sd-unconditional/cpu")
+
+    def better(arm: str) -> str:
+        return f"{-100 * ends[arm, 5]['difference'] / ends[arm, 5]['reference_mean']:.0f} % better"
+
+    assert f"ends {better('nearest')} than independent noise at 5 steps from the matched start" in text
+    assert f"and {better('nearest, plain start')} from N(0, I), and level with it at 20" in text
+    assert all(ends[arm, 20]["p"] > 0.05 for arm in ("nearest", "nearest, plain start"))
+
+
 def test_adding_a_coupling_works_as_written(capsys: pytest.CaptureFixture[str]) -> None:
     scope: dict[str, object] = {"__name__": "mine"}
     for example in blocks((ROOT / "docs" / "adding-a-coupling.md").read_text(encoding="utf-8"), "python"):

@@ -43,7 +43,7 @@ def nearest(
         x: data in model space, any floating dtype. A batch of one works as well as any.
         k: how many noises compete, a whole number >= 1. With ``dot`` any real number >= 1: 1 is independent noise.
         cost: ``l2`` as in the paper, ``dot`` (largest inner product), ``cosine``, or ``l1``. Where sampling starts from
-            N(0, I), take ``dot``: with DDIM on eps, ``l2`` ends far worse than independent noise there.
+            N(0, I), ``dot`` is the safe one: ``l2`` ended far worse there with DDIM on images, better in latents.
         generator: where randomness comes from; the global one if None.
         mask: True where x is real and False where it is padding, bool, in a shape that broadcasts over x, such as
             (b, horizon, 1). A row's noises compete by its real places alone; at padding the noise is standard normal
