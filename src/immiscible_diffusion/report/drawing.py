@@ -64,9 +64,7 @@ def _shortened(svg: bytes) -> bytes:
     A style that comes several times is written once, as a class; names that nothing refers to are left out.
     """
     svg = re.sub(rb"<metadata>.*?</metadata>", b"", svg, flags=re.DOTALL)
-    svg = _PATH.sub(
-        lambda path: re.sub(rb"(\d\.\d)\d+", rb"\1", path[0]).replace(b"\n", b"").replace(b".0 ", b" "), svg
-    )
+    svg = _PATH.sub(lambda path: re.sub(rb"(\d\.\d)\d+", rb"\1", path[0]).replace(b"\n", b""), svg)
     named = set(re.findall(rb"#([\w.-]+)", svg))
     svg = re.sub(rb' id="([^"]*)"', lambda name: name[0] if name[1] in named else b"", svg)
     styles = Counter(re.findall(rb' style="([^"]*)"', svg))
