@@ -27,8 +27,9 @@ _LATENTS = 4 * 8 * 8
 def gains_by_dimension(root: Path) -> list[dict[str, Any]]:
     """Return how far assignment ends from independent noise, by data set and number of sampling steps.
 
-    ``data`` (its size), ``d``, ``sampling_steps``, and ``percent``: the change of the distance at the end of training
-    in the geometric mean over paired seeds; its 95 % interval ``low`` to ``high`` is Student's t of the logarithms.
+    ``data`` (its size), whether they are ``latents``, ``d``, ``sampling_steps``, and ``percent``: the change of the
+    distance at the end of training in the geometric mean over paired seeds; its 95 % interval ``low`` to ``high`` is
+    Student's t of the logarithms.
 
     Args:
         root: the repository's root. What is not recorded there is left out.
@@ -50,7 +51,8 @@ def _gains(path: Path) -> Iterator[dict[str, Any]]:
             for count in sorted({steps for name, steps in ends if name == arm}):
                 pair = ends[f"{label}{dash}{_REFERENCE}", count], ends[arm, count]
                 _, size, d = _data(configuration["source"])
-                yield {"data": size, "d": d, "sampling_steps": count, **_change(*pair)}
+                latents = configuration["source"]["use"] == "latents"
+                yield {"data": size, "latents": latents, "d": d, "sampling_steps": count, **_change(*pair)}
 
 
 def _data(source: Mapping[str, Any]) -> tuple[str, str, int]:

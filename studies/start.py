@@ -140,10 +140,10 @@ def _share(gained: Sequence[Mapping[str, Any]]) -> list[str]:
 
     The pixels are those of the most similar number of coordinates. Empty where latents were not measured.
     """
-    latents = [row for row in gained if "latents" in row["data"]]
+    latents = [row for row in gained if row["latents"]]
     if not latents:
         return []
-    pixels = [row for row in gained if "latents" not in row["data"]]
+    pixels = [row for row in gained if not row["latents"]]
     nearest = min((row["d"] for row in pixels), key=lambda d: abs(d - latents[0]["d"]))
     by_steps = {(row["sampling_steps"], row["d"]): -row["percent"] for row in gained}
     return [f"{by_steps[n, latents[0]['d']]:.0f} % in place of {by_steps[n, nearest]:.0f} %" for n in (2, 5)]
@@ -153,11 +153,10 @@ def _short(gained: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return the changes of the largest images and of latents, and what to expect of large latents in 4 steps."""
     if not gained:
         return None
-    counts = [count for count in sorted({row["sampling_steps"] for row in gained}) if count > 1]
-    largest, latents = (
-        [row for row in gained if row["sampling_steps"] in counts and chosen(row)]
-        for chosen in (lambda row: row["d"] == gained[-1]["d"], lambda row: "latents" in row["data"])
-    )
+    several = [row for row in gained if row["sampling_steps"] > 1]
+    counts = sorted({row["sampling_steps"] for row in several})
+    largest = [row for row in several if row["d"] == gained[-1]["d"]]
+    latents = [row for row in several if row["latents"]]
     by_steps = {row["sampling_steps"]: -row["percent"] for row in largest}
     enlarged = {"data_name": "latents of CIFAR-10 enlarged to 64 pixels", "changes": _changes(latents)}
     return {

@@ -60,8 +60,8 @@ def dimension_figure(rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[
 
     Args:
         rows: ``data``, ``d``, ``batch`` and ``percent`` of each data set, as ``dimension.nearness`` reads them.
-        gains: ``d``, ``sampling_steps``, ``percent``, ``low`` and ``high``, as ``dimension.gains_by_dimension`` does;
-            without any there is no second panel.
+        gains: ``latents``, ``d``, ``sampling_steps``, ``percent``, ``low`` and ``high``, as
+            ``dimension.gains_by_dimension`` does; without any there is no second panel.
 
     Raises:
         ValueError: nothing to draw.
@@ -100,15 +100,15 @@ def _draw_gains(axis: Any, gains: Sequence[Mapping[str, Any]]) -> None:
     counts = sorted({row["sampling_steps"] for row in gains})
     for i, (count, colour) in enumerate(zip(counts, itertools.cycle(COLOURS), strict=False)):
         for latents, style in ((False, "o-"), (True, "s")):
-            line = [row for row in gains if row["sampling_steps"] == count and ("latents" in row["data"]) == latents]
+            line = [row for row in gains if row["sampling_steps"] == count and row["latents"] == latents]
             x = [row["d"] * 1.06 ** (i - (len(counts) - 1) / 2) for row in line]  # beside each other, to be told apart
             middle = [row["percent"] for row in line]
             reach = [[row["percent"] - row["low"] for row in line], [row["high"] - row["percent"] for row in line]]
             label = None if latents else str(count)
             axis.errorbar(x, middle, reach, fmt=style, color=colour, markersize=3.5, linewidth=1.3, label=label)
-    if any("latents" in row["data"] for row in gains):
+    if any(row["latents"] for row in gains):
         axis.plot([], [], "s", color="grey", markersize=3.5, label="in latents")
-    sizes = sorted({row["d"] for row in gains if "latents" not in row["data"]})
+    sizes = sorted({row["d"] for row in gains if not row["latents"]})
     axis.axhline(0, color="black", linewidth=0.7, linestyle=":")
     axis.set(xscale="log", xlabel="numbers in an image", ylabel="change of the Fréchet distance, %")
     axis.set_xticks(sizes, [f"{d:,}" for d in sizes])
