@@ -296,6 +296,22 @@ def test_digits_train_with_learned_tokens(tmp_path: Path) -> None:
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
+def test_an_export_without_text_encoder_is_trained_further_with_its_tokens(tmp_path: Path) -> None:
+    net = UNetCondition(channels=(8, 16), width=16, heads=4, conditional=True)
+    torch.manual_seed(0)
+    first = net.build((4, 8, 8), 2).eval()
+    net.save(first, tmp_path)
+    torch.manual_seed(1)
+    further = UNetCondition(pretrained=str(tmp_path), conditional=True)
+    assert torch.equal(ask(further.build((4, 8, 8), 2).eval(), LABELS), ask(first, LABELS))
+    with pytest.raises(ValueError, match=r"tokens of shape \(3, 64\); this net has \(4, 64\)"):
+        further.build((4, 8, 8), 3)
+    (tmp_path / "class-tokens.safetensors").unlink()
+    assert not torch.equal(ask(further.build((4, 8, 8), 2).eval(), LABELS), ask(first, LABELS))
+    with pytest.raises(ValueError, match=r"has no class-tokens\.safetensors"):
+        net.load(tmp_path, (4, 8, 8), 2)
+
+
 @pytest.mark.parametrize(("package", "extra"), [("peft", "lora"), ("transformers", "text"), ("diffusers", "nets")])
 def test_a_missing_package_names_its_extra(
     copied: Path, monkeypatch: pytest.MonkeyPatch, package: str, extra: str

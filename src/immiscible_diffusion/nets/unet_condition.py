@@ -49,7 +49,7 @@ class UNetCondition:
         text: a folder in Stable Diffusion's layout, or a name on the hub, whose text encoder makes the condition.
         prompts: one text a class; empty takes the source's class names.
         pretrained: a folder in Stable Diffusion's layout, or a name on the hub, whose ``unet/`` is trained further; it
-            brings its own architecture.
+            brings its own architecture, and the class tokens of an export without text encoder.
         revision: of ``text`` and ``pretrained`` on the hub; its main branch if empty.
         lora: the rank of the updates, 0 trains all weights.
         checkpointing: compute activations again in the backward pass, which saves memory and costs time.
@@ -103,8 +103,8 @@ class UNetCondition:
 
         Raises:
             ValueError: data that cannot be halved often enough; ``conditional`` without labels and without ``text``;
-                prompts that are not one a class; a pretrained model or text encoder that is missing, damaged or of
-                other sizes.
+                prompts that are not one a class; a pretrained model, class tokens or a text encoder that are missing,
+                damaged or of other sizes.
         """
         if self.conditional and classes is None and not self.text:
             raise ValueError(
@@ -125,7 +125,10 @@ class UNetCondition:
             model.enable_gradient_checkpointing()
         if self.lora:
             _add_lora(model, self.lora)
-        return _UNetCondition(self, model, states, known)
+        net = _UNetCondition(self, model, states, known)
+        if net.table is not None and self.pretrained:
+            _load_tokens(net.table, Path(self.pretrained) / _TOKENS)
+        return net
 
     def save(self, net: nn.Module, folder: Path) -> None:
         """Write ``unet/``, and ``text_encoder/`` and ``tokenizer/`` or ``class-tokens.safetensors``.
@@ -153,8 +156,8 @@ class UNetCondition:
         parts: dict[str, Any] = {"pretrained": str(folder), "text": str(folder) if self.text else "", "revision": ""}
         parts |= {field.name: field.default for field in dataclasses.fields(self) if field.name in _ARCHITECTURE}
         net = dataclasses.replace(self, lora=0, **parts).build(shape, classes)
-        if not self.text:
-            net.get_submodule("table").load_state_dict(read_tensors(folder / _TOKENS))
+        if not self.text and not (folder / _TOKENS).is_file():
+            raise ValueError(f"{folder} has no {_TOKENS}, and without net.text the condition is made from it")
         return net
 
     def stock_parts(self) -> dict[str, tuple[str, str]]:
@@ -236,6 +239,19 @@ class _UNetCondition(nn.Module):
             return self.states[index]
         rows: Tensor = self.table(index)
         return rows.reshape(-1, *self.shape)
+
+
+def _load_tokens(table: nn.Embedding, file: Path) -> None:
+    """Take the class tokens that another run exported; a folder without them leaves the fresh ones."""
+    if not file.is_file():
+        return
+    weight = read_tensors(file)["weight"]
+    if weight.shape != table.weight.shape:
+        raise ValueError(
+            f"{file} holds tokens of shape {tuple(weight.shape)}; this net has {tuple(table.weight.shape)}: "
+            "(classes + 1, numbers a class). Set net.tokens as in that run, or remove the file for fresh tokens"
+        )
+    table.load_state_dict({"weight": weight})
 
 
 def _add_lora(model: Any, rank: int) -> None:
