@@ -57,6 +57,7 @@ __all__ = [
     "HasMemory",
     "HasMoments",
     "HasNullCondition",
+    "HasOriginal",
     "HasPictures",
     "HasPreparation",
     "HasPrompts",
@@ -427,6 +428,16 @@ class HasPictures(Protocol):
 
     def pictures(self, n: int) -> list[Tensor]:
         """Return two batches, each (n, c, h, w): the known part of the first n held-out images, and the images."""
+        ...
+
+
+@runtime_checkable
+class HasOriginal(Protocol):
+    """A source that shows another source's data under a condition of its own."""
+
+    @property
+    def original(self) -> Source:
+        """The other source. Samples are compared with its data, in features fitted to it and its labels."""
         ...
 
 

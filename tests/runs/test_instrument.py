@@ -71,6 +71,15 @@ def test_arms_on_other_data_have_entries_of_their_own(tmp_path: Path) -> None:
     assert [(entry["arms"], entry["held_out_rows"]) for entry in entries] == [(["300 rows"], 300), (["400 rows"], 400)]
 
 
+def test_a_source_that_adds_a_condition_is_measured_as_its_original(tmp_path: Path) -> None:
+    (entry,) = written(tmp_path, ("source", "digits"))
+    painting = read_experiment("painting").cells("smoke", [("evaluate.samples", 40), ("evaluate.also", [])])
+    write_instrument(painting, tmp_path / "painting", CPU)
+    (painted,) = read_json(tmp_path / "painting" / "instrument.json", INSTRUMENT)
+    assert len(painted["arms"]) == 6
+    assert painted | {"arms": []} == entry | {"arms": [], "seconds": painted["seconds"]}
+
+
 @pytest.mark.medium
 def test_launch_writes_it_beside_the_pairs(tmp_path: Path) -> None:
     small = [("grid.coupling", ["independent"]), ("train.seed", 0), ("train.steps", 1), ("evaluate.steps", [1])]

@@ -56,6 +56,11 @@ class Painting:
             raise ValueError(f"the box's sides are {self.least} .. {self.most}; they need 0 < least <= most <= 1")
 
     @property
+    def original(self) -> Source:
+        """The source whose data are painted."""
+        return self.source
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one raw datum."""
         return tuple(self.source.shape)

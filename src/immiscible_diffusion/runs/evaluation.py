@@ -19,9 +19,9 @@ from immiscible_diffusion.runs.conditions import conditions_for, once
 from immiscible_diffusion.runs.pictures import save_grid, save_paths
 from immiscible_diffusion.runs.team import ALONE, Team
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance
-from immiscible_diffusion.types import Batch, Features, HasFingerprint, HasFitting, HasPictures
+from immiscible_diffusion.types import Batch, Features, HasFingerprint, HasFitting, HasOriginal, HasPictures, Source
 
-__all__ = ["evaluate", "fitted", "held_out_features", "networks"]
+__all__ = ["evaluate", "fitted", "held_out_features", "measured_source", "networks"]
 
 _GRID, _TRIPLES = 64, 24
 _PART = 250
@@ -118,6 +118,11 @@ def networks(config: Config) -> dict[str, Features]:
     return {"": config.evaluate.features} | {f"-{describe('features', network)['use']}": network for network in also}
 
 
+def measured_source(config: Config) -> Source:
+    """Return the source that samples are compared with: one that only adds a condition gives way to its original."""
+    return config.source.original if isinstance(config.source, HasOriginal) else config.source
+
+
 def fitted(config: Config, features: Features) -> Features:
     """Return a run's features ready for use: those that must be fitted to its data are, once a process.
 
@@ -126,10 +131,11 @@ def fitted(config: Config, features: Features) -> Features:
     """
     if not isinstance(features, HasFitting):
         return features
-    about = [describe("features", features), describe("source", config.source), describe("codec", config.codec)]
+    source = measured_source(config)
+    about = [describe("features", features), describe("source", source), describe("codec", config.codec)]
     key = json.dumps(about, sort_keys=True, default=str)
     if key not in _fitted:
-        _fitted[key] = features.fitted(config.source, config.codec)
+        _fitted[key] = features.fitted(source, config.codec)
     return _fitted[key]
 
 
@@ -142,10 +148,8 @@ def held_out_features(config: Config, features: Features, device: torch.device) 
         device: where they are computed.
     """
     name = features.fingerprint if isinstance(features, HasFingerprint) else describe("features", features)
-    return once(
-        (describe("source", config.source), name),
-        lambda: cached_features(config.source.held_out().raw.to(device), features),
-    )
+    source = measured_source(config)
+    return once((describe("source", source), name), lambda: cached_features(source.held_out().raw.to(device), features))
 
 
 def _sampling(asked: Evaluation) -> dict[str, int]:

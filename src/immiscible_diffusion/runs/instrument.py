@@ -15,7 +15,7 @@ from immiscible_diffusion.features.training_images import stored, training_image
 from immiscible_diffusion.files import digest_of, read_json, write_json
 from immiscible_diffusion.metrics import cached_features, noise_floor
 from immiscible_diffusion.registry import describe
-from immiscible_diffusion.runs.evaluation import fitted, held_out_features, networks
+from immiscible_diffusion.runs.evaluation import fitted, held_out_features, measured_source, networks
 from immiscible_diffusion.runs.folder import INSTRUMENT
 from immiscible_diffusion.types import Features, HasFingerprint, HasLeastRows, HasListing
 
@@ -56,10 +56,10 @@ def write_instrument(cells: Sequence[Cell], folder: Path, device: torch.device) 
 
 def _measured_by(config: Config) -> dict[str, Any]:
     """Return all that the noise floor of a run depends on."""
-    plain, source = config.plain(), config.source
+    plain, source = config.plain(), measured_source(config)
     raw = next(source.batches(1, 0)).raw
     return {
-        "source": plain["source"],
+        "source": describe("source", source),
         "listing": source.listing_digest() if isinstance(source, HasListing) else None,
         "codec": None if stored(raw, config.codec) is raw else plain["codec"],
         **{key: plain["evaluate"][key] for key in ("features", "also", "metrics", "samples")},
@@ -76,7 +76,7 @@ def _entry(config: Config, suffix: str, features: Features, device: torch.device
             return entry
     begun = time.perf_counter()
     real = held_out_features(config, network, device)
-    images, _ = training_images(config.source, config.codec, _POOL * config.evaluate.samples)
+    images, _ = training_images(measured_source(config), config.codec, _POOL * config.evaluate.samples)
     training = cached_features(images.to(device), network)
     drawn = min(config.evaluate.samples, len(training))
     floor: Mapping[str, dict[str, float]] = {
