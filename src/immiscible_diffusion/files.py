@@ -34,6 +34,7 @@ __all__ = [
 
 
 _PARTS = ".*.part"
+_LINE = 120
 _INDEX = {"experiment": str, "runs": [{"arm": str, "seed": int, "folder": str, "point?": {"*": str}}]}
 _WORDS = {dict: "a table", list: "a list", str: "a text", int: "a whole number", float: "a number"}
 
@@ -58,27 +59,29 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (_indented(plain) + "\n").encode())
 
 
-def _indented(value: Any, before: str = "", *, in_list: bool = False) -> str:
-    """Return a JSON value as text: a list of plain values, and a table of them in a list, has one line.
+def _indented(value: Any, begin: str = "", indent: str = "") -> str:
+    """Return a JSON value as text after ``begin``: on one line if it fits or holds plain values alone.
 
-    >>> print(_indented({"rows": [{"step": 1, "loss": 0.5}], "sizes": [2, 3]}))
+    >>> print(_indented({"sizes": [2, 3], "rows": [{"step": 10 ** 20, "loss": 0.5}] * 3}))
     {
-      "rows": [
-        {"step": 1, "loss": 0.5}
-      ],
-      "sizes": [2, 3]
+     "sizes": [2, 3],
+     "rows": [
+      {"step": 100000000000000000000, "loss": 0.5},
+      {"step": 100000000000000000000, "loss": 0.5},
+      {"step": 100000000000000000000, "loss": 0.5}
+     ]
     }
     """
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    nested = any(isinstance(part, dict | list) for part in parts)
-    inner = before + "  "
-    if isinstance(value, dict) and value and (nested or not in_list):
-        lines = [f"{inner}{json.dumps(key)}: {_indented(part, inner)}" for key, part in value.items()]
-        return "{\n" + ",\n".join(lines) + f"\n{before}}}"
-    if isinstance(value, list) and nested:
-        lines = [inner + _indented(part, inner, in_list=True) for part in value]
-        return "[\n" + ",\n".join(lines) + f"\n{before}]"
-    return json.dumps(value)
+    line = begin + json.dumps(value)
+    if len(indent + line) < _LINE or not isinstance(value, dict | list):
+        return line
+    inner = indent + " "
+    if isinstance(value, dict):
+        lines = [inner + _indented(part, f"{json.dumps(key)}: ", inner) for key, part in value.items()]
+        return f"{begin}{{\n" + ",\n".join(lines) + f"\n{indent}}}"
+    if any(isinstance(part, dict | list) for part in value):
+        return f"{begin}[\n" + ",\n".join(inner + _indented(part, "", inner) for part in value) + f"\n{indent}]"
+    return line
 
 
 def read_json(path: Path, form: Any = object) -> Any:
