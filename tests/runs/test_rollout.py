@@ -112,4 +112,6 @@ def test_the_command_carries_out_what_was_trained(tmp_path: Path, capsys: pytest
     (export,) = folder.glob("*/export")
     assert run(["sample", str(export.parent)]) == 2
     assert "no images" in capsys.readouterr().err
+    assert run(["report", str(folder), "--record", str(tmp_path / "record")]) == 0
+    assert (tmp_path / "record" / "rollout.json").read_bytes() == (folder / "rollout.json").read_bytes()
     assert list(folder.glob("*/samples/*.png"))

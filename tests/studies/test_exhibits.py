@@ -49,6 +49,25 @@ def test_every_record_is_shown_beside_what_was_published(root: Path) -> None:
     assert all(len(row) == len(each["head"]) for each in (table, clusters, noise) for row in each["rows"])
 
 
+def test_policies_are_compared_with_independent_noise_of_as_many_steps(tmp_path: Path) -> None:
+    shares = {("independent", 5): 0.25, ("independent", 20): 0.75, ("other", 5): 0.25, ("other", 20): 0.5}
+    lines = [
+        {"arm": arm, "seed": seed, "sampling_steps": steps, "start": "matched", "episodes": 200}
+        | {"success": share + 0.0625 * seed, "touched": 0.0, "minority": share - 0.001 * seed * (arm == "other")}
+        for (arm, steps), share in shares.items()
+        for seed in range(3)
+    ]
+    lines[-1]["success"] += 0.001
+    write_json(tmp_path / "results" / "some" / "cpu" / "rollout.json", {"seed": 0, "lines": lines})
+    (table,) = exhibits(tmp_path)
+    assert table["rows"] == [
+        ["independent", "matched", "5", "0.312 ± 0.062", "0.250 ± 0.000", "3"],
+        ["independent", "matched", "20", "0.812 ± 0.062", "0.750 ± 0.000", "3"],
+        ["other", "matched", "5", "0.312 ± 0.062", "0.249 ± 0.001", "3"],
+        ["other", "matched", "20", "0.563 ± 0.063 *", "0.499 ± 0.001 *", "3"],
+    ]
+
+
 def test_the_pages_show_them_and_nothing_that_is_not_there(root: Path) -> None:
     for page in (pages(root)["docs/results/tables.md"], html_page(root)):
         text = page.decode()

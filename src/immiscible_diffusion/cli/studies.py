@@ -76,8 +76,9 @@ def report(
     """Write report.html, summary.json and figures from the runs in a folder, and print what they show."""
     page = print_report(folder, out_folder)
     if record is not None:
-        for name in ("summary.json", *FIGURES):
-            write_bytes(record / Path(name).name, (page.parent / name).read_bytes())
+        files = [page.parent / name for name in ("summary.json", *FIGURES)]
+        for file in [*files, *folder.glob("rollout.json")]:
+            write_bytes(record / file.name, file.read_bytes())
         out.print(f"Recorded in {escape(str(record))}")
 
 
