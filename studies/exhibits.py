@@ -184,8 +184,8 @@ def _rollout(numbers: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "title": "Table 6 of arXiv:2505.18521, on a task of ours: policies carried out",
         "note": f"Shares of {numbers['lines'][0]['episodes']} episodes of `detour`, with the deviation over seeds. "
-        "Success: the goal is reached and the obstacle not touched. Rarer way: the share of the successes that take it; "
-        "a fifth of the demonstrations do. * differs from independent noise, p < 0.05 (paired t-test over seeds).",
+        "Success: the goal is reached and the obstacle not touched. Rarer way: the share of the successes that take "
+        "it; a fifth of the demonstrations do. * differs from independent noise, p < 0.05 (paired t-test over seeds).",
         "head": ["coupling", "start", "sampling steps", "success", "rarer way", "seeds"],
         "rows": rows,
     }
