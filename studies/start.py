@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from immiscible_diffusion.files import read_json
@@ -25,6 +26,8 @@ _FACES = "few-steps-faces-cpu"
 """The page of the record whose samples are shown."""
 _LIMITS = ["fig5-table4-ddim-cpu", "few-steps-consistency-cpu", "digits-consistency"]
 """Pages of the records in which assignment gains nothing, each with the finding at its most sampling steps."""
+_POLICY = "diffusion-policy-cpu", "results/diffusion-policy/cpu/rollout.json"
+"""The page of the record whose policies were carried out, and how they fared."""
 _ARM = "assignment"
 _ROWS = 8
 _SIZES = [(64, 3072), (64, 16384), (256, 4096), (256, 16384), (1024, 4096)]
@@ -51,7 +54,8 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         "columns": _COUNTS,
         "faces": by_page.get(_FACES),
         "figures": [view for view in gains if view["figure"]],
-        "limits": [(by_page[page], _last_finding(by_page[page])) for page in _LIMITS if page in by_page],
+        "limits": [(by_page[page], _last_finding(by_page[page])) for page in _LIMITS if page in by_page]
+        + [(by_page[page], _policy(root / path)) for page, path in [_POLICY] if page in by_page],
         "costs": _costs(root),
         "shares": [(view, view["costs"]) for view in gains],
         "dimensions": rows,
@@ -112,6 +116,24 @@ def _last_finding(view: Mapping[str, Any]) -> str:
     first, _, others = sentence.partition(": ")
     parts = [part for part in others.rstrip(".").split("; ") if _ARM in part]
     return f"{first}: {'; '.join(parts)}."
+
+
+def _policy(record: Path) -> str:
+    """Return how policies fare that were trained with assignment, in one sentence a coupling."""
+    lines = read_json(record)["lines"]
+    most = max(line["sampling_steps"] for line in lines)
+
+    def shown(arm: str) -> list[str]:
+        runs = [line for line in lines if (line["arm"], line["sampling_steps"]) == (arm, most)]
+        return [f"{mean(run[share] for run in runs):.3f}" for share in ("success", "minority")]
+
+    plain, paired, aware = map(shown, ("independent", "assignment", "conditional"))
+    return (
+        f"At {most} sampling steps a share of {paired[0]} of the episodes succeed with plain assignment and {plain[0]} "
+        f"with independent noise, and of these {paired[1]} and {plain[1]} take the rarer of two ways: what the policy "
+        "observes decides most of its actions, and plain assignment lets the noise tell it. With `conditional`, which "
+        f"compares the observations, too, {aware[0]} succeed and {aware[1]} of these take the rarer way."
+    )
 
 
 def _largest(rows: Sequence[Mapping[str, Any]], gained: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

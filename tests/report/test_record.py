@@ -128,6 +128,8 @@ def test_a_record_holds_what_real_images_score(runs: Path, root: Path) -> None:
     assert last == ["real images", "-", f"{number(floor['mean'])} ± {number(floor['sd'])}", "-", "-"]
     for page in (runs / "report.html", *pages_in(root)):  # the lines of a page break within sentences
         assert sentence in " ".join(html.unescape(page.read_text("utf-8")).split())
+    (shared,) = floor_findings([entry | {"same_conditions": True} for entry in numbers["instrument"]], "frechet")
+    assert "more than a perfect generator would: samples are made under the conditions of the held-out" in shared
     assert floor_findings([], "frechet") == floor_findings(numbers["instrument"], "another") == []
     both = [entry | {"arms": ["a"]}, entry | {"arms": ["b", "c"]}]
     assert [row[0] for row in final_rows({"finals": [], "instrument": both, "rising": []}, "frechet")] == [

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_every_record_is_shown_beside_what_was_published(root: Path) -> None:
 
 def test_policies_are_compared_with_independent_noise_of_as_many_steps(tmp_path: Path) -> None:
     shares = {("independent", 5): 0.25, ("independent", 20): 0.75, ("other", 5): 0.25, ("other", 20): 0.5}
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"arm": arm, "seed": seed, "sampling_steps": steps, "start": "matched", "episodes": 200}
         | {"success": share + 0.0625 * seed, "touched": 0.0, "minority": share - 0.001 * seed * (arm == "other")}
         for (arm, steps), share in shares.items()

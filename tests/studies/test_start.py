@@ -1,9 +1,10 @@
 """The page in two minutes: every number is a record's, and what is not recorded is left out."""
 
 import json
+import re
 import shutil
 from pathlib import Path
-from statistics import geometric_mean
+from statistics import geometric_mean, mean, stdev
 
 import pytest
 
@@ -125,6 +126,18 @@ def test_what_is_said_in_short_is_recorded() -> None:
     }
     assert round(times[64, 3072]) == 1
     assert times[1024, 4096] > 100
+
+
+def test_how_policies_fare_is_recorded() -> None:
+    lines = read_json(ROOT / "results" / "diffusion-policy" / "cpu" / "rollout.json")["lines"]
+    guide = (ROOT / "docs" / "diffusion-policy.md").read_text()
+    said = page(ROOT)
+    for arm in ("independent", "assignment", "conditional"):
+        runs = [line for line in lines if (line["arm"], line["sampling_steps"]) == (arm, 20)]
+        success, rarer = ([run[share] for run in runs] for share in ("success", "minority"))
+        assert all(f"{mean(shares):.3f}" in said for shares in (success, rarer))
+        cells = [f"{mean(shares):.3f} ± {stdev(shares):.3f}" for shares in (success, rarer)]
+        assert re.search(rf"^\| `?{arm}`? \| {cells[0]} \| {cells[1]} \|$", guide, re.MULTILINE)
 
 
 def test_what_is_not_recorded_is_left_out(copy: Path) -> None:

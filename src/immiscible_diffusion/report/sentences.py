@@ -176,10 +176,15 @@ def floor_findings(instrument: Sequence[Row], metric: str) -> list[str]:
     sentences = []
     for entry, who in floors(instrument, metric):
         floor, drawn, held_out = entry["floor"][metric], entry["drawn"], entry["held_out_rows"]
+        rows = "rows" if entry["features"].get("use") == "values" else "images"
+        perfect = (
+            f"more than a perfect generator would: samples are made under the conditions of the held-out {rows}"
+            if entry.get("same_conditions")
+            else "as a perfect generator would"
+        )
         sentence = (
-            f"{drawn:,} real training images in place of generated ones score a {metric_name(metric)} of "
-            f"{number(floor['mean'])} ± {number(floor['sd'])} against the {held_out:,} held-out images{who}, "
-            "as a perfect generator would"
+            f"{drawn:,} real training {rows} in place of generated ones score a {metric_name(metric)} of "
+            f"{number(floor['mean'])} ± {number(floor['sd'])} against the {held_out:,} held-out {rows}{who}, {perfect}"
         )
         task = {"labels": "class", "rotation": "rotation"}.get(entry.get("task", ""))
         knows = f"; the classifier of features tells the {task} of {100 * entry.get('accuracy', 0):.0f} % of them"

@@ -31,6 +31,7 @@ INSTRUMENT = [
         "samples": int,
         "drawn": int,
         "held_out_rows": int,
+        "same_conditions?": bool,
         "floor": {"*": {"mean": float, "sd": float}},
     }
 ]

@@ -47,11 +47,17 @@ def write_instrument(cells: Sequence[Cell], folder: Path, device: torch.device) 
         arms_of.setdefault(key, []).append(arm)
         configs.setdefault(key, config)
     entries = [
-        _entry(config, suffix, features, device, kept) | {"arms": arms_of[key]}
+        _entry(config, suffix, features, device, kept)
+        | {"arms": arms_of[key], "same_conditions": _same_conditions(config)}
         for key, config in configs.items()
         for suffix, features in networks(config).items()
     ]
     write_json(path, entries)
+
+
+def _same_conditions(config: Config) -> bool:
+    """Return whether samples are made under the held-out rows' own conditions, and real rows in their place are not."""
+    return config.net.condition(config.source.classes) in ("text", "dense")
 
 
 def _measured_by(config: Config) -> dict[str, Any]:
