@@ -6,6 +6,7 @@ from typing import Annotated
 import torch
 import typer
 from rich.markup import escape
+from rich.progress import track
 
 from immiscible_diffusion.cli.options import Sets, err, out
 from immiscible_diffusion.experiments.values import parse_override
@@ -108,8 +109,9 @@ def rerun(
     before = torch.get_num_threads()
     torch.set_num_threads(recorded_threads(summary))
     try:
-        for step in execute(config, place, torch.device("cpu")):
-            err.print(f"step {step} of {config.train.steps}", end="\r", highlight=False)
+        steps = execute(config, place, torch.device("cpu"))
+        for _ in track(steps, "training", total=config.train.steps, console=err, transient=True):
+            pass
     finally:
         torch.set_num_threads(before)
     differing, count = unlike_record(summary, arm, seed, place)
