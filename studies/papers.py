@@ -84,26 +84,30 @@ def states(item: Item, root: Path) -> dict[str, str]:
     Raises:
         ValueError: a record that cannot be read.
     """
-    scales = read_experiment(item.experiment).scale if item.experiment else {}
+    experiment = read_experiment(item.experiment) if item.experiment else None
+    scales = experiment.scale if experiment else {}
     possible = list(scales) if item.experiment else ["cpu"] if item.command else []
     by_scale = {}
     for scale in SCALES:
         if item.record and scale in possible and (root / _record(item, scale)).is_file():
             by_scale[scale] = "recorded"
-        elif item.record or not item.experiment:
+        elif item.record or experiment is None:
             by_scale[scale] = "ready" if scale in possible else "-"
         else:
-            by_scale[scale] = state((root / _record(item, scale)).parent, scales.get(scale))
+            folder = (root / _record(item, scale)).parent
+            arms = experiment.arms(scale) if scale in scales else []
+            by_scale[scale] = state(folder, scales.get(scale), arms)
     return by_scale
 
 
-def state(folder: Path, wanted: Mapping[str, Any] | None) -> str:
+def state(folder: Path, wanted: Mapping[str, Any] | None, arms: Sequence[str] = ()) -> str:
     """Return the state of a folder of results: ``recorded``, ``in part``, ``ready`` to be run, or ``-`` if not.
 
     Args:
         folder: holds ``summary.json``, if anything was recorded.
         wanted: what the experiment's file sets at this scale, None where it has none. A record that was made with
             another number (steps, images and the like) is said to be of an earlier set-up.
+        arms: of the experiment at this scale; a record that lacks one is said to be in part.
 
     Raises:
         ValueError: ``summary.json`` cannot be read.
@@ -119,6 +123,8 @@ def state(folder: Path, wanted: Mapping[str, Any] | None) -> str:
     done = f"{runs} runs, {seeds} seed{'s' * (seeds != 1)}"
     if left:
         return f"in part: {done}, {left} to come"
+    if missing := [arm for arm in arms if arm not in {run["arm"] for run in record["runs"]}]:
+        return f"in part: {done}, without {', '.join(missing)}"
     made: Mapping[str, Any] = next(iter(record.get("configurations", {}).values()), {})
     return f"recorded of an earlier set-up: {done}" if _is_other(made, wanted or {}) else f"recorded: {done}"
 

@@ -102,6 +102,7 @@ def test_built_in_experiments_resolve_at_every_scale() -> None:
         assert experiment.question
         for scale in (None, *experiment.scale):
             cells = experiment.cells(scale)
+            assert experiment.arms(scale) == list(dict.fromkeys(cell.arm for cell in cells))
             assert len({cell.folder for cell in cells}) == len(cells) > 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,9 @@ def test_the_page_says_what_is_recorded() -> None:
     assert all(item.name in page for item in ITEMS)
 
 
-def summary(folder: Path, seeds: int, unfinished: int = 0) -> None:
+def summary(folder: Path, seeds: int, unfinished: int = 0, arms: Sequence[str] = "ab") -> None:
     folder.mkdir(parents=True)
-    runs = [{"arm": arm, "seed": seed} for arm in "ab" for seed in range(seeds)]
+    runs = [{"arm": arm, "seed": seed} for arm in arms for seed in range(seeds)]
     (folder / "summary.json").write_text(json.dumps({"runs": runs, "unfinished": ["x"] * unfinished}))
 
 
@@ -80,19 +81,23 @@ def test_a_record_changes_the_state_and_makes_the_page_out_of_date(
     arguments = ["papers", "--root", str(tmp_path), "--page", str(page)]
     assert run(arguments) == 0
     assert run([*arguments, "--check"]) == 0
-    summary(tmp_path / "results" / "table5-norm" / "cpu", seeds=3)
+    summary(tmp_path / "results" / "table5-norm" / "cpu", seeds=2, arms=read_experiment("table5-norm").arms("cpu"))
     assert run([*arguments, "--check"]) == 2
     assert "out of date" in capsys.readouterr().err
     assert run(arguments) == 0
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert "[recorded: 6 runs, 3 seeds](../results/table5-norm/cpu/summary.json) | ready | ready |" in text
+    assert "[recorded: 6 runs, 2 seeds](../results/table5-norm/cpu/summary.json) | ready | ready |" in text
 
 
 def test_states_of_a_result(tmp_path: Path) -> None:
     summary(tmp_path / "some", seeds=1, unfinished=2)
     assert state(tmp_path / "some", {}) == "in part: 2 runs, 1 seed, 2 to come"
+    summary(tmp_path / "whole", seeds=1)
+    arms = ["a", "b"]
+    assert state(tmp_path / "whole", {}, arms) == "recorded: 2 runs, 1 seed"
+    assert state(tmp_path / "whole", {}, [*arms, "new"]) == "in part: 2 runs, 1 seed, without new"
     drawn = Item("1", "Figure 3", "x", "fig5-table4-ddim", "y", "results/fig5-table4-ddim/SCALE/denoising.json")
     summary(tmp_path / "results" / "fig5-table4-ddim" / "gpu", seeds=3)
     assert states(drawn, tmp_path) == {"cpu": "ready", "gpu": "ready", "paper": "ready"}

@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,18 +85,7 @@ class Experiment:
         Raises:
             ValueError: an unknown scale, or a configuration that is refused.
         """
-        if scale is not None and scale not in self.scale:
-            raise ValueError(f"{self.name} has no scale {scale!r}; there are {sorted(self.scale)}")
-        base, grid = dict(self.base), dict(self.grid)
-        for key, value in [*(self.scale[scale].items() if scale else ()), *overrides]:
-            if key == "train.seed":
-                grid[key] = labelled(key, value if isinstance(value, list) else [value], self.name)
-            elif key.startswith("grid.") and key[5:] in self.grid:
-                grid[key[5:]] = labelled(key, value, self.name)
-            else:
-                grid.pop(key, None)
-                base = overridden(base, key, value)
-        grid = {key: grid[key] for key in ("train.seed", *self.grid) if key in grid}  # a reopened key keeps its place
+        base, grid = self._at(scale, overrides)
         seeds = grid.pop("train.seed", None) or {"0": _seed(base)}
         if wrong := [seed for seed in seeds.values() if not isinstance(seed, int) or isinstance(seed, bool)]:
             raise ValueError(f"{self.name}: train.seed is {wrong[0]!r}; seeds must be whole numbers")
@@ -108,12 +97,42 @@ class Experiment:
             for key, value in overrides:  # an option of something that the grid chooses
                 if key != "train.seed" and not (key.startswith("grid.") and key[5:] in grid):
                     values = overridden(values, key, value)
-            arm = "-".join(label for label, _ in point) or "run"
             labels = {key: label for key, (label, _) in zip(grid, point, strict=True)}
-            cells.append(Cell(arm, seed, read_config(with_preset(values)), labels))
+            cells.append(Cell(_arm(labels.values()), seed, read_config(with_preset(values)), labels))
         if twice := [name for name, count in Counter(cell.folder for cell in cells).items() if count > 1]:
             raise ValueError(f"{self.name}: two runs would share the folder {twice[0]}; give them other labels")
         return cells
+
+    def arms(self, scale: str | None = None) -> list[str]:
+        """Return the names of the arms, in order; no configuration is made, and no data are looked for.
+
+        Raises:
+            ValueError: an unknown scale.
+        """
+        _, grid = self._at(scale, ())
+        grid.pop("train.seed", None)
+        return [_arm(labels) for labels in itertools.product(*grid.values())]
+
+    def _at(
+        self, scale: str | None, overrides: Sequence[tuple[str, Any]]
+    ) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]]]:
+        """Return the base and the grid at a scale, changed by the overrides."""
+        if scale is not None and scale not in self.scale:
+            raise ValueError(f"{self.name} has no scale {scale!r}; there are {sorted(self.scale)}")
+        base, grid = dict(self.base), dict(self.grid)
+        for key, value in [*(self.scale[scale].items() if scale else ()), *overrides]:
+            if key == "train.seed":
+                grid[key] = labelled(key, value if isinstance(value, list) else [value], self.name)
+            elif key.startswith("grid.") and key[5:] in self.grid:
+                grid[key[5:]] = labelled(key, value, self.name)
+            else:
+                grid.pop(key, None)
+                base = overridden(base, key, value)
+        return base, {key: grid[key] for key in ("train.seed", *self.grid) if key in grid}  # in the file's order
+
+
+def _arm(labels: Iterable[str]) -> str:
+    return "-".join(labels) or "run"
 
 
 def read_experiment(name: str) -> Experiment:
