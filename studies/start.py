@@ -14,10 +14,12 @@ _GAINS = ["few-steps-flow-cpu", "demo"]
 """Pages of the records that the first table is about, real images first."""
 _ENDS = {
     "few-steps-ddim-cpu": ["eps-assignment", "x0-assignment", "v-assignment"],
+    "few-steps-16-pixels-cpu": ["v-assignment", "published-assignment"],
     "few-steps-times-cpu": ["edm-assignment", "edm-noise-assignment"],
     "few-steps-consistency-cpu": ["published-assignment", "lognormal-assignment", "weighted-assignment"],
     "few-steps-data-sets-cpu": ["semidiscrete", "oversampled", "cached"],
     "sd-unconditional-cpu": ["assignment", "nearest"],
+    "sd-class-conditional-cpu": ["assignment", "assignment-per-class"],
 }
 """Pages of the records that the second table is about, with the arms that it shows of them."""
 _COUNTS = 1, 2, 5, 10, 50
@@ -88,8 +90,9 @@ def _gain(view: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _end(view: Mapping[str, Any], arms: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield a row for each of these arms: where it and its independent noise end, by the number of sampling steps."""
     ends = {tuple(cells[:2]): cells for cells in view["finals"][view["metrics"][0]]}
+    grouped = "independent" not in {arm for arm, _ in ends}
     for arm in arms:
-        group, _, coupling = arm.rpartition("-")
+        group, _, coupling = arm.rpartition("-") if grouped else ("", "", arm)
         plain = f"{group}-independent" if group else "independent"
         pairs = [(ends.get((plain, str(steps))), ends.get((arm, str(steps)))) for steps in _COUNTS]
         said = [f"{_mean(a)} → {_mean(b)}{_mark(b)} ({b[4]})" if a and b else "-" for a, b in pairs]

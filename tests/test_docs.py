@@ -268,6 +268,7 @@ GAINS = [
     ("few-steps-flow/cpu", "assignment"),
     ("few-steps-data-sets/cpu", "semidiscrete"),
     ("few-steps-latents/cpu", "assignment"),
+    ("sd-class-conditional/cpu", "assignment"),
     ("demo", "assignment"),
     ("few-steps-ddim/cpu", "v-assignment"),
     ("few-steps-ddim/cpu", "x0-assignment"),
