@@ -270,6 +270,7 @@ GAINS = [
     ("few-steps-latents/cpu", "assignment"),
     ("sd-class-conditional/cpu", "assignment"),
     ("demo", "assignment"),
+    ("few-steps-16-pixels/cpu", "v-assignment"),
     ("few-steps-ddim/cpu", "v-assignment"),
     ("few-steps-ddim/cpu", "x0-assignment"),
     ("few-steps-ddim/cpu", "eps-assignment"),
@@ -329,7 +330,7 @@ def test_the_numbers_of_the_readme_are_the_recorded_ones() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme_problems(text) == []
     minus = "\N{MINUS SIGN}"
-    slips = {"0.966": "0.967", "9 ms": "8 ms", f"{minus}30 %": f"{minus}31 %", "2.1 times": "2.2 times"}
+    slips = {"0.966": "0.967", "9 ms": "8 ms", f"{minus}55 %": f"{minus}56 %", "2.1 times": "2.2 times"}
     for right, wrong in (slips | {"| 4,000 |": "| 5,000 |"}).items():
         assert len(readme_problems(text.replace(right, wrong))) == 1
 
