@@ -440,6 +440,10 @@ class HasOriginal(Protocol):
         """The other source. Samples are compared with its data, in features fitted to it and its labels."""
         ...
 
+    def held_out_conditions(self, rows: int) -> Tensor:
+        """Return the conditions of the first held-out rows, (rows, *dims), or of all where there are fewer."""
+        ...
+
 
 @runtime_checkable
 class HasRandomAccess(Source, Protocol):

@@ -14,7 +14,7 @@ from immiscible_diffusion.data import Latents, Painting
 from immiscible_diffusion.experiments.config import Config
 from immiscible_diffusion.nets.guided import guided
 from immiscible_diffusion.runs.conditions import conditioned, conditions_for, with_prompts
-from immiscible_diffusion.runs.evaluation import fitted, held_out_features, networks
+from immiscible_diffusion.runs.evaluation import fitted, held_out_features, measured_source, networks
 from immiscible_diffusion.sample import clip_problem
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Batch, HasFitting, HasLeastRows, HasMemory, HasPreparation, Metric
@@ -147,7 +147,7 @@ def _zero(x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
 
 def _check_counts(check: Check, config: Config) -> None:
     """Compare the numbers of held-out images and of samples with what each metric needs."""
-    held_out = check.value("source", lambda: len(config.source.held_out().raw))
+    held_out = check.value("source", lambda: len(measured_source(config).held_out().raw))
     for name, metric in config.evaluate.metrics.items():
         if held_out is not None and isinstance(metric, HasLeastRows):
             check.value(f"evaluate.metrics.{name}", _enough, metric.least, held_out, config.evaluate.samples)

@@ -18,6 +18,7 @@ from immiscible_diffusion.types import (
     Batch,
     HasCaptionNumbers,
     HasClassNames,
+    HasOriginal,
     HasPrompts,
     Int,
     NetDescription,
@@ -149,7 +150,7 @@ def conditions_for(config: Config, n: int, first: int = 0) -> Tensor | None:
     if kind == "labels" and classes is not None:
         return numbers % classes
     source = conditioned(config.source, config.net)
-    held_out = once(describe("source", config.source), lambda: _held_out_conditions(config.source))
+    held_out = _held_out_conditions(config, first + n)
     rows = held_out[numbers % len(held_out)]
     return source.states(rows) if isinstance(source, EncodedCaptions) else rows
 
@@ -165,7 +166,16 @@ def once(of: Any, make: Callable[[], Tensor]) -> Tensor:
     return _cache[key]
 
 
-def _held_out_conditions(source: Source) -> Tensor:
+def _held_out_conditions(config: Config, rows: int) -> Tensor:
+    """Return the conditions of so many held-out rows at least, or of all."""
+    source = config.source
+    if isinstance(source, HasOriginal):
+        several = max(rows, config.evaluate.samples)
+        return once([describe("source", source), several], lambda: source.held_out_conditions(several))
+    return once(describe("source", source), lambda: _conditions_of(source))
+
+
+def _conditions_of(source: Source) -> Tensor:
     cond = source.held_out().cond
     if cond is None or not len(cond):
         raise ValueError(f"the net needs a condition, and {type(source).__name__} holds out rows without one")
