@@ -19,6 +19,7 @@ _ENDS = {
     "few-steps-consistency-cpu": ["published-assignment", "lognormal-assignment", "weighted-assignment"],
     "few-steps-data-sets-cpu": ["semidiscrete", "oversampled", "cached"],
     "sd-unconditional-cpu": ["assignment", "nearest"],
+    "painting-cpu": ["inside-nearest", "outside-nearest"],
     "sd-class-conditional-cpu": ["assignment", "assignment-per-class"],
 }
 """Pages of the records that the second table is about, with the arms that it shows of them."""
