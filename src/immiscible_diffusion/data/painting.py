@@ -98,24 +98,27 @@ class Painting:
     def held_out(self) -> Batch:
         """Return the data that training never sees, each with one hole that is always the same."""
         batch = self.source.held_out()
-        return batch._replace(cond=self.held_out_conditions(len(batch.raw)))
+        return batch._replace(cond=self._held_out_condition(batch.raw))
 
     def held_out_conditions(self, rows: int) -> Float[Tensor, "b c h w"]:
         """Return masks and known parts of the first held-out rows, or of all if there are fewer.
 
         An autoencoder takes long for many pictures: ask for those that are needed.
         """
-        raw = self.source.held_out().raw[:rows]
-        return self._condition(raw, 0, torch.arange(len(raw)))
+        return self._held_out_condition(self.source.held_out().raw[:rows])
 
     def pictures(self, n: int) -> list[UInt8[Tensor, "n c h w"]]:
         """Return the first n held-out images with a grey hole, and as they are."""
         images = self.source.held_out().raw[:n]
-        return [_grey(images, self.held_out_conditions(n)[:, :1]), images]
+        return [_grey(images, self._held_out_condition(images)[:, :1]), images]
 
     def listing_digest(self) -> str | None:
         """Return the digest of the inner source's files; None if it reads no files."""
         return self.source.listing_digest() if isinstance(self.source, HasListing) else None
+
+    def _held_out_condition(self, raw: Tensor) -> Float[Tensor, "b c h w"]:
+        """Return the condition of the first held-out data, in their order."""
+        return self._condition(raw, 0, torch.arange(len(raw)))
 
     def _condition(self, raw: Tensor, seed: int, rows: Tensor) -> Float[Tensor, "b c h w"]:
         _, *shape = self.codec.encode(raw[:1]).shape
