@@ -306,6 +306,9 @@ def test_an_export_without_text_encoder_is_trained_further_with_its_tokens(tmp_p
     assert torch.equal(ask(further.build((4, 8, 8), 2).eval(), LABELS), ask(first, LABELS))
     with pytest.raises(ValueError, match=r"tokens of shape \(3, 64\); this net has \(4, 64\)"):
         further.build((4, 8, 8), 3)
+    save_file({"another": torch.zeros(3, 64)}, tmp_path / "class-tokens.safetensors")
+    with pytest.raises(ValueError, match=r"tokens of shape \(0,\); this net has \(3, 64\)"):
+        further.build((4, 8, 8), 2)
     (tmp_path / "class-tokens.safetensors").unlink()
     assert not torch.equal(ask(further.build((4, 8, 8), 2).eval(), LABELS), ask(first, LABELS))
     with pytest.raises(ValueError, match=r"has no class-tokens\.safetensors"):

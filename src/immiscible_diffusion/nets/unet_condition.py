@@ -245,7 +245,7 @@ def _load_tokens(table: nn.Embedding, file: Path) -> None:
     """Take the class tokens that another run exported; a folder without them leaves the fresh ones."""
     if not file.is_file():
         return
-    weight = read_tensors(file)["weight"]
+    weight = read_tensors(file).get("weight", torch.empty(0))
     if weight.shape != table.weight.shape:
         raise ValueError(
             f"{file} holds tokens of shape {tuple(weight.shape)}; this net has {tuple(table.weight.shape)}: "
