@@ -14,7 +14,8 @@ _GAINS = ["few-steps-flow-cpu", "demo"]
 """Pages of the records that the first table is about, real images first."""
 _ENDS = {
     "few-steps-ddim-cpu": ["eps-assignment", "x0-assignment", "v-assignment"],
-    "few-steps-16-pixels-cpu": ["v-assignment", "published-assignment"],
+    "few-steps-16-pixels-cpu": ["x0-assignment", "v-assignment"],
+    "few-steps-16-pixels-consistency-cpu": ["published-assignment", "weighted-assignment"],
     "few-steps-times-cpu": ["edm-assignment", "edm-noise-assignment"],
     "few-steps-consistency-cpu": ["published-assignment", "lognormal-assignment", "weighted-assignment"],
     "few-steps-data-sets-cpu": ["semidiscrete", "oversampled", "cached"],
