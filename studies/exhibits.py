@@ -10,6 +10,7 @@ import numpy as np
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.report.sentences import SURE, number
 from immiscible_diffusion.report.uncertainty import Values, spread, t_test_p
+from immiscible_diffusion.runs.rollout import by_arm
 
 __all__ = ["exhibits"]
 
@@ -173,10 +174,7 @@ def _denoising(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rollout(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    groups: dict[tuple[str, str, int], dict[int, Mapping[str, Any]]] = {}
-    for line in numbers["lines"]:
-        groups.setdefault((line["arm"], line["start"], line["sampling_steps"]), {})[line["seed"]] = line
-    rows = []
+    groups, rows = by_arm(numbers["lines"]), []
     for (arm, start, steps), by_seed in groups.items():
         base = groups["independent", "matched", steps]
         cells = [_rollout_cell(by_seed, base, share) for share in ("success", "minority")]

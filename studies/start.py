@@ -6,6 +6,7 @@ from statistics import mean
 from typing import Any
 
 from immiscible_diffusion.files import read_json
+from immiscible_diffusion.runs.rollout import by_arm
 from studies.dimension import gains_by_dimension, nearness
 
 __all__ = ["start"]
@@ -30,8 +31,8 @@ _FACES = "few-steps-faces-cpu"
 """The page of the record whose samples are shown."""
 _LIMITS = ["fig5-table4-ddim-cpu", "few-steps-consistency-cpu", "digits-consistency", "sd-fine-tuning-cpu"]
 """Pages of the records in which assignment gains nothing, each with the finding at its most sampling steps."""
-_POLICY = "diffusion-policy-cpu", "results/diffusion-policy/cpu/rollout.json"
-"""The page of the record whose policies were carried out, and how they fared."""
+_POLICY = "diffusion-policy-cpu"
+"""The page of the record whose policies were carried out."""
 _ARM = "assignment"
 _ROWS = 8
 _SIZES = [(64, 3072), (64, 16384), (256, 4096), (256, 16384), (1024, 4096)]
@@ -58,8 +59,7 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         "columns": _COUNTS,
         "faces": by_page.get(_FACES),
         "figures": [view for view in gains if view["figure"]],
-        "limits": [(by_page[page], _last_finding(by_page[page])) for page in _LIMITS if page in by_page]
-        + [(by_page[page], _policy(root / path)) for page, path in [_POLICY] if page in by_page],
+        "limits": list(_limits(by_page, root)),
         "costs": _costs(root),
         "shares": [(view, view["costs"]) for view in gains],
         "dimensions": rows,
@@ -123,13 +123,23 @@ def _last_finding(view: Mapping[str, Any]) -> str:
     return f"{first}: {'; '.join(parts)}."
 
 
+def _limits(by_page: Mapping[str, Mapping[str, Any]], root: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yield each record in which assignment gains nothing, with the sentence that says so."""
+    for page in _LIMITS:
+        if page in by_page:
+            yield by_page[page], _last_finding(by_page[page])
+    record = root / "results" / "diffusion-policy" / "cpu" / "rollout.json"
+    if _POLICY in by_page and record.is_file():
+        yield by_page[_POLICY], _policy(record)
+
+
 def _policy(record: Path) -> str:
     """Return how policies fare that were trained with assignment, in one sentence a coupling."""
-    lines = read_json(record)["lines"]
-    most = max(line["sampling_steps"] for line in lines)
+    groups = by_arm(read_json(record)["lines"])
+    most = max(steps for _, _, steps in groups)
 
     def shown(arm: str) -> list[str]:
-        runs = [line for line in lines if (line["arm"], line["sampling_steps"]) == (arm, most)]
+        runs = groups[arm, "matched", most].values()
         return [f"{mean(run[share] for run in runs):.3f}" for share in ("success", "minority")]
 
     plain, paired, aware = map(shown, ("independent", "assignment", "conditional"))

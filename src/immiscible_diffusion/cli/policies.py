@@ -16,6 +16,7 @@ from immiscible_diffusion.files import read_index, read_json, write_json
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.report.page import text_table
 from immiscible_diffusion.runs.folder import CONFIG, is_finished
+from immiscible_diffusion.runs.rollout import by_arm
 from immiscible_diffusion.runs.rollout import rollout as carry_out
 from immiscible_diffusion.sample import Start
 
@@ -52,12 +53,9 @@ def rollout(
 
 
 def _table(lines: list[dict[str, Any]]) -> Table:
-    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
-    for line in lines:
-        groups.setdefault((line["arm"], line["start"], line["sampling_steps"]), []).append(line)
     rows = [
-        [arm, start, str(count), str(len(same)), *(_cell([line[share] for line in same]) for share in _SHARES)]
-        for (arm, start, count), same in groups.items()
+        [arm, start, str(count), str(len(runs)), *(_cell([run[share] for run in runs.values()]) for share in _SHARES)]
+        for (arm, start, count), runs in by_arm(lines).items()
     ]
     title = "Share of episodes, mean over runs and their standard deviation"
     table = text_table(title, ["coupling", "start", "sampling", "runs", *_SHARES], rows, left=2)

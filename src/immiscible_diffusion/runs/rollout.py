@@ -1,5 +1,8 @@
 """A policy tried: closed-loop episodes of the task that its demonstrations are of."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +12,7 @@ from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.sample import Start, Trained, draw, warn_if_fresh
 from immiscible_diffusion.streams import stream
 
-__all__ = ["rollout"]
+__all__ = ["by_arm", "rollout"]
 
 EXECUTED, LIMIT = 8, 64
 
@@ -64,6 +67,14 @@ def rollout(
         if bool(arrived.all()):
             break
     return _shares(arrived & ~touched, touched, side)
+
+
+def by_arm(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, int], dict[int, Mapping[str, Any]]]:
+    """Return the lines of a ``rollout.json`` by (arm, start, sampling steps), and each of these by its run's seed."""
+    groups: dict[tuple[str, str, int], dict[int, Mapping[str, Any]]] = {}
+    for line in lines:
+        groups.setdefault((line["arm"], line["start"], line["sampling_steps"]), {})[line["seed"]] = line
+    return groups
 
 
 def _shares(success: Tensor, touched: Tensor, side: Tensor) -> dict[str, float]:
