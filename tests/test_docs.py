@@ -104,6 +104,16 @@ def test_the_questions_say_what_is_recorded() -> None:
         in text
     )
     assert round(ddim["v-assignment", 50]["p"], 3) == 0.036
+    larger = recorded("few-steps-16-pixels/cpu")
+
+    def gain(arm: str, steps: int) -> str:
+        return f"{-100 * larger[arm, steps]['difference'] / larger[arm, steps]['reference_mean']:.0f}"
+
+    (v2, v5, v10), (x2, x5, x10) = ([gain(f"{name}-assignment", n) for n in (2, 5, 10)] for name in ("v", "x0"))
+    assert (
+        f"{v2} % with v and {x2} % with x0 at 2 sampling steps are {v5} and {x5} % at 5, and {v10} and {x10} %" in text
+    )
+    assert larger["x0-assignment", 10]["p"] > 0.05 > larger["v-assignment", 10]["p"]
     assert all(ddim[f"{name}-assignment", 50]["p"] > 0.05 for name in ("x0", "eps"))
     sets = recorded("few-steps-data-sets/cpu")
     for steps, where in ((1, "in one sampling step"), (5, "in 5"), (10, "in 10")):
@@ -229,6 +239,15 @@ def test_the_page_of_samplers_says_what_latents_do() -> None:
     assert f"ends {better('nearest')} than independent noise at 5 steps from the matched start" in text
     assert f"and {better('nearest, plain start')} from N(0, I), and level with it at 20" in text
     assert all(ends[arm, 20]["p"] > 0.05 for arm in ("nearest", "nearest, plain start"))
+    larger = recorded("few-steps-16-pixels/cpu")
+    points = {
+        round(
+            100 * (larger[f"{arm}, plain start", n]["mean"] - larger[arm, n]["mean"]) / larger[arm, n]["reference_mean"]
+        )
+        for arm in ("x0-nearest", "v-nearest")
+        for n in (1, 2, 5, 10)
+    }
+    assert f"the gain is {min(points)} to {max(points)} percentage points larger" in text
 
 
 def test_adding_a_coupling_works_as_written(capsys: pytest.CaptureFixture[str]) -> None:
