@@ -183,6 +183,23 @@ def test_the_questions_say_what_is_recorded() -> None:
         assert f"{percent('nearest-start/cpu', 'l2-4, plain start', steps)} worse at {steps}" in text
 
 
+def test_the_question_of_consistency_says_what_larger_images_do() -> None:
+    text = " ".join((ROOT / "docs" / "faq.md").read_text(encoding="utf-8").split())
+    ends = recorded("few-steps-16-pixels-consistency/cpu")
+    (plain, paired), (base, weighted) = (
+        [number(ends[f"{recipe}-{arm}", 1]["mean"]) for arm in ("independent", "assignment")]
+        for recipe in ("published", "weighted")
+    )
+    p = f"{ends['published-assignment', 1]['p']:.1g}".replace("0.", ".")
+    assert f"as published {plain} becomes {paired} in one step (p = {p})" in text
+    assert base == weighted
+    assert f"with the weight 1 / gap both end at {base}." in text
+    five, ten = (ends["weighted-assignment", steps] for steps in (5, 10))
+    worse = [f"{100 * row['difference'] / row['reference_mean']:.0f} % worse" for row in (five, ten)]
+    p = f"{five['p']:.2g}".replace("0.", ".")
+    assert f"assignment ends {worse[0]} in 5 steps (p = {p}) and {worse[1]} in 10" in text
+
+
 def test_the_question_of_times_and_levels_says_what_is_recorded() -> None:
     text = " ".join((ROOT / "docs" / "faq.md").read_text(encoding="utf-8").split())
     ends = recorded("few-steps-times/cpu")
