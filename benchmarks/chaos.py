@@ -138,8 +138,8 @@ def _trial(folder: Path, world: int, whole: dict[str, str], chance: random.Rando
         _ended(processes)
         if chance.random() < 0.15:
             damaged += _damage(folder, chance)
-    found = _digests(folder)
-    unlike = sorted(name for name in found.keys() | whole.keys() if found.get(name) != whole.get(name))
+    digests = _digests(folder)
+    unlike = sorted(name for name in digests.keys() | whole.keys() if digests.get(name) != whole.get(name))
     return {
         "processes": world,
         "kills": sum(moments.values()),
@@ -217,13 +217,13 @@ def _digests(folder: Path) -> dict[str, str]:
 
     Checkpoints set aside as damaged are left out, and so are the clock's numbers in a checkpoint's state.
     """
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_dir() or ".damaged" in name or name == ".lock":
             continue
         if path.name == "state.json" or name in _BY_CHANCE or path.name in ("README.md", "immiscible.json"):
-            found[name] = ""
+            digests[name] = ""
         else:
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests

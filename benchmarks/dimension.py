@@ -109,7 +109,7 @@ def dimension_page(text: str, rows: Sequence[Mapping[str, Any]]) -> str:
         )
         lines.append(f"| {b} | {name} | {' | '.join(numbers)} |")
     table = "\n".join(lines) + "\n"
-    filled, count = _TABLE.subn(lambda found: found[1] + table + found[2], text)
+    filled, count = _TABLE.subn(lambda match: match[1] + table + match[2], text)
     if count != 1:
         raise ValueError("the page needs the markers <!-- dimension --> and <!-- end of dimension ... --> once")
     return filled

@@ -54,7 +54,7 @@ def bench_joint(*, rows: int, sizes: list[int], worlds: list[int], repeats: int)
         for d in sizes:
             with TemporaryDirectory() as folder:
                 tasks = [(rank, world, rows, d, repeats, folder) for rank in range(world)]
-                (made,) = [each for each in results(_process, tasks, world) if each is not None]
+                (made,) = [result for result in results(_process, tasks, world) if result is not None]
             for arm, (spent, received) in made.items():
                 yield {
                     "arm": arm,
@@ -83,7 +83,7 @@ def _process(
         x = torch.randn(rows // world, d, generator=draws)
         for name, couple in couplings.items():
             dist.barrier()
-            counted = _Counted()
+            counted = _ByteCounter()
             begun = now()
             with counted:
                 couple(x, step=step)
@@ -98,10 +98,10 @@ def _process(
     return {name: (spent[name], received[name]) for name in couplings} if rank == 0 else None
 
 
-class _Counted:
+class _ByteCounter:
     """Counts the bytes that this process receives from others."""
 
-    def __enter__(self) -> "_Counted":
+    def __enter__(self) -> "_ByteCounter":
         self.bytes, self.patches, rank = 0, ExitStack(), dist.get_rank()
         gather_all, gather, scatter = dist.all_gather, dist.gather, dist.scatter
 

@@ -87,7 +87,7 @@ def bench_processes(
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     tasks = [(rank, world, port, images, net, batch, steps, rounds) for rank in range(world)]
-    (spent,) = [each for each in results(_process, tasks, world) if each is not None]
+    (spent,) = [result for result in results(_process, tasks, world) if result is not None]
     yield from _rows(spent, world, batch, steps)
 
 
@@ -145,7 +145,7 @@ def _rows(
     first, base = next(iter(spent.items()))
     for name, pairs in spent.items():
         rates = [batch / seconds for seconds, _ in pairs]
-        ratios, computing = ([b[i] / own[i] for b, own in zip(base, pairs, strict=True)] for i in (0, 1))
+        ratios, computing = ([b[i] / pair[i] for b, pair in zip(base, pairs, strict=True)] for i in (0, 1))
         yield {
             "loop": name,
             "processes": world,

@@ -40,9 +40,9 @@ def bench_small_features(
         draw = min(max(n // 4, _SAMPLES[0]), _SAMPLES[1], n)
         labels = None if batch.cond is None else batch.cond[:n]
         kinds: dict[str, Features] = {"pooled_pixels": PooledPixels()}
-        kinds["rotation"] = _Trained(batch.raw[:n], None, 4, seed)
+        kinds["rotation"] = _ClassifierFeatures(batch.raw[:n], None, 4, seed)
         if labels is not None:
-            kinds["labels"] = _Trained(batch.raw[:n], labels, source.classes or 1, seed)
+            kinds["labels"] = _ClassifierFeatures(batch.raw[:n], labels, source.classes or 1, seed)
         for name, features in kinds.items():
             real = features(held)
             row: dict[str, Any] = {"training": n, "drawn": draw, "features": name}
@@ -52,7 +52,7 @@ def bench_small_features(
             yield row
 
 
-class _Trained:
+class _ClassifierFeatures:
     """The features of a classifier trained on these images, as the features ``classifier`` are."""
 
     def __init__(self, images: Tensor, labels: Tensor | None, classes: int, seed: int) -> None:

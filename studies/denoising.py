@@ -18,11 +18,11 @@ from immiscible_diffusion.sample import Trained, generate
 from immiscible_diffusion.streams import stream
 from immiscible_diffusion.types import Float
 
-__all__ = ["Denoised", "clean_error", "denoise", "paired", "predict_clean", "read_run"]
+__all__ = ["DenoisingResult", "clean_error", "denoise", "paired", "predict_clean", "read_run"]
 
 
 @dataclass(frozen=True)
-class Denoised:
+class DenoisingResult:
     """What one run's net makes of noise.
 
     Attributes:
@@ -58,7 +58,7 @@ def read_run(folder: Path) -> tuple[Trained, Config]:
 
 def denoise(
     trained: Trained, config: Config, *, times: Sequence[float] = (), steps: int = 20, images: int = 8, rows: int = 256
-) -> Denoised:
+) -> DenoisingResult:
     """Return the predictions of a trained net from pure noise down to little noise (arXiv:2406.12303, Fig. 3).
 
     Pure noise is that of the first sampling step, drawn from N(0, I), the same for every run of equal evaluation seed;
@@ -95,7 +95,7 @@ def denoise(
     samples = generate(
         trained, images, steps=steps, seed=config.evaluate.seed, start="normal", cond=conditions_for(config, images)
     )
-    return Denoised(
+    return DenoisingResult(
         times=levels,
         coupled=errors["coupled"],
         independent=errors["independent"],
@@ -139,7 +139,7 @@ def clean_error(
     variance = float(x.var(0, correction=0).mean())
     if variance == 0:
         raise ValueError("the data do not vary; an error in units of their variance needs different rows")
-    alpha, sigma = (float(each) for each in trained.method.schedule.coefficients(torch.tensor([t])))
+    alpha, sigma = (float(coefficient) for coefficient in trained.method.schedule.coefficients(torch.tensor([t])))
     clean = predict_clean(trained, alpha * x + sigma * noise, t, cond)
     return float((clean.clamp(x.min(), x.max()) - x).square().mean()) / variance
 

@@ -18,10 +18,10 @@ from immiscible_diffusion.files import read_index, write_bytes, write_json
 from immiscible_diffusion.runs.folder import environment, is_finished
 from immiscible_diffusion.sample import Trained
 from immiscible_diffusion.streams import stream
-from studies.denoising import Denoised, denoise, read_run
+from studies.denoising import DenoisingResult, denoise, read_run
 from studies.dimension import gains_by_dimension, nearness
 from studies.levels import ByLevel, by_level
-from studies.perturbation import Perturbed, perturb
+from studies.perturbation import PerturbationResult, perturb
 from studies.study_figures import (
     denoising_figure,
     dimension_figure,
@@ -94,7 +94,7 @@ def _miscibility(
 ) -> tuple[bytes, list[dict[str, Any]]]:
     if images >= batch:
         raise ValueError(f"{images} images in batches of {batch}; they need others beside them")
-    drawn = [each.raw for each in itertools.islice(source.batches(batch, 0), 21)]
+    drawn = [minibatch.raw for minibatch in itertools.islice(source.batches(batch, 0), 21)]
     first = next(source.batches(batch, 0))
     x = codec.encode(first.raw)
     classes = torch.zeros(batch, dtype=torch.long) if first.cond is None else first.cond
@@ -137,7 +137,7 @@ def _finished(folder: Path | None) -> Iterator[tuple[dict[str, Any], Trained, Co
 
 
 def _denoising(folder: Path | None, steps: int) -> tuple[bytes, list[dict[str, Any]]]:
-    arms: dict[str, list[Denoised]] = {}
+    arms: dict[str, list[DenoisingResult]] = {}
     rows = []
     for run, trained, config in _finished(folder):
         denoised = denoise(trained, config, steps=steps)
@@ -158,7 +158,7 @@ def _levels(folder: Path | None) -> tuple[bytes, list[dict[str, Any]]]:
 
 
 def _perturbation(folder: Path | None, steps: int) -> tuple[bytes, list[dict[str, Any]]]:
-    arms: dict[str, list[Perturbed]] = {}
+    arms: dict[str, list[PerturbationResult]] = {}
     rows = []
     for run, trained, config in _finished(folder):
         perturbed = perturb(trained, config, steps=steps)

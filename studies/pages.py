@@ -187,10 +187,10 @@ def _qualities(numbers: Mapping[str, Any], metric: str) -> list[list[str]]:
         if not both or min(len(reference[seed]) for seed in both) < 3:
             continue
         rises, pair = metric in numbers["rising"], [{seed: side[seed] for seed in both} for side in (reference, arm)]
-        for _, each in thresholds(*(map(falling, pair) if rises else pair)):
-            target = mean(1 / goal if rises else goal for goal in each.target.values())
+        for _, gain in thresholds(*(map(falling, pair) if rises else pair)):
+            target = mean(1 / goal if rises else goal for goal in gain.target.values())
             about = {"arm": row["arm"], "sampling_steps": row["sampling_steps"], "target": target}
-            cells.append(speedup_cells(about | speedup_values(each)))
+            cells.append(speedup_cells(about | speedup_values(gain)))
     return cells
 
 

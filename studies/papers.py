@@ -136,7 +136,7 @@ def _is_other(made: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
         kind, _, name = key.partition(".")
         choice = made.get(kind, {})
         values = value if isinstance(value, list) else [value]
-        number = key not in varied | {"train.seed"} and all(isinstance(each, int | float) for each in values)
+        number = key not in varied | {"train.seed"} and all(isinstance(item, int | float) for item in values)
         if number and isinstance(choice, Mapping) and name in choice and choice[name] != value:
             return True
     return False

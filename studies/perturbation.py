@@ -11,14 +11,14 @@ from immiscible_diffusion.runs.conditions import conditions_for
 from immiscible_diffusion.sample import Trained, draw
 from immiscible_diffusion.streams import stream
 
-__all__ = ["WEIGHTS", "Perturbed", "perturb"]
+__all__ = ["WEIGHTS", "PerturbationResult", "perturb"]
 
 WEIGHTS = 0.1, 0.2, 0.3, 0.5, 1.0
 """The first three are those of arXiv:2505.18521, Figure 3."""
 
 
 @dataclass(frozen=True)
-class Perturbed:
+class PerturbationResult:
     """What becomes of the images of one run where their noise is changed a little.
 
     Attributes:
@@ -42,7 +42,7 @@ def perturb(
     steps: int = 20,
     noises: int = 32,
     draws: int = 10,
-) -> Perturbed:
+) -> PerturbationResult:
     """Return how the images of fixed noises change where noise of a weight w is added (arXiv:2505.18521, section 4.2).
 
     The start is (z + w e) / sqrt(1 + w^2), which is as normal as the noise z itself. Noises and perturbations are the
@@ -83,4 +83,4 @@ def perturb(
             if i == 0:
                 shown.append(changed[0])
         change.append(total)
-    return Perturbed(list(weights), change, torch.stack(shown).round().clamp(0, 255).to(torch.uint8))
+    return PerturbationResult(list(weights), change, torch.stack(shown).round().clamp(0, 255).to(torch.uint8))

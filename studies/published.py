@@ -37,7 +37,7 @@ def published(numbers: Mapping[str, Any], metric: str) -> list[list[str]]:
         like = [r for r in rows if _condition(r) == _condition(row) and _is_base(r["arm"], row["arm"])]
         base = like[0]["value"] if like else None
         last = max(r.get("train_steps", 0) for r in rows if (r["arm"], r["grade"]) == (row["arm"], row["grade"]))
-        own = _measured(numbers, metric, row) if row.get("train_steps", 0) == last else ["-", "-", "-"]
+        measured_cells = _measured(numbers, metric, row) if row.get("train_steps", 0) == last else ["-", "-", "-"]
         cells.append(
             [
                 row["arm"],
@@ -47,7 +47,7 @@ def published(numbers: Mapping[str, Any], metric: str) -> list[list[str]]:
                 f"{row['train_steps']:,}" if "train_steps" in row else "-",
                 str(row.get("sampling_steps", "-")),
                 row["grade"],
-                *own,
+                *measured_cells,
             ]
         )
     return cells

@@ -87,8 +87,8 @@ def public_names(module: Path) -> list[str]:
     for node in _tree(module).body:
         if isinstance(node, ast.Assign) and any(isinstance(to, ast.Name) and to.id == "__all__" for to in node.targets):
             origins = _origins(module)
-            own = "immiscible_diffusion"
-            return [name for name in ast.literal_eval(node.value) if origins.get(name, own).startswith(own)]
+            package = "immiscible_diffusion"
+            return [name for name in ast.literal_eval(node.value) if origins.get(name, package).startswith(package)]
     return []
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from immiscible_diffusion.diagnostics.miscibility import leading_plane, paths
 from immiscible_diffusion.report.drawing import COLOURS, figure_bytes, pyplot
-from studies.denoising import Denoised
+from studies.denoising import DenoisingResult
 from studies.levels import ByLevel
-from studies.perturbation import Perturbed
+from studies.perturbation import PerturbationResult
 
 __all__ = ["denoising_figure", "dimension_figure", "levels_figure", "miscibility_figure", "perturbation_figure"]
 
@@ -43,7 +43,7 @@ def miscibility_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Tensor, Te
     figure, axes = plt.subplots(len(panels), columns, figsize=(3.6 * columns, 3.7 * len(panels)), squeeze=False)
     for row, (title, pairs) in zip(axes, panels, strict=True):
         seen = {name: (*_seen(x, noise), cluster) for name, (x, noise, cluster) in pairs.items()}
-        reach = max(float(each.abs().max()) for x, noise, _ in seen.values() for each in (x, noise))
+        reach = max(float(points.abs().max()) for x, noise, _ in seen.values() for points in (x, noise))
         for axis, (name, (x, noise, cluster)) in zip(row, seen.items(), strict=False):
             _draw_paths(axis, paths(x, noise), cluster)
             axis.set_title(name, fontsize=10)
@@ -117,7 +117,7 @@ def _draw_gains(axis: Any, gains: Sequence[Mapping[str, Any]]) -> None:
     axis.grid(alpha=0.3)
 
 
-def denoising_figure(arms: Mapping[str, Sequence[Denoised]], *, images: int = 8) -> bytes:
+def denoising_figure(arms: Mapping[str, Sequence[DenoisingResult]], *, images: int = 8) -> bytes:
     """Return what each arm's net makes of noise as WebP (arXiv:2406.12303, Fig. 3).
 
     On the left the clean images that it predicts from pure noise, and below them the samples of the same noise, of the
@@ -137,8 +137,11 @@ def denoising_figure(arms: Mapping[str, Sequence[Denoised]], *, images: int = 8)
     left, right = figure.subfigures(1, 2, width_ratios=(1.15, 1))
     rows = left.subplots(len(arms), 1, squeeze=False)[:, 0]
     for axis, (name, runs) in zip(rows, arms.items(), strict=True):
-        both = [torch.cat(list(each[:images]), dim=2).permute(1, 2, 0) for each in (runs[0].guesses, runs[0].samples)]
-        axis.imshow(np.concatenate([each.numpy() for each in both]).squeeze(), cmap="gray", vmin=0, vmax=255)
+        both = [
+            torch.cat(list(pictures[:images]), dim=2).permute(1, 2, 0)
+            for pictures in (runs[0].guesses, runs[0].samples)
+        ]
+        axis.imshow(np.concatenate([strip.numpy() for strip in both]).squeeze(), cmap="gray", vmin=0, vmax=255)
         axis.set(xticks=[], yticks=[])
         spread = np.mean([run.spread for run in runs])
         axis.set_title(f"{name}: predicted from pure noise, sampled (spread {spread:.3f})", fontsize=9, loc="left")
@@ -205,7 +208,7 @@ def levels_figure(groups: Mapping[str, Mapping[str, Sequence[ByLevel]]]) -> byte
     return figure_bytes(figure, "webp")
 
 
-def perturbation_figure(arms: Mapping[str, Sequence[Perturbed]]) -> bytes:
+def perturbation_figure(arms: Mapping[str, Sequence[PerturbationResult]]) -> bytes:
     """Return the images of a noise that is changed more and more as WebP, a row an arm, and the change beside them.
 
     Args:
@@ -237,7 +240,7 @@ def perturbation_figure(arms: Mapping[str, Sequence[Perturbed]]) -> bytes:
     return figure_bytes(figure, "webp")
 
 
-def _draw_errors(axis: Any, runs: Sequence[Denoised], kind: str, name: str, colour: str) -> None:
+def _draw_errors(axis: Any, runs: Sequence[DenoisingResult], kind: str, name: str, colour: str) -> None:
     values = np.array([getattr(run, kind) for run in runs])
     middle, half = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
     axis.plot(runs[0].times, middle, color=colour, label=name, marker="o", markersize=2.5, linewidth=1.5)

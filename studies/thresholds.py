@@ -30,7 +30,7 @@ def thresholds(reference: Mapping[int, Curve], arm: Mapping[int, Curve]) -> list
     gains = []
     for step in sorted(*steps)[1:] if steps else ():
         until = {seed: [point for point in curve if point[0] <= step] for seed, curve in reference.items()}
-        each = speedup(until, arm)
-        if max(high for _, high in each.reference.values()) == step:
-            gains.append((step, each))
+        gain = speedup(until, arm)
+        if max(high for _, high in gain.reference.values()) == step:
+            gains.append((step, gain))
     return gains

@@ -25,7 +25,7 @@ def make(folder: Path) -> list[str]:
     from immiscible_diffusion.methods import Consistency, Denoising
     from immiscible_diffusion.nets import Dit, UNet, UNetCondition
     from immiscible_diffusion.priors import StandardNormal
-    from immiscible_diffusion.runs.write_samples import Asked, write_samples
+    from immiscible_diffusion.runs.write_samples import SamplingOptions, write_samples
     from immiscible_diffusion.sample import Trained
     from immiscible_diffusion.schedules import Betas
 
@@ -33,15 +33,19 @@ def make(folder: Path) -> list[str]:
     betas = Betas("scaled_linear", 1000, 0.00085, 0.012)
     matched = Nearest(8, "dot").prior([torch.randn(64, *latent, generator=torch.Generator().manual_seed(1)) + 1])
     models: dict[str, tuple[Any, ...]] = {
-        "ddim": (UNet((8, 16)), None, Denoising(Betas(), "eps"), Pixels(), StandardNormal(), plain, Asked(10)),
+        "ddim": (
+            UNet((8, 16)), None, Denoising(Betas(), "eps"), Pixels(), StandardNormal(), plain, SamplingOptions(10)
+        ),
         "ddim-clipped": (
-            UNet((8, 16)), None, Denoising(Betas(), "eps", clip=0.4), Pixels(), StandardNormal(), plain, Asked(10)
+            UNet((8, 16)), None, Denoising(Betas(), "eps", clip=0.4), Pixels(), StandardNormal(), plain,
+            SamplingOptions(10)
         ),
         "dpmpp": (
-            UNet((8, 16)), None, Denoising(Betas(), "v", "dpmpp"), Pixels(), StandardNormal(), plain, Asked(10)
+            UNet((8, 16)), None, Denoising(Betas(), "v", "dpmpp"), Pixels(), StandardNormal(), plain,
+            SamplingOptions(10)
         ),
         "consistency": (
-            UNet((8, 16), time="log_sigma"), None, Consistency(), Pixels(), StandardNormal(), plain, Asked(1)
+            UNet((8, 16), time="log_sigma"), None, Consistency(), Pixels(), StandardNormal(), plain, SamplingOptions(1)
         ),
     }  # fmt: skip
     if (SHARED / "taesd").is_dir():
@@ -50,10 +54,10 @@ def make(folder: Path) -> list[str]:
         text = str(text_parts(folder / "text", SHARED / "clip-tokenizer"))
         prompted = UNetCondition((16, 32), text=text, prompts=("a cat", "a dog"), conditional=True)
         vae = VAE(str(SHARED / "taesd"))
-        asked = Asked(20, labels=(0,), guidance=7.5)
-        models["stable-diffusion"] = prompted, 2, Denoising(betas, "eps"), vae, StandardNormal(), latent, asked
-        models["stable-diffusion-nearest"] = prompted, 2, Denoising(betas, "eps"), vae, matched, latent, asked
-        guided = Asked(20, labels=(0,), guidance=4.0)
+        choice = SamplingOptions(20, labels=(0,), guidance=7.5)
+        models["stable-diffusion"] = prompted, 2, Denoising(betas, "eps"), vae, StandardNormal(), latent, choice
+        models["stable-diffusion-nearest"] = prompted, 2, Denoising(betas, "eps"), vae, matched, latent, choice
+        guided = SamplingOptions(20, labels=(0,), guidance=4.0)
         models["dit"] = (
             Dit(depth=2, conditional=True),
             2,
@@ -63,14 +67,14 @@ def make(folder: Path) -> list[str]:
             latent,
             guided,
         )
-    for name, (described, classes, method, codec, prior, shape, asked) in models.items():
+    for name, (described, classes, method, codec, prior, shape, choice) in models.items():
         torch.manual_seed(0)
         net = described.build(shape, classes).eval().requires_grad_(False)
         for weight in net.parameters():  # an untrained net predicts next to nothing, whatever it is given
             weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(2)), alpha=0.02)
         model = Trained(net, method, codec, prior, shape, "independent")
         save_export(model, folder / name, net=described, classes=classes, about={"steps": 0})
-        list(write_samples(folder / name, folder / f"{name}-samples", 1, asked, workers=1, device="cpu"))
+        list(write_samples(folder / name, folder / f"{name}-samples", 1, choice, workers=1, device="cpu"))
     return list(models)
 
 

@@ -125,14 +125,14 @@ def test_the_questions_say_what_is_recorded() -> None:
     assert f"{sets['oversampled', 5]['mean']:.2f} in 5 steps" in text
     assert f"where assignment does, {sets['cached', 5]['mean']:.2f}." in text
     record = json.loads((ROOT / "results" / "few-steps-data-sets" / "cpu" / "summary.json").read_text(encoding="utf-8"))
-    for steps, told in ((5, "1.4 to 1.5 times sooner at 5"), (10, "1.6 to 1.7 at 10")):
+    for steps, sooner in ((5, "1.4 to 1.5 times sooner at 5"), (10, "1.6 to 1.7 at 10")):
         ratios = [
             row["ratio"]
             for row in record["speedups"]
             if row["sampling_steps"] == steps and "plain start" not in row["arm"] and row["ratio"]
         ]
-        low, high = (f"{float(number):g}" for number in re.findall(r"\d\.\d", told))
-        assert told in text
+        low, high = (f"{float(number):g}" for number in re.findall(r"\d\.\d", sooner))
+        assert sooner in text
         assert all(float(low) - 0.05 <= ratio <= float(high) + 0.05 for ratio in ratios)
     seconds = [row["seconds_ratio"] for row in record["speedups"] if row["arm"] == "semidiscrete"]
     assert max(seconds) < 1.1
@@ -148,13 +148,13 @@ def test_the_questions_say_what_is_recorded() -> None:
     worse = recipes["lognormal-assignment", 1]["mean"] / recipes["lognormal-independent", 1]["mean"] - 1
     assert f"assignment ends {100 * worse:.0f} % worse (p = .037)" in text
     arms = recorded("consistency-recipes/cpu")
-    for recipe, told in (
+    for recipe, template in (
         ("even", "at {} without and {} with assignment (p = .46)"),
         ("even-power-half", "at {} and {}, and with lognormal"),
         ("high", "at higher noise at {} and {} ("),
     ):
         ends_at = (number(arms[f"{recipe}-{arm}", 1]["mean"]) for arm in ("independent", "assignment"))
-        assert told.format(*ends_at) in text
+        assert template.format(*ends_at) in text
     assert round(arms["even-assignment", 1]["p"], 2) == 0.46
     for arm in ("independent", "assignment"):
         assert min((row["mean"], name) for (name, count), row in arms.items() if count == 1 and name.endswith(arm))[

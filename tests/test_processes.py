@@ -54,12 +54,12 @@ def started(folder: Path, kind: str, how: str = "all") -> "subprocess.Popen[str]
 
 def members(group: int) -> list[int]:
     """Return the processes of a group that still run."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has ended
             state, _, of = path.read_text().rpartition(")")[2].split()[:3]
-            found += [int(path.parent.name)] if int(of) == group and state != "Z" else []
-    return found
+            pids += [int(path.parent.name)] if int(of) == group and state != "Z" else []
+    return pids
 
 
 def test_a_worker_that_dies_fails_its_task_alone(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_plain_values_take_the_types_of_their_fields() -> None:
     scales = [make("codec", {"use": "vae", "path": "x", "scale": scale}).scale for scale in (1, [1, 2.5], None)]
     assert scales == [1.0, (1.0, 2.5), None]
     assert type(scales[0]) is float
-    assert [make("features", {"use": "inception", "layer": each}).layer for each in (768, "logits")] == [768, "logits"]
+    assert [make("features", {"use": "inception", "layer": key}).layer for key in (768, "logits")] == [768, "logits"]
 
 
 def test_an_option_of_some_kind_may_be_an_object() -> None:

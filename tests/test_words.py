@@ -1,4 +1,4 @@
-"""Words: lines of Markdown break at 120 characters, and summary lines are no riddles."""
+"""Words: lines of Markdown break at 120 characters, summary lines are no riddles, and variables name things."""
 
 import ast
 import re
@@ -61,3 +61,42 @@ def test_summary_lines_are_no_riddles(part: str) -> None:
 def test_a_riddle_is_seen() -> None:
     text = '"""Hand over what it is."""\ndef f():\n    """Return x.\n\n    What is more.\n    """\n'
     assert [bool(RIDDLES.search(line)) for line in summaries(text)] == [True, False]
+
+
+VAGUE = {"found", "each", "told", "asked", "own", "there", "theirs"}
+"""Names of variables that say nothing of the thing."""
+SHORT = 5
+"""Lines of a function in which the thing is in sight anyway."""
+
+
+def vague_names(text: str) -> list[tuple[str, str]]:
+    """Return function and name of every vague variable in a longer function of a module."""
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    return [(node.name, name) for node in functions if length(node) > SHORT for name in sorted(variables(node) & VAGUE)]
+
+
+def length(function: ast.FunctionDef) -> int:
+    """Return how many lines a function has without its head and docstring."""
+    body = function.body[bool(ast.get_docstring(function)) :]
+    return (function.end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def variables(function: ast.FunctionDef) -> set[str]:
+    """Return the names of a function's parameters and of all that is assigned in it."""
+    nodes = list(ast.walk(function))
+    assigned = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return assigned | {node.arg for node in nodes if isinstance(node, ast.arg)}
+
+
+@pytest.mark.parametrize("part", ["src", "studies", "benchmarks", "examples", "tests"])
+def test_variables_name_things(part: str) -> None:
+    paths = sorted(ROOT.glob(f"{part}/**/*.py"))
+    assert paths
+    names = {path.relative_to(ROOT).as_posix(): vague_names(path.read_text("utf-8")) for path in paths}
+    assert {name: vague for name, vague in names.items() if vague} == {}
+
+
+def test_a_vague_name_is_seen() -> None:
+    long = "def f(x, *, told=1):\n    'Return.'\n" + "    x += 1\n" * 4 + "    return [each for each in x]\n    # end\n"
+    assert vague_names(long + "    x = 2\n") == [("f", "each"), ("f", "told")]
+    assert vague_names("def f(x):\n    return [each for each in x]\n") == []

@@ -80,7 +80,7 @@ def torchmetrics_values(real: Tensor, generated: Tensor) -> dict[str, float] | N
     except ImportError:
         return None
 
-    class Given(torch.nn.Module):
+    class Identity(torch.nn.Module):
         """A network that returns its input, for data that are features already."""
 
         num_features = real.shape[1]
@@ -92,8 +92,8 @@ def torchmetrics_values(real: Tensor, generated: Tensor) -> dict[str, float] | N
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*will save all extracted features")
         measures: dict[str, Any] = {
-            "frechet": FrechetInceptionDistance(feature=Given()).set_dtype(torch.float64),
-            "kernel": KernelInceptionDistance(feature=Given(), subsets=1, subset_size=rows).set_dtype(torch.float64),
+            "frechet": FrechetInceptionDistance(feature=Identity()).set_dtype(torch.float64),
+            "kernel": KernelInceptionDistance(feature=Identity(), subsets=1, subset_size=rows).set_dtype(torch.float64),
         }
     for measure in measures.values():
         measure.update(real.double(), real=True)

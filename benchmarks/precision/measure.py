@@ -88,7 +88,9 @@ def _closed_forms() -> Iterator[Row]:
     first, second = (torch.rand(f, dtype=torch.float64, generator=generator).square() for _ in range(2))
     shift = torch.randn(f, dtype=torch.float64, generator=generator)
     exact = float(shift.square().sum() + (first.sqrt() - second.sqrt()).square().sum())
-    pair = [Moments(mean, (turn * each) @ turn.T, None) for mean, each in ((0 * shift, first), (shift, second))]
+    pair = [
+        Moments(mean, (turn * variances) @ turn.T, None) for mean, variances in ((0 * shift, first), (shift, second))
+    ]
     yield _row("Fréchet distance, 512 features", "closed form", frechet_from_moments(*pair), exact, 1e-6)
     f, far, draws, rows = 8, 2.0, 800, 500
     kernels, gaussians = [], []
@@ -103,8 +105,8 @@ def _closed_forms() -> Iterator[Row]:
     exact = other.gaussian_mmd_of_gaussians(f, far, 3.0) + diagonal
     yield _row("Gaussian-kernel distance, likewise", "closed form", float(np.mean(gaussians)), exact, 0.02)
     logits = torch.randn(2000, 1008, generator=generator) * 3
-    ours, theirs = inception_score(logits, splits=10).mean, other.scipy_inception_score(logits, 10)
-    yield _row("Inception Score, 1,008 classes", "scipy softmax, rel_entr", ours, theirs, 1e-10)
+    ours, reference = inception_score(logits, splits=10).mean, other.scipy_inception_score(logits, 10)
+    yield _row("Inception Score, 1,008 classes", "scipy softmax, rel_entr", ours, reference, 1e-10)
 
 
 def _on_features(features: dict[str, dict[int, Tensor]]) -> Iterator[Row]:
@@ -119,8 +121,8 @@ def _on_features(features: dict[str, dict[int, Tensor]]) -> Iterator[Row]:
             yield _row(f"Fréchet distance, {name}", "torchmetrics", ours, peers["frechet"], 1e-4)
             yield _row(f"kernel distance, {name}", "torchmetrics", kernel, peers["kernel"], 1e-8)
     real, generated = (features[name][768][:_ROWS] for name in ("train", "test"))
-    ours, theirs = gaussian_distance(real, generated), other.scipy_cmmd(real, generated, 10.0)
-    yield _row("Gaussian-kernel distance, 768 Inception features", "scipy cdist", ours, theirs, 1e-8)
+    ours, reference = gaussian_distance(real, generated), other.scipy_cmmd(real, generated, 10.0)
+    yield _row("Gaussian-kernel distance, 768 Inception features", "scipy cdist", ours, reference, 1e-8)
     near = neighbourhoods(real, generated, k=5)
     for part, mine, value in zip(near._fields, near, other.sklearn_neighbourhoods(real, generated, 5), strict=True):
         yield _row(f"{part}, k = 5, 768 Inception features", "scikit-learn", mine, value, 1e-12)

@@ -21,7 +21,11 @@ def tables(measured: dict[str, Any]) -> dict[str, str]:
         for row in measured["agreement"]
     ]
     published = [
-        [_NAMES[row["set"]], *(f"{ours:.4g} ({theirs:g})" for ours, theirs in _pairs(row)), f"{row['agreed']:.0%}"]
+        [
+            _NAMES[row["set"]],
+            *(f"{ours:.4g} ({reference:g})" for ours, reference in _pairs(row)),
+            f"{row['agreed']:.0%}",
+        ]
         for row in measured["published"]
     ]
     layers = list(measured["bias"][0]["layers"]) if measured["bias"] else []

@@ -165,11 +165,11 @@ def _start(
 ) -> None:
     """Start a worker with its first task."""
     context = process_context()
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(work, there, threads, dict(os.environ)))
+    here, worker_end = context.Pipe()
+    process = context.Process(target=_serve, args=(work, worker_end, threads, dict(os.environ)))
     with _without_interrupts():
         process.start()
-    there.close()
+    worker_end.close()
     running[here] = process, task
     _send(here, tasks[task])
 

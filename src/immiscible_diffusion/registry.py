@@ -103,8 +103,8 @@ def _imported(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         here, first = str(Path.cwd()), module.partition(".")[0]
-        there = Path(here, f"{first}.py").is_file() or Path(here, first).is_dir()
-        if error.name != first or here in sys.path or not there:
+        exists = Path(here, f"{first}.py").is_file() or Path(here, first).is_dir()
+        if error.name != first or here in sys.path or not exists:
             raise
     sys.path.append(here)
     importlib.invalidate_caches()

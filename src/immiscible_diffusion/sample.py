@@ -140,7 +140,7 @@ def generate(
     warn_if_fresh(trained, steps)
     for begin in range(0, n, batch):
         streams = [stream(seed, first + i, "sample") for i in range(begin, min(begin + batch, n))]
-        noise = torch.cat([prior.sample((1, *trained.shape), each) for each in streams]).to(device)
+        noise = torch.cat([prior.sample((1, *trained.shape), generator) for generator in streams]).to(device)
         labels = None if cond is None else cond[begin : begin + batch].to(device)
         yield trained.codec.decode(draw(trained, noise, labels, steps=steps, streams=streams)).cpu()
 
@@ -159,10 +159,10 @@ def draw(
         NotFiniteError: some of them hold NaN or infinity: the net diverged, or its precision is too low.
     """
     method = trained.method
-    own: dict[str, Any] = (
+    options: dict[str, Any] = (
         {"generator": streams} if isinstance(method, HasFreshNoise) and method.stochastic(steps) else {}
     )
-    x: Tensor = method.sample(trained.net, noise, cond, steps=steps, **own)
+    x: Tensor = method.sample(trained.net, noise, cond, steps=steps, **options)
     if bad := not_finite(x):
         raise NotFiniteError(
             f"{bad} of {len(x)} samples in {steps} sampling steps hold NaN or infinity, and can be neither shown nor "

@@ -91,10 +91,10 @@ def test_extraction_goes_on_where_it_was_cut(
     rest = [path.name for path in extract(cifar10, network, tmp_path, {"train": 500, "jpeg75": 250})]  # type: ignore[arg-type]
     assert rest == ["jpeg75-00000.safetensors", "train-00250.safetensors"]
     assert network.images == 750
-    found = features_in(tmp_path)
-    assert set(found) == {"train", "jpeg75"}
+    features = features_in(tmp_path)
+    assert set(features) == {"train", "jpeg75"}
     expected = images_of(cifar10, "train", 0, 500).float().sum((1, 2, 3))
-    assert torch.equal(found["train"][768][:, 0], expected + 768)
+    assert torch.equal(features["train"][768][:, 0], expected + 768)
     (tmp_path / "train-00000.safetensors").unlink()
     assert set(features_in(tmp_path)) == {"jpeg75"}  # nothing after a gap is taken
     (tmp_path / "jpeg75-00000.safetensors").write_bytes(b"cut")

@@ -24,10 +24,10 @@ def rows() -> dict[str, dict[str, object]]:
 
 
 def test_every_arm_is_measured_and_its_line_printed() -> None:
-    found = rows()
-    assert list(found) == list(ARMS)
-    assert found["independent"]["overhead_percent"] == 0
-    for row in found.values():
+    by_arm = rows()
+    assert list(by_arm) == list(ARMS)
+    assert by_arm["independent"]["overhead_percent"] == 0
+    for row in by_arm.values():
         assert 0 < float(str(row["min_ms"])) <= float(str(row["median_ms"])) <= float(str(row["max_ms"]))
         assert str(row["arm"]) in step_line(row)
 

@@ -49,14 +49,14 @@ def test_every_final_number_is_in_a_run(runs_folder: Path) -> None:
         arm, plain = row["arm"].removesuffix(", plain start"), row["arm"].endswith("plain start")
         for seed, value in row["by_seed"].items():
             lines = (runs_folder / folders[arm, int(seed)] / "evaluations.jsonl").read_text().splitlines()
-            found = [
+            values = [
                 line[row["metric"]]
                 for line in map(json.loads, lines)
                 if line["step"] == 8
                 and line["sampling_steps"] == row["sampling_steps"]
                 and line["start"] == ("normal" if plain else "matched")
             ]
-            assert found == [value]
+            assert values == [value]
             assert f"<td>{number(row['mean'])} ±" in (runs_folder / "report.html").read_text(encoding="utf-8")
             checked += 1
     assert checked == 4 * 2 * 2 * 2
@@ -111,8 +111,8 @@ def test_sample_and_evaluate(runs_folder: Path, tmp_path: Path, capsys: pytest.C
     assert run(["sample", str(folder), "--n", "5", "--steps", "2", "--out", str(tmp_path / "images")]) == 0
     assert len(list((tmp_path / "images").glob("0*.png"))) == 5
     assert run(["sample", str(folder), "--n", "1", "--out", str(tmp_path / "own")]) == 0
-    own = json.loads((folder / "config.json").read_text())["evaluate"]["steps"]
-    assert json.loads((tmp_path / "own" / "samples.json").read_text())["asked"]["steps"] == max(own)
+    steps = json.loads((folder / "config.json").read_text())["evaluate"]["steps"]
+    assert json.loads((tmp_path / "own" / "samples.json").read_text())["asked"]["steps"] == max(steps)
     assert run(["evaluate", str(folder), "--steps", "2", "--n", "30", "--seed", "4"]) == 0
     lines = json.loads((folder / "evaluated.json").read_text())
     assert [(line["samples"], line["sample_seed"], line["start"]) for line in lines] == [

@@ -57,10 +57,10 @@ def test_an_interrupt_while_packages_are_loaded_is_one_line(
 def test_a_listed_summary_is_the_commands_own(name: str) -> None:
     module, _, function = COMMANDS[name].partition(":")
     command = getattr(import_module(f"immiscible_diffusion.cli.{module}"), function)
-    (registered,) = [each for each in command_line(name).registered_commands if each.callback is command]
+    (registered,) = [entry for entry in command_line(name).registered_commands if entry.callback is command]
     assert registered.name == name
-    other = next(each for each in COMMANDS if each != name)
-    listed = {each.name: each.help for each in command_line(other).registered_commands}
+    other = next(key for key in COMMANDS if key != name)
+    listed = {entry.name: entry.help for entry in command_line(other).registered_commands}
     summary = (inspect.getdoc(command) or "").partition("\n")[0]
     assert len(summary) > 10
     assert listed[name] == summary

@@ -25,7 +25,7 @@ def test_the_demo_on_a_folder_reports_and_goes_on(tmp_path: Path, capsys: pytest
     numbers = json.loads((runs / "summary.json").read_text())
     assert [run["arm"] for run in numbers["runs"]] == ["independent", "assignment"] * 2
     grids = [sorted(runs.glob(f"{arm}-seed0-*/samples/steps-2-*.png")) for arm in ("independent", "assignment")]
-    assert [len(found) for found in grids] == [1, 1]
+    assert [len(files) for files in grids] == [1, 1]
     before = {path: path.stat().st_mtime_ns for path in runs.glob("*-seed*/evaluations.jsonl")}
     assert run(command) == 0
     assert "Going on with" in " ".join(capsys.readouterr().out.split())

@@ -103,8 +103,8 @@ def test_the_posterior_and_its_scale_are_diffusers_own(kl: Path) -> None:
     x = codec.encode(images)
     torch.testing.assert_close(x, (posterior.mean - 0.25) * 0.5)
     assert x.dtype == torch.float32
-    ours, theirs = codec.decode(x), ((decoded / 2 + 0.5).clamp(0, 1) * 255).round()
-    assert (ours.float() - theirs).abs().max() <= 1  # a half rounds either way
+    ours, expected = codec.decode(x), ((decoded / 2 + 0.5).clamp(0, 1) * 255).round()
+    assert (ours.float() - expected).abs().max() <= 1  # a half rounds either way
 
 
 def test_images_are_encoded_and_latents_only_scaled(kl: Path) -> None:

@@ -124,8 +124,8 @@ def test_brute_force_over_permutations_finds_nothing_cheaper(cost: Any, b: int) 
         "cosine": -product / x.double().norm(dim=1)[:, None] / noise.double().norm(dim=1),
     }[cost]
     totals = {order: float(table[range(b), order].sum()) for order in permutations(range(b))}
-    found = tuple(assign_index(x, noise, cost=cost).tolist())
-    assert totals[found] == pytest.approx(min(totals.values()), rel=1e-6, abs=1e-6)  # float32 costs
+    permutation = tuple(assign_index(x, noise, cost=cost).tolist())
+    assert totals[permutation] == pytest.approx(min(totals.values()), rel=1e-6, abs=1e-6)  # float32 costs
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("fp16", 1e-3), ("bf16", 5e-3)])
@@ -339,11 +339,11 @@ def test_the_distance_reduction_on_cifar10_is_the_published_one(
     source = Images(path=str(shared_data("cifar10") / "test-00000-of-00001.parquet"), held_out_rows=1, limit=5000)
     images = next(source.batches(source.rows, 0)).raw.float()
     standard, symmetric = (images - images.mean()) / images.std(), images / 127.5 - 1
-    found: dict[str, list[float]] = {"standard": [], "symmetric": []}
+    reductions: dict[str, list[float]] = {"standard": [], "symmetric": []}
     for step in range(batches):
         rows = torch.randperm(len(images), generator=stream(0, step, "data"))[:b]
         noise = torch.randn(b, 3, 32, 32, generator=stream(0, step, "noise"))
         for name, x in (("standard", standard[rows]), ("symmetric", symmetric[rows])):
-            found[name].append(reduction(x, noise, assign(x, noise)))
-    assert np.mean(found["standard"]) == pytest.approx(published, abs=0.08)
-    assert np.mean(found["symmetric"]) < published - 0.2
+            reductions[name].append(reduction(x, noise, assign(x, noise)))
+    assert np.mean(reductions["standard"]) == pytest.approx(published, abs=0.08)
+    assert np.mean(reductions["symmetric"]) < published - 0.2

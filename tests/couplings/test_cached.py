@@ -37,14 +37,14 @@ DATA = 1.5 * randn(N, D)
 
 def epochs(couple: Any, count: int, *, start: int = 0, data: Tensor = DATA) -> list[Tensor]:
     """Return the noise of every row, (n, d), for each epoch of shuffled batches."""
-    found = []
+    noises = []
     for epoch in range(start, start + count):
         order, noise = torch.randperm(len(data), generator=generator(epoch)), torch.empty_like(data)
         for i in range(0, len(data), B):
             rows, step = order[i : i + B], epoch * len(data) + i
             noise[rows] = couple(data[rows], generator=stream(0, step, "noise"), index=rows, step=step)
-        found.append(noise)
-    return found
+        noises.append(noise)
+    return noises
 
 
 def totals(couple: Any, count: int) -> list[float]:
@@ -70,7 +70,7 @@ def test_the_total_cost_never_rises_and_ends_below_that_of_any_batch() -> None:
     couple = Cached()
     costs = totals(couple, 30)
     noise = normal_rows(couple.memory()["seeds"][0], D)
-    fresh = [distance(DATA, each) for each in epochs(Assignment(), 30)]
+    fresh = [distance(DATA, drawn) for drawn in epochs(Assignment(), 30)]
     optimum = distance(DATA, assign(DATA, noise))
     assert never_rises(costs)
     assert optimum <= costs[-1] < 1.05 * optimum
@@ -128,12 +128,12 @@ def test_remembered_noise_is_standard_normal_over_all_rows_and_caches() -> None:
     """With the data far from the origin in one direction, any selection of noise would lean that way."""
     couple, data = Cached(caches=4), randn(4000, 3) + torch.tensor([3.0, 0.0, 0.0])
     for epoch in range(6):
-        found = epochs(couple, 1, start=epoch, data=data)[0]
+        paired = epochs(couple, 1, start=epoch, data=data)[0]
     kept = normal_rows(couple.memory()["seeds"].flatten(), 3)
     for noise in (kept, kept[:, 0]):
         assert kstest(noise.flatten().numpy(), norm.cdf).pvalue > 1e-4
         assert kstest(noise.flatten().numpy() + 0.05, norm.cdf).pvalue < 1e-4
-    assert float(torch.linalg.vecdot(found, data).mean()) > 1
+    assert float(torch.linalg.vecdot(paired, data).mean()) > 1
 
 
 def test_every_cache_is_used_and_one_at_a_time() -> None:

@@ -147,8 +147,8 @@ def test_inductor_compiles_it(name: str) -> None:
     step, weight = training(INSIDE[name])
     expected = outcome(step, weight)
     with torch._inductor.config.patch(fallback_random=True):
-        found = outcome(torch.compile(step), weight)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        compiled = outcome(torch.compile(step), weight)
+    torch.testing.assert_close(compiled, expected, rtol=1e-4, atol=1e-5)
 
 
 AUTOCAST: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -171,10 +171,10 @@ def test_autocast_changes_no_digit(name: str, dtype: torch.dtype) -> None:
     x, noise = randn(128, 16) * torch.logspace(-3, 3, 128)[:, None], randn(128, 16, seed=1)
     expected = AUTOCAST[name](x, noise)
     with torch.autocast("cpu", dtype=dtype):
-        found = AUTOCAST[name](x, noise)
+        paired = AUTOCAST[name](x, noise)
         assert (x @ noise.T).dtype == dtype
-    assert found.dtype == torch.float32
-    assert torch.equal(found, expected)
+    assert paired.dtype == torch.float32
+    assert torch.equal(paired, expected)
 
 
 @pytest.mark.parametrize("name", ["assign by l2", "assign by dot", "nearest by l2", "nearest by dot"])
@@ -192,6 +192,6 @@ def test_nearest_is_one_graph_on_a_gpu(cost: Any) -> None:
     x = randn(64, 3, 8, 8).cuda()
     compiled = torch.compile(lambda x: nearest(x, 8, cost=cost), backend="aot_eager", fullgraph=True)
     torch.manual_seed(0)
-    found = compiled(x)
+    noise = compiled(x)
     torch.manual_seed(0)
-    torch.testing.assert_close(found, nearest(x, 8, cost=cost), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(noise, nearest(x, 8, cost=cost), rtol=1e-5, atol=1e-5)

@@ -166,12 +166,12 @@ def gain(couple: Any, condition: Callable[[Tensor, int], Tensor]) -> float:
     """Return how much more the noise is aligned with its datum than the noise that was drawn for it, on average."""
     label = torch.randint(CLASSES, (B,), generator=generator(0))
     x = 1.5 * randn(CLASSES, D, seed=5)[label] + randn(B, D, seed=100)
-    noise, own = (
+    noise, drawn = (
         couple(x, cond=condition(label, 0), generator=stream(0, 0, "noise")),
         torch.randn(B, D, generator=stream(0, 0, "noise")),
     )
-    assert torch.equal(noise.sort(0).values, own.sort(0).values)
-    return float(torch.linalg.vecdot(x, noise - own).mean())
+    assert torch.equal(noise.sort(0).values, drawn.sort(0).values)
+    return float(torch.linalg.vecdot(x, noise - drawn).mean())
 
 
 def test_the_noise_is_still_nearer_than_independent_noise() -> None:

@@ -83,8 +83,8 @@ def test_autocast_changes_no_digit(name: str) -> None:
     expected = make("coupling", name)(x, cond=cond, generator=stream(0, 0, "noise"), index=index, step=3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (x @ x.T).dtype == torch.bfloat16
-        found = make("coupling", name)(x, cond=cond, generator=stream(0, 0, "noise"), index=index, step=3)
-    assert torch.equal(found, expected)
+        noise = make("coupling", name)(x, cond=cond, generator=stream(0, 0, "noise"), index=index, step=3)
+    assert torch.equal(noise, expected)
 
 
 @pytest.mark.parametrize("name", ["assignment", "joint", "oversampled", "sinkhorn"])

@@ -58,20 +58,20 @@ def test_the_start_of_a_permutation_is_the_standard_normal_and_of_a_selection_it
     """Measured: the mean of flipped noise is the prior's mean, and not the unflipped prior's."""
     assert Flipped().prior(iter([X])) == StandardNormal()
     data = X + 3
-    prior, own = Flipped(Nearest(64, "dot")).prior(iter([data])), Nearest(64, "dot").prior(iter([data]))
+    prior, unflipped = Flipped(Nearest(64, "dot")).prior(iter([data])), Nearest(64, "dot").prior(iter([data]))
     assert isinstance(prior, Gaussian)
-    assert isinstance(own, Gaussian)
+    assert isinstance(unflipped, Gaussian)
     measured = torch.stack([noise_of(Flipped(Nearest(64, "dot")), data, i).mean(0) for i in range(500)]).mean(0)
     torch.testing.assert_close(prior.mean, measured, rtol=0, atol=0.03)  # 6 standard errors of 32,000 rows
-    assert not torch.allclose(own.mean, measured, rtol=0, atol=0.03)
-    assert torch.equal(prior.variances, own.variances)
+    assert not torch.allclose(unflipped.mean, measured, rtol=0, atol=0.03)
+    assert torch.equal(prior.variances, unflipped.variances)
 
 
 def test_memory_is_that_of_the_coupling() -> None:
     first, second = Flipped(Cached()), Cached()
     index = torch.arange(len(X))
     for step in range(3):
-        flipped, plain = (noise_of(each, step=step, index=index) for each in (first, second))
+        flipped, plain = (noise_of(couple, step=step, index=index) for couple in (first, second))
         assert torch.equal(flipped, -plain)
     assert all(torch.equal(first.memory()[key], value) for key, value in second.memory().items())
     fresh = Flipped(Cached())

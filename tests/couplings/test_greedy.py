@@ -181,8 +181,8 @@ def test_low_precision_saves_next_to_as_much(precision: Any) -> None:
     x, noise = randn(256, 512), randn(256, 512, seed=1)
     table = torch.cdist(x, noise)
     low, full = (
-        table.mean() - table[torch.arange(256), greedy_index(x, noise, precision=each)].mean()
-        for each in (precision, "fp32")
+        table.mean() - table[torch.arange(256), greedy_index(x, noise, precision=number_format)].mean()
+        for number_format in (precision, "fp32")
     )
     assert float(low / full) == pytest.approx(1, abs=0.02)
 

@@ -175,7 +175,7 @@ def process(rank: int, folder: str) -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             couple(data, step=step)
-        said[name] = " ".join(str(each.message) for each in caught)
+        said[name] = " ".join(str(warning.message) for warning in caught)
     torch.save(paired, Path(folder) / f"{rank}.pt")
     (Path(folder) / f"{rank}.json").write_text(json.dumps({"said": said, "moved": moved}), encoding="utf-8")
 
@@ -228,10 +228,10 @@ def test_processes_on_their_own_or_at_another_step_differ(written: list[dict[str
 def test_memory_is_kept_by_process_0(written: list[dict[str, Any]]) -> None:
     couple = Joint(Cached(), seed=3)
     first, second = (called(couple, None, step=step) for step in (1, 2))
-    halves = [each["paired"]["memory"].tensor_split(2) for each in written]
+    halves = [result["paired"]["memory"].tensor_split(2) for result in written]
     assert torch.equal(torch.cat([half[0] for half in halves]), first)
     assert torch.equal(torch.cat([half[1] for half in halves]), second)
-    assert [int(each["paired"]["kept"]) for each in written] == [len(couple.memory()), 0, 0] != [0, 0, 0]
+    assert [int(result["paired"]["kept"]) for result in written] == [len(couple.memory()), 0, 0] != [0, 0, 0]
     other = Joint(Cached(), seed=3)
     other.remember(couple.memory())
     assert torch.equal(called(other, None, step=3), called(couple, None, step=3))
@@ -309,15 +309,15 @@ def test_a_step_that_stands_still_is_told_once() -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             call(Joint())
-        return [str(each.message) for each in caught]
+        return [str(warning.message) for warning in caught]
 
-    (message,) = told(lambda couple: [couple(each, step=7) for each in (x, other, x)])
+    (message,) = told(lambda couple: [couple(data, step=7) for data in (x, other, x)])
     assert "joint was called at step 7 again, with other data" in message
     assert "leave step= away" in message
-    assert told(lambda couple: [couple(each, step=7) for each in (x, x)]) == []
-    assert told(lambda couple: [couple(each, step=step) for step, each in enumerate((x, other))]) == []
-    assert told(lambda couple: [couple(each) for each in (x, other)]) == []
-    assert told(lambda couple: [couple(each, generator=stream(0, 0, "noise"), step=7) for each in (x, other)]) == []
+    assert told(lambda couple: [couple(data, step=7) for data in (x, x)]) == []
+    assert told(lambda couple: [couple(data, step=step) for step, data in enumerate((x, other))]) == []
+    assert told(lambda couple: [couple(data) for data in (x, other)]) == []
+    assert told(lambda couple: [couple(data, generator=stream(0, 0, "noise"), step=7) for data in (x, other)]) == []
 
 
 def test_the_coupling_is_its_own_configuration() -> None:

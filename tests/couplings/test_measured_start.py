@@ -87,13 +87,13 @@ def test_chance_is_not_taken_for_moments(couple: Any, d: int) -> None:
 @pytest.mark.parametrize("k", [8, 64])
 def test_nearest_by_dot_has_the_moments_of_its_closed_form(k: int) -> None:
     x, couple = data(3000, 40) * torch.logspace(-1, 1, 3000)[:, None], Nearest(k, "dot")
-    exact, found = (
+    exact, measured = (
         couple.prior([x]),
         measured_prior(couple, x[torch.randperm(3000, generator=torch.Generator().manual_seed(3))].chunk(10), draws=16),
     )
     assert isinstance(exact, Gaussian)
-    torch.testing.assert_close(found.mean, exact.mean, atol=0.02, rtol=0)
-    torch.testing.assert_close(covariance(found), covariance(exact), atol=0.05, rtol=0)
+    torch.testing.assert_close(measured.mean, exact.mean, atol=0.02, rtol=0)
+    torch.testing.assert_close(covariance(measured), covariance(exact), atol=0.05, rtol=0)
     assert exact.mean.abs().max() > 0.1
     assert (covariance(exact) - torch.eye(40)).abs().max() > 0.1
 

@@ -177,7 +177,7 @@ def test_closed_forms_of_the_nearest_by_distance(k: int, s: float) -> None:
         "shrinkage": 2 * c / math.sqrt((2 + 4 * s**2) * d),
         "shift": 2 * c * s / math.sqrt(2 + 4 * s**2),
     }
-    found, halved = (
+    measured, halved = (
         {
             "reduction": 1 - float((x - noise).norm(dim=1).mean() / (x - randn(2000, d, seed=4)).norm(dim=1).mean()),
             "shrinkage": 1 - float(noise.square().mean()),
@@ -185,7 +185,7 @@ def test_closed_forms_of_the_nearest_by_distance(k: int, s: float) -> None:
         }
         for noise in (nearest(x, k, generator=generator(3)), nearest(x, k // 2, generator=generator(3)))
     )
-    assert found == pytest.approx(expected, rel=0.06)
+    assert measured == pytest.approx(expected, rel=0.06)
     for name, value in expected.items():
         assert halved[name] != pytest.approx(value, rel=0.06)
 

@@ -70,7 +70,8 @@ def p_value(x: Tensor, noise: Tensor, other: Tensor) -> float:
         lambda n: (n * unit.roll(1, 0)).sum(2),
     ]
     return min(
-        float(ks_2samp(each(noise).flatten().numpy(), each(other).flatten().numpy()).pvalue) for each in statistics
+        float(ks_2samp(statistic(noise).flatten().numpy(), statistic(other).flatten().numpy()).pvalue)
+        for statistic in statistics
     )
 
 
@@ -196,9 +197,11 @@ def test_the_distance_reduction_is_that_of_explicit_noises(cost: Any) -> None:
         lambda source: reference(x, m, cost, source),
         lambda source: reference(x, 32, cost, source),
     ]
-    ours, theirs, plain = (np.mean([reduction(x, each(generator(seed))) for seed in range(10)]) for each in couples)
-    assert ours == pytest.approx(theirs, abs=0.5)
-    assert plain < theirs - 1
+    ours, expected, plain = (
+        np.mean([reduction(x, couple(generator(seed))) for seed in range(10)]) for couple in couples
+    )
+    assert ours == pytest.approx(expected, abs=0.5)
+    assert plain < expected - 1
 
 
 @pytest.mark.slow
@@ -210,14 +213,14 @@ def test_the_distance_reduction_on_cifar10_is_that_of_explicit_noises(
     source = Images(path=str(shared_data("cifar10") / "test-00000-of-00001.parquet"), held_out_rows=1, limit=5000)
     images = next(source.batches(source.rows, 0)).raw.float()
     images = (images - images.mean()) / images.std()
-    found, explicit = [], []
+    reductions, explicit = [], []
     for step in range(batches):
         x = images[torch.randperm(len(images), generator=stream(0, step, "data"))[:128]]
-        found.append(reduction(x, Oversampled(times=times)(x, generator=stream(0, step, "noise"))))
+        reductions.append(reduction(x, Oversampled(times=times)(x, generator=stream(0, step, "noise"))))
         noise = torch.randn(128 * times, *x.shape[1:], generator=stream(0, step, "noise"))
         explicit.append(reduction(x, assign(x, noise)))
-    assert np.mean(found) == pytest.approx(np.mean(explicit), abs=4 * 0.055 / math.sqrt(batches))
-    assert np.mean(found) == pytest.approx(recorded, abs=0.2)
+    assert np.mean(reductions) == pytest.approx(np.mean(explicit), abs=4 * 0.055 / math.sqrt(batches))
+    assert np.mean(reductions) == pytest.approx(recorded, abs=0.2)
 
 
 def peak_bytes(run: Callable[[], object], folder: Path) -> int:

@@ -101,13 +101,13 @@ def test_the_map_costs_what_the_linear_programme_does() -> None:
 
 def test_the_cells_even_out_as_the_fit_goes_on() -> None:
     data = randn(300, 16)
-    found = [unevenness(data, torch.zeros(300), draws=6000, generator=generator(2))]
+    uneven = [unevenness(data, torch.zeros(300), draws=6000, generator=generator(2))]
     for noises in (1, 10, 60):
         dual = fit_dual(data, noises=noises, seed=1)
-        found.append(unevenness(data, dual, draws=6000, generator=generator(2)))
-    assert found == sorted(found, reverse=True)
-    assert found[0] > 1 > 0.2 > found[2]
-    assert found[3] < 0.05
+        uneven.append(unevenness(data, dual, draws=6000, generator=generator(2)))
+    assert uneven == sorted(uneven, reverse=True)
+    assert uneven[0] > 1 > 0.2 > uneven[2]
+    assert uneven[3] < 0.05
 
 
 def test_unevenness_is_unbiased() -> None:
@@ -137,13 +137,13 @@ def test_the_unevenness_falls_as_one_over_the_noises() -> None:
     """Between half of 1 / (h + 8), the least that so many noises a datum can tell, and twice that, at any scale."""
     data = randn(400, 24)
     for scale in (0.3, 30.0):
-        found = {
+        uneven = {
             h: unevenness(scale * data, fit_dual(scale * data, noises=h), draws=20_000, generator=generator(2))
             for h in (5, 40, 160)
         }
-        assert found[5] < 2 / 13
-        assert 0.5 / 48 < found[40] < 2 / 48
-        assert found[160] < 0.4 * found[40]
+        assert uneven[5] < 2 / 13
+        assert 0.5 / 48 < uneven[40] < 2 / 48
+        assert uneven[160] < 0.4 * uneven[40]
 
 
 def test_the_quadratic_start_is_worth_noises() -> None:

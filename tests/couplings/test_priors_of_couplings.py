@@ -35,8 +35,8 @@ def brute_moments(norm: float, d: int, k: int, cost: str, rows: int) -> tuple[Te
     x[0] = norm
     value = (noise - x).square().sum(2) if cost == "l2" else -noise[:, :, 0] / noise.norm(dim=2)
     best = noise[torch.arange(rows), value.argmin(1)]
-    found = torch.stack([best[:, 0], best[:, 0].square(), best[:, 1:].square().sum(1)])
-    return found.mean(1), found.std(1) / math.sqrt(rows)
+    moments = torch.stack([best[:, 0], best[:, 0].square(), best[:, 1:].square().sum(1)])
+    return moments.mean(1), moments.std(1) / math.sqrt(rows)
 
 
 LAWS = [(1, 4), (2, 2), (2, 64), (3, 8), (20, 8), (20, 300), (500, 8)]
@@ -99,12 +99,12 @@ def misfit(noise: Tensor, mean: Tensor, spread: Tensor) -> dict[str, float]:
     norms, and the 0.1 per cent of the excess that is cut off.
     """
     n, d = noise.shape
-    found, data = noise.double().T.cov().reshape(noise.shape[1], -1), data_of(d).double()
-    axes = torch.cat([torch.linalg.eigh(each).eigenvectors.T for each in (data.T @ data, spread)])
-    along, expected = (((axes @ each) * axes).sum(1) for each in (found, spread))
+    cov, data = noise.double().T.cov().reshape(noise.shape[1], -1), data_of(d).double()
+    axes = torch.cat([torch.linalg.eigh(matrix).eigenvectors.T for matrix in (data.T @ data, spread)])
+    along, expected = (((axes @ matrix) * axes).sum(1) for matrix in (cov, spread))
     drift = ((noise.double().mean(0) - mean) @ axes.T).abs()
     error = math.sqrt(1 / n)
-    total = (found.trace() - spread.trace()).abs() / d
+    total = (cov.trace() - spread.trace()).abs() / d
     return {
         "mean": float((drift / (5 * along.sqrt() * error + 0.003)).max()),
         "variance": float(((along - expected).abs() / (5 * 2**0.5 * along * error + 0.003)).max()),
@@ -173,12 +173,12 @@ def test_the_start_of_l1_is_measured() -> None:
     data, couple = data_of(8).repeat(100, 1), Nearest(k=8, cost="l1")
     mean, spread = covariance(couple.prior(torch.split(data, 400)), 8)
     noise = couple(data.repeat(10, 1), generator=generator(2))
-    found, expected = noise.double().T.cov(), torch.eye(8).double()
+    cov, expected = noise.double().T.cov(), torch.eye(8).double()
     error = 5 * math.sqrt(2 / 16_000)
     assert (noise.double().mean(0) - mean).abs().max() < error
-    assert (found.diagonal() - spread.diagonal()).abs().max() < error
+    assert (cov.diagonal() - spread.diagonal()).abs().max() < error
     assert (noise.double().mean(0)).abs().max() > 2 * error
-    assert (found.diagonal() - expected.diagonal()).abs().max() > 2 * error
+    assert (cov.diagonal() - expected.diagonal()).abs().max() > 2 * error
 
 
 @pytest.mark.parametrize("cost", ["l2", "dot", "cosine", "l1"])

@@ -64,7 +64,7 @@ def test_pairs_keep_their_structure_and_lose_their_nearness() -> None:
         rtol=1e-3,
         atol=2e-2,
     )
-    dots = {name: float((X * each).flatten(1).sum(1).mean()) for name, each in {"near": near, "apart": apart}.items()}
+    dots = {name: float((X * noise).flatten(1).sum(1).mean()) for name, noise in {"near": near, "apart": apart}.items()}
     spread = float((X * plain).flatten(1).sum(1).std()) / 8
     assert dots["near"] > 8 * spread
     assert abs(dots["apart"]) < 4 * spread

@@ -58,14 +58,14 @@ def test_the_share_of_paired_batches_runs_in_a_line(step: int, share: float) -> 
     """The bounds are a binomial's at 1e-4."""
     couple, batches = Mixed(start=0.2, end=0.9, steps=1000), 400
     x = 5 * randn(64, 2)
-    found = sum(
+    paired = sum(
         float(torch.linalg.vecdot(x, couple(x, generator=stream(i, 0, "noise"), step=step)).mean()) > 3
         for i in range(batches)
     )
     bounds = binom(batches, share).ppf([1e-4, 1 - 1e-4])
-    assert bounds[0] <= found <= bounds[1]
+    assert bounds[0] <= paired <= bounds[1]
     wrong = binom(batches, share - 0.2).ppf([1e-4, 1 - 1e-4])
-    assert not wrong[0] <= found <= wrong[1]
+    assert not wrong[0] <= paired <= wrong[1]
     assert linear(step, start=0.2, end=0.9, steps=1000) == pytest.approx(share)
 
 
@@ -101,25 +101,27 @@ DATA = randn(60, 5) + torch.tensor([2.0, 1.0, 0.0, 0.0, -0.5])
 def test_the_start_of_a_mixture_has_the_moments_of_the_noise(share: float) -> None:
     """Five standard errors; the coupling's own start, the control, is beyond them."""
     couple, rows = Mixed(Nearest(k=8, cost="dot"), start=0.0, end=share, steps=10), 4000
-    prior, own = couple.prior([DATA]), Nearest(k=8, cost="dot").prior([DATA])
+    prior, paired = couple.prior([DATA]), Nearest(k=8, cost="dot").prior([DATA])
     assert isinstance(prior, Gaussian)
-    assert isinstance(own, Gaussian)
+    assert isinstance(paired, Gaussian)
     noise = torch.cat([couple(DATA, generator=stream(i, 0, "noise"), step=10) for i in range(rows)]).double()
     # Rows of one batch are paired or not together: the error of their share is that of the number of batches.
-    error = 5 * 0.5 / math.sqrt(rows) * float(own.mean.norm())
+    error = 5 * 0.5 / math.sqrt(rows) * float(paired.mean.norm())
     assert float((noise.mean(0) - prior.mean).norm()) < error
     assert float((noise.T.cov() - covariance(prior)).norm()) < 3 * error
-    assert float((noise.mean(0) - own.mean).norm()) > error
-    expected = share * covariance(own) + (1 - share) * torch.eye(5) + share * (1 - share) * own.mean.outer(own.mean)
+    assert float((noise.mean(0) - paired.mean).norm()) > error
+    expected = (
+        share * covariance(paired) + (1 - share) * torch.eye(5) + share * (1 - share) * paired.mean.outer(paired.mean)
+    )
     torch.testing.assert_close(covariance(prior), expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(prior.mean, share * own.mean)
+    torch.testing.assert_close(prior.mean, share * paired.mean)
 
 
 def test_the_moments_of_a_mixture_hold_for_a_scale_and_for_few_directions() -> None:
-    own = Gaussian(torch.tensor([1.0, 0.0, 2.0, 0.0]), torch.eye(4)[:1], torch.tensor([3.0]), 0.8)
-    prior = Mixed(Fixed(own), start=0.25, end=0.25).prior([])
+    gaussian = Gaussian(torch.tensor([1.0, 0.0, 2.0, 0.0]), torch.eye(4)[:1], torch.tensor([3.0]), 0.8)
+    prior = Mixed(Fixed(gaussian), start=0.25, end=0.25).prior([])
     assert isinstance(prior, Gaussian)
-    expected = 0.25 * covariance(own) + 0.75 * torch.eye(4) + 0.25 * 0.75 * own.mean.outer(own.mean)
+    expected = 0.25 * covariance(gaussian) + 0.75 * torch.eye(4) + 0.25 * 0.75 * gaussian.mean.outer(gaussian.mean)
     torch.testing.assert_close(covariance(prior), expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(prior.directions @ prior.directions.T, torch.eye(2), rtol=0, atol=1e-6)
 
@@ -145,10 +147,10 @@ class Odd:
 
 
 def test_the_start_is_the_couplings_own_where_it_is_alone() -> None:
-    own = Gaussian(torch.ones(2), torch.eye(2), torch.ones(2))
-    assert Warmup(Fixed(own)).prior([]) is own
-    assert Mixed(Fixed(own), start=0.0, end=1.0).prior([]) is own
-    assert Mixed(Fixed(own), start=1.0, end=0.0).prior([]) == StandardNormal()
+    gaussian = Gaussian(torch.ones(2), torch.eye(2), torch.ones(2))
+    assert Warmup(Fixed(gaussian)).prior([]) is gaussian
+    assert Mixed(Fixed(gaussian), start=0.0, end=1.0).prior([]) is gaussian
+    assert Mixed(Fixed(gaussian), start=1.0, end=0.0).prior([]) == StandardNormal()
     assert Mixed(Fixed(Odd()), end=1.0).prior([]) == Odd()
     assert Mixed().prior([]) == Warmup().prior([]) == StandardNormal()
 

@@ -105,8 +105,8 @@ def p_independent(rows: Tensor) -> float:
     Sums of products, of signs' products and of squares' products, each nearly normal under independence.
     """
     least = 1.0
-    for each in (rows, rows.sign(), (rows.square() - 1) / 2**0.5):
-        table = each.double()
+    for values in (rows, rows.sign(), (rows.square() - 1) / 2**0.5):
+        table = values.double()
         pairs = [
             (table[1:], table[:-1]),
             (table[:, 1:], table[:, :-1]),

@@ -246,9 +246,9 @@ def test_training_takes_the_chosen_rows_and_goes_on_exactly(cache: Path, tmp_pat
     elsewhere = Cells(cells.data, torch.randn(len(cells.data), generator=generator(4)))
     list(fit(resumed, SOURCE, Pixels(), elsewhere, Recording(), config))
     assert all(
-        torch.equal(*each) for one, other in zip(SEEN, whole[3:], strict=True) for each in zip(one, other, strict=True)
+        torch.equal(*pair) for one, other in zip(SEEN, whole[3:], strict=True) for pair in zip(one, other, strict=True)
     )
-    assert all(torch.equal(*each) for each in zip(resumed.net.parameters(), state.net.parameters(), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(resumed.net.parameters(), state.net.parameters(), strict=True))
     assert not torch.equal(
         elsewhere.choose(32, stream(0, 3, "noise")).x,
         Cells(cells.data, elsewhere.dual).choose(32, stream(0, 3, "noise")).x,

@@ -54,7 +54,7 @@ def test_padding_of_one_tensor_has_no_say() -> None:
     positions, features = randn(6, 7, 3), randn(6, 7, 4, seed=1)
 
     def draw(value: float) -> tuple[Tensor, ...]:
-        x = tuple(torch.where(atoms, each, value) for each in (positions, features))
+        x = tuple(torch.where(atoms, tensor, value) for tensor in (positions, features))
         return Assignment()(x, generator=stream(0, 0, "noise"), mask=(atoms, atoms))
 
     assert all(torch.equal(one, other) for one, other in zip(draw(0.0), draw(9.0), strict=True))

@@ -75,7 +75,7 @@ def test_the_plan_is_that_of_plain_iterations(b: int, d: int, epsilon: float) ->
 
 def sequential(table: Any) -> dict[tuple[int, ...], float]:
     """Return the probability of each permutation when pairs are drawn in proportion to the plan among those left."""
-    found: dict[tuple[int, ...], float] = {}
+    chances: dict[tuple[int, ...], float] = {}
 
     def walk(taken: dict[int, int], probability: float) -> None:
         left = [
@@ -83,13 +83,13 @@ def sequential(table: Any) -> dict[tuple[int, ...], float]:
         ]
         if not left:
             order = tuple(taken[i] for i in range(len(table)))
-            found[order] = found.get(order, 0.0) + probability
+            chances[order] = chances.get(order, 0.0) + probability
         whole = sum(table[pair] for pair in left)
         for i, j in left:
             walk({**taken, i: j}, probability * table[i, j] / whole)
 
     walk({}, 1.0)
-    return found
+    return chances
 
 
 @pytest.mark.parametrize("epsilon", sweep([1.0, 0.5, 100.0], 3))
@@ -100,7 +100,7 @@ def test_permutations_are_drawn_in_proportion_to_the_plan(epsilon: float) -> Non
     drawn = Counter(tuple(_draw(negative_log, source).tolist()) for _ in range(draws))
     orders = list(permutations(range(3)))
     seen = [drawn[order] for order in orders]
-    law, other = (sequential(plan(cost, each)) for each in (epsilon, 1.5 * epsilon if epsilon < 2 else 0.5))
+    law, other = (sequential(plan(cost, eps)) for eps in (epsilon, 1.5 * epsilon if epsilon < 2 else 0.5))
     assert chisquare(seen, [draws * law[order] for order in orders]).pvalue > 1e-4
     assert chisquare(seen, [draws * other[order] for order in orders]).pvalue < 1e-4
 

@@ -69,7 +69,7 @@ def test_a_coordinate_that_does_not_vary_is_nought() -> None:
 def test_standardised_pairing_ignores_the_unit_of_a_coordinate() -> None:
     x, unit = randn(64, 4), torch.tensor([100.0, 1.0, 0.01, 1.0])
     viewed, plain = (
-        [couple(each, generator=generator(1)) for each in (x, x * unit + unit)] for couple in (Viewed(), Assignment())
+        [couple(data, generator=generator(1)) for data in (x, x * unit + unit)] for couple in (Viewed(), Assignment())
     )
     assert torch.equal(*viewed)
     assert not torch.equal(*plain)
@@ -93,7 +93,7 @@ def test_low_frequencies_line_up_better_than_by_plain_assignment() -> None:
         couple: couple(x, generator=stream(0, 0, "noise"))
         for couple in (Viewed("pooled", size=4), Assignment(), Independent())
     }
-    low, plain, independent = (alignment(x, each, 4) for each in noise.values())
+    low, plain, independent = (alignment(x, drawn, 4) for drawn in noise.values())
     assert low > 2 * plain
     assert plain > 0.1
     assert abs(independent) < 0.05
@@ -110,13 +110,13 @@ OPTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_the_noise_is_whole_and_paired_by_what_the_cost_sees(options: dict[str, Any]) -> None:
-    x, own = smooth(20), torch.randn(20, 3, 32, 32, generator=generator(5))
+    x, noise = smooth(20), torch.randn(20, 3, 32, 32, generator=generator(5))
     couple = Viewed(**options)
     paired = couple(x, generator=generator(5))
-    view = (standardised(x), own) if couple.view == "standardised" else pooled(x, own, size=couple.size)
+    view = (standardised(x), noise) if couple.view == "standardised" else pooled(x, noise, size=couple.size)
     index = assign_index(*view, cost=couple.cost, precision=couple.precision)
     assert torch.equal(index.sort().values, torch.arange(20))
-    assert torch.equal(paired, own[index])
+    assert torch.equal(paired, noise[index])
     assert kstest(paired.flatten().numpy(), norm.cdf).pvalue > 1e-4
 
 

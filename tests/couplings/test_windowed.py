@@ -80,8 +80,10 @@ def test_the_batches_are_the_same_and_the_noise_is_assigned_over_the_window() ->
     assert all(torch.equal(x, other) for (x, _), (other, _) in zip(seen, plain, strict=True))
     for first in (0, 4):
         expected = assign_window([x for x, _ in seen[first : first + 4]], generator=stream(0, first, "noise"))
-        assert all(torch.equal(noise, each) for (_, noise), each in zip(seen[first : first + 4], expected, strict=True))
-    distance = [sum(float((x - noise).norm()) for x, noise in each[:8]) for each in (seen, plain)]
+        assert all(
+            torch.equal(noise, assigned) for (_, noise), assigned in zip(seen[first : first + 4], expected, strict=True)
+        )
+    distance = [sum(float((x - noise).norm()) for x, noise in batches[:8]) for batches in (seen, plain)]
     assert distance[0] < distance[1]
 
 

@@ -221,8 +221,8 @@ def test_what_cannot_be_used_stops_or_is_listed(tmp_path: Path, name: str, memor
     str(stopped.value).encode("utf-8")
     source = Images(path, **options, on_bad="skip")
     with pytest.warns(UserWarning, match=r"skipped 1 (files|images) of .*such as"):
-        found = shades(source)
-    assert found == SHADES
+        kept = shades(source)
+    assert kept == SHADES
     ((bad, why),) = source.skipped
     assert re.search(where, bad)
     assert re.search(reason, why)

@@ -50,12 +50,12 @@ def test_copies_are_counted_and_told_once(tmp_path: Path, write: Callable[..., P
     if write is in_table and not memory:
         source.held_out()  # the sizes of single images are not known before all are read
         return
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for one in (source, source, Images(source.path, memory=memory, **OPTIONS)):
             one.held_out()
             next(one.batches(4, 0))
-    (line,) = (str(warning.message) for warning in told)
+    (line,) = (str(warning.message) for warning in caught)
     assert re.match(r"3 of 4 held-out images of .* are training images too, such as .*test", line)
 
 

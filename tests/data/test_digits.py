@@ -34,9 +34,9 @@ def test_labels_belong_to_their_images() -> None:
     raw, labels, *_ = Digits().held_out()
     assert labels is not None
     means = torch.stack([raw[labels == c].float().mean(0) for c in range(10)]).flatten(1)
-    found = torch.cdist(raw.float().flatten(1), means).argmin(1)
-    assert float((found == labels).float().mean()) > 0.85
-    assert float((found == labels.roll(1)).float().mean()) < 0.2
+    predicted = torch.cdist(raw.float().flatten(1), means).argmin(1)
+    assert float((predicted == labels).float().mean()) > 0.85
+    assert float((predicted == labels.roll(1)).float().mean()) < 0.2
 
 
 @pytest.mark.parametrize("rows", [0, 1797])

@@ -369,12 +369,12 @@ def test_options_out_of_range_are_named(tmp_path: Path, option: dict[str, Any]) 
 
 def test_the_manifest_says_what_is_there(tmp_path: Path) -> None:
     encoded(tmp_path)
-    told = json.loads((tmp_path / "manifest.json").read_text())
-    assert (told["rows"], told["held_out_rows"], told["shape"], told["classes"]) == (30, 10, [4, 2, 2], 5)
-    assert told["encoder"] == Blur().fingerprint()
-    assert told["source"]["use"] == "encodable:Pictures"
-    assert [shard["rows"] for shard in told["shards"]] == [8, 8, 8, 6]
-    assert len({shard["content_sha256"] for shard in told["shards"]}) == 4
+    fields = json.loads((tmp_path / "manifest.json").read_text())
+    assert (fields["rows"], fields["held_out_rows"], fields["shape"], fields["classes"]) == (30, 10, [4, 2, 2], 5)
+    assert fields["encoder"] == Blur().fingerprint()
+    assert fields["source"]["use"] == "encodable:Pictures"
+    assert [shard["rows"] for shard in fields["shards"]] == [8, 8, 8, 6]
+    assert len({shard["content_sha256"] for shard in fields["shards"]}) == 4
 
 
 @pytest.fixture(scope="module")
@@ -414,7 +414,7 @@ def test_the_whole_way_from_images_to_images(tmp_path: Path, kl: Path) -> None:
         torch.manual_seed(0)
         state = new_state(MLP(width=8, depth=1).build(source.shape, source.classes), config)
     method = Denoising(Straight(), "velocity")
-    assert [each.step for each in fit(state, source, codec, Assignment(), method, config)] == [1, 2]
+    assert [current.step for current in fit(state, source, codec, Assignment(), method, config)] == [1, 2]
     trained = Trained(state.ema, method, codec, StandardNormal(), source.shape)
     images = torch.cat(list(generate(trained, 3, steps=2)))
     assert images.dtype == torch.uint8
@@ -459,8 +459,8 @@ def test_real_images_with_labels_or_captions(
         assert labels is not None
         assert torch.equal(batch.cond, labels)
     else:
-        told = zip(source.caption_texts(batch.cond), images.captions(rows), strict=True)
-        assert all(text in texts for text, texts in told)
+        pairs = zip(source.caption_texts(batch.cond), images.captions(rows), strict=True)
+        assert all(text in texts for text, texts in pairs)
     mean, std = Blur().moments(images.take(rows).raw)
     assert std is not None
     assert 0.8 < float(((batch.raw - mean) / std).std()) < 1.2  # 1,280 draws

@@ -154,14 +154,14 @@ def test_flips_are_fair_belong_to_the_row_and_come_only_where_asked(tmp_path: Pa
 
     def mirrored(flip: bool, size: int, epochs: int) -> list[dict[int, bool]]:
         """Return row -> whether it was mirrored for each epoch, by what is seen in the pixels."""
-        found = []
+        flips = []
         batches = Images(str(path), size=4, held_out_rows=1, flip=flip).batches(size, 3)
         for _ in range(epochs):
             part = list(itertools.islice(batches, 100 // size))
             left = torch.cat([batch.raw[:, 0, 0, 0] for batch in part]).tolist()
             rows = torch.cat([batch.rows for batch in part if batch.rows is not None]).tolist()
-            found.append({row: shade == 0 for row, shade in zip(rows, left, strict=True)})
-        return found
+            flips.append({row: shade == 0 for row, shade in zip(rows, left, strict=True)})
+        return flips
 
     seen = mirrored(True, 10, 8)
     assert seen == mirrored(True, 50, 8)  # whatever the batch size

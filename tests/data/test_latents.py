@@ -105,8 +105,8 @@ def test_flips_show_the_mirror_image_in_half_of_the_epochs(tmp_path: Path) -> No
     mirrored = 0
     for row, latents in seen.items():
         image = Pictures().image(row)[None]
-        here, there = (Blur().moments(each)[0][0] for each in (image, image.flip(-1)))
-        sides = [torch.allclose(z, there, atol=1e-5) for z in latents]
+        here, mirror = (Blur().moments(picture)[0][0] for picture in (image, image.flip(-1)))
+        sides = [torch.allclose(z, mirror, atol=1e-5) for z in latents]
         assert all(side or torch.allclose(z, here, atol=1e-5) for z, side in zip(latents, sides, strict=True))
         assert 0 < sum(sides) < count
         mirrored += sum(sides)
@@ -152,13 +152,13 @@ def test_captions_are_those_of_their_rows(tmp_path: Path) -> None:
     pictures = CaptionedPictures(labels=False)
     source = stored(tmp_path, pictures)
     assert source.classes is None
-    told: dict[int, set[str]] = {}
+    texts: dict[int, set[str]] = {}
     for batch in epochs(source, 30):
         assert batch.cond is not None
         assert batch.rows is not None
         for row, text in zip(batch.rows.tolist(), source.caption_texts(batch.cond), strict=True):
-            told.setdefault(row, set()).add(text)
-    assert told == {row: set(pictures.captions(torch.tensor([row]))[0]) for row in range(40) if row % 4}
+            texts.setdefault(row, set()).add(text)
+    assert texts == {row: set(pictures.captions(torch.tensor([row]))[0]) for row in range(40) if row % 4}
     held = source.held_out()
     assert held.cond is not None
     assert source.caption_texts(held.cond) == [f"picture {row}, caption 0 \N{SNOWMAN}" for row in range(0, 40, 4)]
@@ -194,9 +194,9 @@ def test_latents_stay_in_the_file(tmp_path: Path) -> None:
         """Return how many bytes of the mapped shard are copies in memory, not pages that the system can drop."""
         lines = Path("/proc/self/smaps").read_text().split("\n")
         at = [i for i, line in enumerate(lines) if line.endswith(f"{tmp_path.name}/shard-00000.safetensors")]
-        found = [next(line for line in lines[i:] if line.startswith("Anonymous:")) for i in at]
-        assert found
-        return 1024 * sum(int(line.split()[1]) for line in found)
+        anonymous = [next(line for line in lines[i:] if line.startswith("Anonymous:")) for i in at]
+        assert anonymous
+        return 1024 * sum(int(line.split()[1]) for line in anonymous)
 
     for batch in itertools.islice(source.batches(100, 0), 9):
         batch.raw.zero_()  # what is handed out is the caller's own
@@ -232,22 +232,22 @@ def test_damage_is_one_error_that_names_the_file(folder: Path, tmp_path: Path, d
     path = tmp_path / "damaged"
     shutil.copytree(folder, path)
     shard, manifest = path / "shard-00002.safetensors", path / "manifest.json"
-    told = json.loads(manifest.read_text())
+    fields = json.loads(manifest.read_text())
     changes: dict[str, Any] = {
         "version": {"format": FORMAT + 1},
-        "unfinished": {"shards": told["shards"][:3]},
-        "outside": {"shards": [{**told["shards"][0], "file": "../shard-00000.safetensors"}, *told["shards"][1:]]},
+        "unfinished": {"shards": fields["shards"][:3]},
+        "outside": {"shards": [{**fields["shards"][0], "file": "../shard-00000.safetensors"}, *fields["shards"][1:]]},
         "type": {"rows": "30"},
         "bool": {"rows": True},
         "negative": {"shape": [4, -2, 2]},
         "unknown": {"colour": "red"},
-        "twice": {"shards": [told["shards"][0]] * 4},
-        "too many": {"shards": [*told["shards"][:3], {**told["shards"][3], "file": "shard-00009.safetensors"}]},
+        "twice": {"shards": [fields["shards"][0]] * 4},
+        "too many": {"shards": [*fields["shards"][:3], {**fields["shards"][3], "file": "shard-00009.safetensors"}]},
     }
     if damage in changes:
-        manifest.write_text(json.dumps(told | changes[damage]))
+        manifest.write_text(json.dumps(fields | changes[damage]))
     elif damage == "lacking":
-        manifest.write_text(json.dumps({key: value for key, value in told.items() if key != "shape"}))
+        manifest.write_text(json.dumps({key: value for key, value in fields.items() if key != "shape"}))
     elif damage == "truncate":
         shard.write_bytes(shard.read_bytes()[:-9])
     elif damage == "header":

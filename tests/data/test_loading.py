@@ -88,12 +88,12 @@ def test_workers_decode_what_is_kept_in_memory(pets: Path) -> None:
 
 @pytest.mark.slow
 def test_bad_rows_are_told_by_their_place_and_the_work_ahead_is_bounded() -> None:
-    asked = 0
+    taken = 0
 
     def jobs() -> Iterator[torch.Tensor]:
-        nonlocal asked
+        nonlocal taken
         for i in range(50):
-            asked = i + 1
+            taken = i + 1
             yield torch.tensor([9, 2, 5, 2, 7, 30 + i])
 
     faults = {0: "row 9 is at fault", 1: "row 2 is at fault", 3: "row 2 is at fault"}
@@ -103,7 +103,7 @@ def test_bad_rows_are_told_by_their_place_and_the_work_ahead_is_bounded() -> Non
     ):
         for i in range(6):
             made = next(ahead)
-            assert i + 1 <= asked <= i + 1 + AHEAD + 1
+            assert i + 1 <= taken <= i + 1 + AHEAD + 1
             assert made.bad == faults
             assert made.pixels[:, 0, 0, 0].tolist() == [0, 0, 5, 0, 7, 30 + i]
             assert made.rows.tolist()[-1] == 30 + i

@@ -38,8 +38,8 @@ def test_the_condition_is_the_known_part_and_where_it_is(hole: str) -> None:
     assert set(mask.flatten().tolist()) == {0.0, 1.0}
     assert torch.equal(known, x * (1 - mask))
     assert torch.equal(first(Painting(Digits(), Pixels(), hole)).raw, next(Digits().batches(64, 0)).raw)  # type: ignore[arg-type]
-    for each in mask[:, 0]:
-        box = each if hole == "inside" else 1 - each
+    for plane in mask[:, 0]:
+        box = plane if hole == "inside" else 1 - plane
         rows, columns = box.amax(1).sum(), box.amax(0).sum()
         assert float(box.sum()) == float(rows * columns)  # one box, whole
         assert {float(rows), float(columns)} <= {3.0, 4.0, 5.0, 6.0}
@@ -84,8 +84,8 @@ def test_an_encoder_sees_nothing_of_the_hole() -> None:
 
     def conditions(image: Tensor, stored: bool) -> list[Tensor]:
         source = Painting(Fixed(image, Blur().encode(image) if stored else image), Blur())
-        found = [next(source.batches(1, 0)).cond, source.held_out().cond]
-        return [each for each in found if each is not None]
+        conds = [next(source.batches(1, 0)).cond, source.held_out().cond]
+        return [cond for cond in conds if cond is not None]
 
     for part in range(2):
         plain = conditions(picture, False)[part]
@@ -105,12 +105,12 @@ def test_holes_are_named_by_seed_epoch_and_row_alone() -> None:
     def holes(size: int, seed: int, epoch: int) -> dict[int, torch.Tensor]:
         per_epoch = source.rows // size
         batches = itertools.islice(source.batches(size, seed, epoch * per_epoch), per_epoch)
-        found: dict[int, torch.Tensor] = {}
+        masks: dict[int, torch.Tensor] = {}
         for batch in batches:
             assert batch.rows is not None
             assert batch.cond is not None
-            found |= dict(zip(batch.rows.tolist(), batch.cond[:, 0], strict=True))
-        return found
+            masks |= dict(zip(batch.rows.tolist(), batch.cond[:, 0], strict=True))
+        return masks
 
     small, large = holes(16, 0, 0), holes(50, 0, 0)
     shared = sorted(set(small) & set(large))

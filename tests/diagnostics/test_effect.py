@@ -77,5 +77,5 @@ def test_an_inspection_tells_what_cannot_pair_and_takes_masks() -> None:
     mask[:, 2] = False
     data = [(torch.randn(32, 3, 2, generator=torch.Generator().manual_seed(i)), None, mask) for i in range(4)]
     other = [(torch.where(mask, x, 99.0), None, mask) for x, _, _ in data]
-    first, second = (inspect({"a": Assignment()}, each)[0] for each in (data, other))
+    first, second = (inspect({"a": Assignment()}, batches)[0] for batches in (data, other))
     assert (first["shift"], first["kl"]) == (second["shift"], second["kl"])

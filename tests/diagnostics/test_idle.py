@@ -79,11 +79,11 @@ def test_rows_without_partners_in_their_class_are_counted(coupling: Coupling) ->
     reason = idle_reason(coupling, 256, labels)
     assert "pairs within classes, and 22." in reason
     assert "in a batch of 256: raise train.batch, draw batches of fewer classes, or choose nearest" in reason
-    few = [each % 10 for each in labels]
+    few = [batch % 10 for batch in labels]
     assert idle_reason(coupling, 256, few) == ""
     assert idle_reason(Assignment(), 256, labels) == ""
     assert idle_reason(coupling, 256, [randn(256, 8)]) == ""  # conditions that are no classes
-    data: list[tuple[Tensor, Tensor | None]] = [(randn(256, 16, seed=i), each) for i, each in enumerate(labels[:8])]
+    data: list[tuple[Tensor, Tensor | None]] = [(randn(256, 16, seed=i), batch) for i, batch in enumerate(labels[:8])]
     idle, busy = (effect(Assignment(per_class=per), data)["distance_reduction_percent"] for per in (True, False))
     assert abs(idle) < 0.15 * abs(busy)
 

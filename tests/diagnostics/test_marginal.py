@@ -41,11 +41,11 @@ def test_principal_directions_are_those_of_the_data(n: int, d: int) -> None:
 def test_a_leak_is_found_and_its_absence_too() -> None:
     labels = torch.arange(2000) % 10
     plain = randn(2000, 16)
-    told = plain + 0.8 * randn(10, 16, seed=5)[labels]
-    for noise, leaks in ((plain, False), (told, True)):
-        found = leak(noise, labels)
-        assert found["chance"] == pytest.approx(0.1, abs=0.01)
-        assert (found["accuracy"] > found["chance"] + 4 * found["error"]) == leaks
+    leaky = plain + 0.8 * randn(10, 16, seed=5)[labels]
+    for noise, leaks in ((plain, False), (leaky, True)):
+        scores = leak(noise, labels)
+        assert scores["chance"] == pytest.approx(0.1, abs=0.01)
+        assert (scores["accuracy"] > scores["chance"] + 4 * scores["error"]) == leaks
 
 
 def test_inspect_shows_what_each_coupling_is_known_to_do() -> None:

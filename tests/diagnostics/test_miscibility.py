@@ -33,11 +33,11 @@ def test_independent_noise_is_apart_by_chance_alone() -> None:
 def test_nearest_by_inner_product_has_a_closed_form(points: int) -> None:
     """Its means are c u, c being the mean of the maximum of k normals; between orthogonal data sqrt(2) c."""
     x = 5 * torch.eye(20)[:6]
-    found = miscibility(Nearest(16, "dot"), x, [randn(2, 20)], points=points)
+    estimate = miscibility(Nearest(16, "dot"), x, [randn(2, 20)], points=points)
     expected = math.sqrt(2) * max_normal_moments(16)[0]
-    assert found.debiased == pytest.approx(expected, rel=0.02)
-    assert found.distance > found.debiased
-    raw_bias = found.distance / expected - 1
+    assert estimate.debiased == pytest.approx(expected, rel=0.02)
+    assert estimate.distance > estimate.debiased
+    raw_bias = estimate.distance / expected - 1
     assert raw_bias > 0.01 or points == 2000  # the control: without the correction few points show
 
 

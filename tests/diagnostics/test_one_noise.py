@@ -31,7 +31,9 @@ LOSSES: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]
 @pytest.mark.parametrize("loss", LOSSES)
 def test_one_noise_is_right_and_two_are_told(loss: str, dtype: torch.dtype) -> None:
     make_x_t, make_target = LOSSES[loss]
-    x, x_t, target, wrong = (each.to(dtype) for each in (X, make_x_t(NOISE), make_target(NOISE), make_target(OTHER)))
+    x, x_t, target, wrong = (
+        tensor.to(dtype) for tensor in (X, make_x_t(NOISE), make_target(NOISE), make_target(OTHER))
+    )
     one_noise(x, x_t, target)
     with pytest.raises(
         ValueError, match=r"x_t holds other noise than target in (5|6)\d of 64 rows.*noise = couple\(x\)"

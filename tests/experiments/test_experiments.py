@@ -44,7 +44,7 @@ def test_every_file_resolves_at_every_scale(name: str, scale: str) -> None:
     assert len({cell.folder for cell in cells}) == len(cells)
     assert any(cell.arm.split("-")[-1] == "independent" for cell in cells)
     seeds = {arm: {cell.seed for cell in cells if cell.arm == arm} for arm in (cell.arm for cell in cells)}
-    assert all(found == ({0, 1, 2} if scale in ("cpu", "paper") else {0}) for found in seeds.values())
+    assert all(arm_seeds == ({0, 1, 2} if scale in ("cpu", "paper") else {0}) for arm_seeds in seeds.values())
     for cell in cells:
         plain = cell.config.plain()
         assert plain["source"]["use"] == ("digits" if scale == "smoke" else "images")
@@ -118,9 +118,9 @@ def test_the_published_set_ups_are_those_of_the_papers() -> None:
 @pytest.mark.parametrize(("scale", "deviation"), [("smoke", 95.9), ("cpu", 59.1), ("paper", 64.2)])
 def test_a_scale_may_give_a_varied_key_other_choices(scale: str, deviation: float) -> None:
     cells = read_experiment("image-scale").cells(scale, [("train.seed", 0)])
-    found = {cell.arm.split("-")[0]: cell.config.plain()["codec"]["std"] for cell in cells}
+    deviations = {cell.arm.split("-")[0]: cell.config.plain()["codec"]["std"] for cell in cells}
     assert len(cells) == 6
-    assert found == {label: pytest.approx(deviation / float(label), abs=0.06) for label in ("0.5", "1", "2")}
+    assert deviations == {label: pytest.approx(deviation / float(label), abs=0.06) for label in ("0.5", "1", "2")}
     for cell in cells:  # and DDIM clips to the data's largest absolute value
         ends = cell.config.codec.encode(torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 1, 2))
         assert cell.config.plain()["method"]["clip"] == pytest.approx(float(ends.abs().max()), abs=1e-3)

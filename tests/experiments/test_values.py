@@ -44,10 +44,10 @@ def test_a_file_extends_a_built_in_experiment(tmp_path: Path) -> None:
     assert [(cell.arm, cell.seed) for cell in mine.cells()] == [
         (arm, 7) for arm in ("independent", "assignment", "nearest")
     ]
-    ours, theirs = mine.cells()[0].config.plain(), demo.cells()[0].config.plain()
-    assert (ours["train"].pop("steps"), theirs["train"].pop("steps")) == (5, 3000)
-    assert (ours["train"].pop("seed"), theirs["train"].pop("seed")) == (7, 0)
-    assert ours == theirs
+    ours, base = mine.cells()[0].config.plain(), demo.cells()[0].config.plain()
+    assert (ours["train"].pop("steps"), base["train"].pop("steps")) == (5, 3000)
+    assert (ours["train"].pop("seed"), base["train"].pop("seed")) == (7, 0)
+    assert ours == base
 
 
 def test_files_extend_files_beside_them_in_a_chain(tmp_path: Path) -> None:

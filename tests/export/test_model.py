@@ -56,8 +56,8 @@ def test_an_exported_model_samples_the_same_images(tmp_path: Path) -> None:
     assert isinstance(prior, Gaussian)
     model = exported(tmp_path / "model", Denoising(Straight(), "velocity"), prior=prior)
     loaded = load_export(tmp_path / "model")
-    ours, theirs = (torch.cat(list(generate(each, 5, steps=3))) for each in (model, loaded))
-    assert torch.equal(ours, theirs)
+    ours, reloaded = (torch.cat(list(generate(trained, 5, steps=3))) for trained in (model, loaded))
+    assert torch.equal(ours, reloaded)
     plain = torch.cat(list(generate(loaded, 5, steps=3, start="normal")))
     assert not torch.equal(ours, plain)
 
@@ -73,8 +73,8 @@ def test_diffusers_loads_the_export_and_draws_the_same_image(tmp_path: Path) -> 
         image = pipeline(generator=torch.Generator().manual_seed(3), num_inference_steps=5, output_type="np").images
         noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(3))
         ours = model.method.sample(model.net, noise, steps=5)
-        theirs = torch.from_numpy(image).permute(0, 3, 1, 2)
-        torch.testing.assert_close((ours / 2 + 0.5).clamp(0, 1), theirs, atol=1e-3, rtol=1e-3)
+        expected = torch.from_numpy(image).permute(0, 3, 1, 2)
+        torch.testing.assert_close((ours / 2 + 0.5).clamp(0, 1), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_diffusers_loads_the_unet_and_the_scheduler_of_a_flow(tmp_path: Path) -> None:
@@ -249,9 +249,9 @@ def test_diffusers_loads_a_consistency_model_and_draws_the_same_images(tmp_path:
     pipeline.set_progress_bar_config(disable=True)
     for steps in (1, 2, 5):
         generator = torch.Generator().manual_seed(3)
-        theirs = pipeline(num_inference_steps=steps, latents=NOISE, generator=generator, output_type="pt").images
+        expected = pipeline(num_inference_steps=steps, latents=NOISE, generator=generator, output_type="pt").images
         ours = method.sample(model.net, NOISE, steps=steps, generator=torch.Generator().manual_seed(3))
-        torch.testing.assert_close((ours / 2 + 0.5).clamp(0, 1), theirs, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close((ours / 2 + 0.5).clamp(0, 1), expected, atol=1e-4, rtol=1e-4)
     code = examples(tmp_path / "model")
     ours = (method.sample(model.net, NOISE, steps=1) / 2 + 0.5).clamp(0, 1)
     given = ran(code["With diffusers, from given noise; it takes RGB images alone"], noise=NOISE)["images"]

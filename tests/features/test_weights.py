@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from immiscible_diffusion.features import Inception, _weights
-from immiscible_diffusion.features._weights import KNOWN, Known, digest_of_state, fetch, read_weights
+from immiscible_diffusion.features._weights import KNOWN, WeightsFile, digest_of_state, fetch, read_weights
 
 pytestmark = pytest.mark.medium
 
@@ -39,22 +39,22 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_downloads_are_known_checked_and_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content, asked = b"the network", list[str]()
+    content, urls = b"the network", list[str]()
     url = "https://example.org/net.pth"
-    monkeypatch.setattr(_weights, "KNOWN", {"net": Known(url, hashlib.sha256(content).hexdigest())})
+    monkeypatch.setattr(_weights, "KNOWN", {"net": WeightsFile(url, hashlib.sha256(content).hexdigest())})
 
     def opener(where: str) -> BinaryIO:
-        asked.append(where)
+        urls.append(where)
         return io.BytesIO(content)
 
     path = fetch("net", opener)
     assert path == cache / "net.pth"
     assert path.read_bytes() == content
     assert fetch(url, opener) == path
-    assert asked == [url]
+    assert urls == [url]
     path.write_bytes(b"damaged")
     assert fetch("net", opener).read_bytes() == content
-    assert asked == [url, url]
+    assert urls == [url, url]
 
 
 def test_other_content_than_the_known_is_not_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,9 @@ def test_other_content_than_the_known_is_not_kept(cache: Path, monkeypatch: pyte
     assert not cache.exists()
     monkeypatch.setattr(_weights, "_LARGEST", 10)
     long = b"x" * 1000
-    monkeypatch.setattr(_weights, "KNOWN", {"net": Known("https://example.org/n", hashlib.sha256(long).hexdigest())})
+    monkeypatch.setattr(
+        _weights, "KNOWN", {"net": WeightsFile("https://example.org/n", hashlib.sha256(long).hexdigest())}
+    )
     with pytest.raises(ValueError, match="nothing of it was kept"):
         fetch("net", lambda url: io.BytesIO(long))
 
@@ -104,9 +106,9 @@ def test_a_pickle_is_opened_neither_unknown_nor_known(tmp_path: Path) -> None:
 def test_safetensors_need_no_sha256_but_meet_one_that_is_given(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(save({"x": torch.arange(3.0)}))
-    found, seen = read_weights(path)
-    assert isinstance(found, dict)
-    assert torch.equal(found["x"], torch.arange(3.0))
+    tensors, seen = read_weights(path)
+    assert isinstance(tensors, dict)
+    assert torch.equal(tensors["x"], torch.arange(3.0))
     assert seen == digest(path)
     assert read_weights(path, digest(path).upper())[1] == seen
     with pytest.raises(ValueError, match="has SHA-256"):

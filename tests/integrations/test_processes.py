@@ -33,8 +33,8 @@ def draw(folder: Path, host: str) -> None:
             if turn == rank:
                 alone = couple(batches[0])
             dist.barrier()
-    told = " ".join(str(each.message) for each in caught)
-    written = {"x": torch.stack(batches), "noise": torch.stack(noises), "alone": alone, "told": told}
+    messages = " ".join(str(warning.message) for warning in caught)
+    written = {"x": torch.stack(batches), "noise": torch.stack(noises), "alone": alone, "told": messages}
     torch.save(written, folder / f"{host}-{rank}.pt")
 
 
@@ -124,7 +124,7 @@ def test_the_joined_batch_is_paired_and_its_noise_fresh(host: str, tmp_path: Pat
             pytest.importorskip(host, reason=WHY)
     first, second = started(tmp_path, host)
     for step in range(STEPS):
-        x, noise = (torch.cat([each[name][step] for each in (first, second)]) for name in ("x", "noise"))
+        x, noise = (torch.cat([process[name][step] for process in (first, second)]) for name in ("x", "noise"))
         assert torch.equal(assign_index(x, noise), torch.arange(16))
     rows = torch.cat([first["noise"], second["noise"]]).reshape(-1, 6)
     assert len(torch.unique(rows, dim=0)) == len(rows) == 16 * STEPS

@@ -39,8 +39,8 @@ def oracle(method: Consistency | Edm, x: Tensor, noise: Tensor, progress: float)
     begin = x + floor * noise
 
     def net(scaled: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        told = nearest_level(method.levels(progress), t) if isinstance(method, Consistency) else sigma_of(t)
-        sigma = told.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
+        level = nearest_level(method.levels(progress), t) if isinstance(method, Consistency) else sigma_of(t)
+        sigma = level.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
         x_t = x + sigma * noise
         skip = 0.25 / ((sigma - floor) ** 2 + 0.25)
         out = (sigma - floor) * 0.5 / (sigma**2 + 0.25).sqrt()
@@ -136,7 +136,7 @@ def test_pairs_of_levels_have_their_published_chances() -> None:
         seen.clear()
         method.loss(net, x, x, generator=torch.Generator().manual_seed(0))
         times = log_time(method.levels(0.0))
-        after, before = ((each.double()[:, None] - times).abs().argmin(1) for each in seen)
+        after, before = ((t.double()[:, None] - times).abs().argmin(1) for t in seen)
         assert torch.equal(after, before + 1)
         frequency = torch.bincount(before, minlength=10) / rows
         assert float(((frequency - wanted).abs() / (wanted / rows).sqrt()).max()) < 5  # standard errors
@@ -148,11 +148,11 @@ def test_the_loss_is_its_definition(method: Consistency) -> None:
     torch.manual_seed(0)
     x, noise = torch.randn(2, 6, 3, dtype=torch.float64)
     student, teacher = nn.Linear(3, 3).double(), nn.Linear(3, 3).double()
-    told: dict[str, list[Tensor]] = {"student": [], "teacher": []}
+    times: dict[str, list[Tensor]] = {"student": [], "teacher": []}
 
     def wrap(name: str, net: nn.Module) -> Net:
         def call(x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-            told[name].append(t)
+            times[name].append(t)
             out: Tensor = net(x_t) * (1 + t[:, None])
             return out
 
@@ -169,7 +169,7 @@ def test_the_loss_is_its_definition(method: Consistency) -> None:
         return value
 
     for i in range(6):
-        after, before = (float(nearest_level(levels, told[name][0][i])) for name in told)
+        after, before = (float(nearest_level(levels, times[name][0][i])) for name in times)
         error = f(student, x[i] + after * noise[i], after) - f(teacher, x[i] + before * noise[i], before)
         if method.distance == "pseudo_huber":
             c = 0.00054 * math.sqrt(3)
@@ -193,10 +193,10 @@ def test_a_lognormal_that_draws_no_level_is_refused() -> None:
 def test_bfloat16_data_keep_their_levels_apart() -> None:
     """One in twenty of the 1,281 levels has a neighbour that is the same number in bf16."""
     method = improved()
-    told: list[tuple[torch.dtype, Tensor]] = []
+    calls: list[tuple[torch.dtype, Tensor]] = []
 
     def net(x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        told.append((x_t.dtype, t))
+        calls.append((x_t.dtype, t))
         return torch.tanh(x_t)
 
     x, noise = torch.randn(2, 512, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -206,9 +206,9 @@ def test_bfloat16_data_keep_their_levels_apart() -> None:
         for dtype in (torch.bfloat16, torch.float32)
     )
     assert bool(loss.isfinite().all())
-    assert [dtype for dtype, _ in told] == [torch.bfloat16] * 2 + [torch.float32] * 2
-    assert torch.equal(told[0][1], told[2][1])
-    assert torch.equal(told[1][1], told[3][1])
+    assert [dtype for dtype, _ in calls] == [torch.bfloat16] * 2 + [torch.float32] * 2
+    assert torch.equal(calls[0][1], calls[2][1])
+    assert torch.equal(calls[1][1], calls[3][1])
 
 
 def test_both_nets_drop_the_same_units_and_the_next_step_others() -> None:
@@ -264,11 +264,11 @@ def test_the_scalings_equal_diffusers_and_keep_the_boundary() -> None:
 
     scheduler, sigma = CMStochasticIterativeScheduler(), karras(9, low=0.002, high=80.0)
     skip, out, _ = scalings(sigma, sigma_data=0.5, floor=0.002)
-    for ours, theirs in zip((skip, out), scheduler.get_scalings_for_boundary_condition(sigma), strict=True):
-        torch.testing.assert_close(ours, theirs)
+    for ours, expected in zip((skip, out), scheduler.get_scalings_for_boundary_condition(sigma), strict=True):
+        torch.testing.assert_close(ours, expected)
     assert (float(skip[-1]), float(out[-1])) == (1.0, 0.0)  # f is the identity at sigma_min
-    for ours, theirs in zip(scalings(sigma, sigma_data=0.5)[:2], scheduler.get_scalings(sigma), strict=True):
-        torch.testing.assert_close(ours, theirs)
+    for ours, expected in zip(scalings(sigma, sigma_data=0.5)[:2], scheduler.get_scalings(sigma), strict=True):
+        torch.testing.assert_close(ours, expected)
 
 
 def test_the_pseudo_huber_distance_is_quadratic_near_and_linear_far() -> None:
@@ -294,8 +294,8 @@ def test_the_gradient_by_finite_differences(method: Consistency | Edm) -> None:
         def teacher(x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:  # else the difference would move it too
             return torch.tanh(x_t @ frozen)
 
-        each = method.loss(net, x, noise, teacher=teacher, progress=0.2, generator=torch.Generator().manual_seed(0))
-        return each.mean()
+        losses = method.loss(net, x, noise, teacher=teacher, progress=0.2, generator=torch.Generator().manual_seed(0))
+        return losses.mean()
 
     assert torch.autograd.gradcheck(loss, weight.clone().requires_grad_(), eps=1e-6, atol=1e-5, rtol=1e-4)
 

@@ -103,22 +103,22 @@ def test_sampling_equals_diffusers_ddim(predict: Prediction, prediction_type: st
     )
     scheduler.set_timesteps(steps)
     noise = torch.randn(3, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    theirs = {}
+    expected = {}
     for clipped in (True, False):
         x_t = noise
         for i in scheduler.timesteps:
             guess = toy(x_t, (i / 1000).expand(3), None)
             x_t = scheduler.step(guess, i, x_t, use_clipped_model_output=clipped).prev_sample
-        theirs[clipped] = x_t
+        expected[clipped] = x_t
     ours = Denoising(Betas(), predict, clip=clip).sample(toy, noise, steps=steps)
-    torch.testing.assert_close(ours, theirs[True], atol=1e-3, rtol=1e-4)  # diffusers' cumulative product is float32
+    torch.testing.assert_close(ours, expected[True], atol=1e-3, rtol=1e-4)  # diffusers' cumulative product is float32
     # Control: another clip is another image.
     if steps > 1 and predict == "eps":
         other = Denoising(Betas(), predict, clip=0.7 - clip).sample(toy, noise, steps=steps)
         assert float((ours - other).abs().max()) > 1e-2
     # And so is one whose noise is not that of the clipped estimate, as diffusers has it unless told.
     if clip and steps > 1 and predict == "eps":
-        assert float((ours - theirs[False]).abs().max()) > 1e-2
+        assert float((ours - expected[False]).abs().max()) > 1e-2
 
 
 def test_sampling_sees_diffusers_other_spacing() -> None:
@@ -152,10 +152,10 @@ def test_schedules_equal_diffusers() -> None:
 
     for ours in (Betas(), Betas("scaled_linear", first=0.00085, last=0.012)):
         scheduler = DDPMScheduler(beta_schedule=ours.kind, beta_start=ours.first, beta_end=ours.last)
-        theirs = scheduler.alphas_cumprod
+        product = scheduler.alphas_cumprod
         alpha, sigma = ours.coefficients(torch.arange(1000) / 1000)
-        torch.testing.assert_close(alpha, theirs.sqrt(), atol=1e-5, rtol=1e-4)  # theirs is a float32 product
-        torch.testing.assert_close(sigma, (1 - theirs).sqrt(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(alpha, product.sqrt(), atol=1e-5, rtol=1e-4)  # diffusers' is a float32 product
+        torch.testing.assert_close(sigma, (1 - product).sqrt(), atol=1e-5, rtol=1e-4)
 
 
 def test_every_level_is_drawn_and_no_other() -> None:

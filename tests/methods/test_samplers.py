@@ -41,10 +41,10 @@ def test_ddim_with_fresh_noise_equals_diffusers(steps: int, eta: float) -> None:
 
     scheduler = DDIMScheduler(timestep_spacing="trailing", clip_sample=False, beta_start=1e-4, beta_end=0.02)
     generator = torch.Generator().manual_seed(5)
-    theirs = follow(scheduler, NOISE, steps, eta=eta, generator=generator)
+    expected = follow(scheduler, NOISE, steps, eta=eta, generator=generator)
     method = Denoising(Betas(), "eps", eta=eta)
     ours = method.sample(toy, NOISE, steps=steps, generator=torch.Generator().manual_seed(5))
-    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-4)  # diffusers' cumulative product is float32
+    torch.testing.assert_close(ours, expected, atol=1e-3, rtol=1e-4)  # diffusers' cumulative product is float32
     other = method.sample(toy, NOISE, steps=steps, generator=torch.Generator().manual_seed(6))
     assert torch.equal(ours, other) == (steps == 1)  # control: the fresh noise is what differs
     assert method.stochastic(steps) == (steps > 1)
@@ -56,10 +56,10 @@ def test_full_eta_over_all_levels_is_ddpm() -> None:
     from diffusers import DDPMScheduler
 
     scheduler = DDPMScheduler(clip_sample=False, beta_start=1e-4, beta_end=0.02, variance_type="fixed_small")
-    theirs = follow(scheduler, NOISE, 1000, generator=torch.Generator().manual_seed(5))
+    expected = follow(scheduler, NOISE, 1000, generator=torch.Generator().manual_seed(5))
     method = Denoising(Betas(), "eps", eta=1.0)
     ours = method.sample(toy, NOISE, steps=1000, generator=torch.Generator().manual_seed(5))
-    torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=1e-3)  # a thousand steps on a float32 product
+    torch.testing.assert_close(ours, expected, atol=2e-3, rtol=1e-3)  # a thousand steps on a float32 product
 
 
 def ve(scheduler: Any) -> Tensor:
@@ -77,11 +77,11 @@ def test_betas_equal_diffusers_solvers_in_sigma(sampler: Sampler) -> None:
     options = {"beta_start": 1e-4, "beta_end": 0.02, "timestep_spacing": "trailing"}
     kind = EulerDiscreteScheduler if sampler == "ddim" else HeunDiscreteScheduler
     scheduler = kind(**options)
-    theirs = follow(scheduler, ve(scheduler), 9)
+    expected = follow(scheduler, ve(scheduler), 9)
     ours = Denoising(Betas(), "eps", sampler).sample(toy, NOISE, steps=9)
-    torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=1e-3)  # theirs is float32 at sigma = 157
+    torch.testing.assert_close(ours, expected, atol=2e-3, rtol=1e-3)  # diffusers' is float32 at sigma = 157
     other: Sampler = "heun" if sampler == "ddim" else "ddim"
-    assert float((Denoising(Betas(), "eps", other).sample(toy, NOISE, steps=9) - theirs).abs().max()) > 0.02
+    assert float((Denoising(Betas(), "eps", other).sample(toy, NOISE, steps=9) - expected).abs().max()) > 0.02
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 20, 50])
@@ -91,11 +91,11 @@ def test_dpmpp_equals_diffusers(steps: int) -> None:
     scheduler = DPMSolverMultistepScheduler(
         beta_start=1e-4, beta_end=0.02, final_sigmas_type="zero", timestep_spacing="trailing"
     )
-    theirs = follow(scheduler, NOISE, steps)
+    expected = follow(scheduler, NOISE, steps)
     ours = Denoising(Betas(), "eps", "dpmpp").sample(toy, NOISE, steps=steps)
-    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(ours, expected, atol=1e-3, rtol=1e-3)
     if steps > 2:  # control: the first order differs
-        assert float((Denoising(Betas(), "eps").sample(toy, NOISE, steps=steps) - theirs).abs().max()) > 1e-2
+        assert float((Denoising(Betas(), "eps").sample(toy, NOISE, steps=steps) - expected).abs().max()) > 1e-2
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "heun"])
@@ -209,7 +209,7 @@ def test_more_steps_come_closer_to_the_exact_answer(method: Denoising | Edm, lea
     if edm:
         exact = 80 * s / math.sqrt(80**2 + s**2)
     else:
-        alpha, sigma = (float(each) for each in Betas().coefficients(torch.tensor([0.999], dtype=torch.float64)))
+        alpha, sigma = (float(value) for value in Betas().coefficients(torch.tensor([0.999], dtype=torch.float64)))
         exact = s / math.sqrt(alpha**2 * s**2 + sigma**2)
     few, many = (abs(float(method.sample(net, noise, steps=steps)) - exact) for steps in (20, 80))
     assert math.log2(few / many) / 2 > least

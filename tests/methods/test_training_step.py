@@ -48,11 +48,11 @@ def steps(method: Denoising | Edm, x_t: Tensor, t: Tensor, target: Tensor, weigh
     """Return the weights after one step of the method, and of a loop written by hand."""
     torch.manual_seed(0)
     ours = Small()
-    theirs = copy.deepcopy(ours)
+    reference = copy.deepcopy(ours)
     loss = method.loss(ours, X, NOISE, generator=torch.Generator().manual_seed(1)).mean()
-    by_hand = (weight * (theirs(x_t, t) - target).square().mean((1, 2, 3))).mean()
+    by_hand = (weight * (reference(x_t, t) - target).square().mean((1, 2, 3))).mean()
     torch.testing.assert_close(loss, by_hand, rtol=1e-4, atol=1e-6)
-    return weights_after(ours, loss), weights_after(theirs, by_hand)
+    return weights_after(ours, loss), weights_after(reference, by_hand)
 
 
 @pytest.mark.parametrize("predict", ["eps", "x0", "v"])
@@ -66,8 +66,8 @@ def test_a_step_of_ddpm_equals_one_with_diffusers(predict: Prediction) -> None:
     added = scheduler.add_noise(X, NOISE, levels)
     torch.testing.assert_close(x_t, added, rtol=1e-4, atol=1e-5)
     target = {"eps": NOISE, "x0": X, "v": scheduler.get_velocity(X, NOISE, levels)}[predict]
-    ours, theirs = steps(method, added, t, target, torch.ones(6))
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    ours, expected = steps(method, added, t, target, torch.ones(6))
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
     _, apart = steps_apart(method, added, t, target.roll(1, 0))
     assert float((ours - apart).abs().max()) > 1e-3
 
@@ -86,11 +86,11 @@ def test_a_step_of_flow_matching_equals_one_with_diffusers() -> None:
     x_t, t = told(method)
     scheduler = FlowMatchEulerDiscreteScheduler()
     scheduler.set_timesteps(sigmas=sorted(t.tolist(), reverse=True))
-    order = torch.tensor([int((scheduler.sigmas[:-1] - each).abs().argmin()) for each in t])
+    order = torch.tensor([int((scheduler.sigmas[:-1] - time).abs().argmin()) for time in t])
     added = scheduler.scale_noise(X, scheduler.timesteps[order], NOISE)
     torch.testing.assert_close(x_t, added, rtol=1e-5, atol=1e-6)
-    ours, theirs = steps(method, added, t, NOISE - X, torch.ones(6))
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    ours, expected = steps(method, added, t, NOISE - X, torch.ones(6))
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_step_of_edm_equals_one_with_diffusers() -> None:
@@ -108,13 +108,13 @@ def test_a_step_of_edm_equals_one_with_diffusers() -> None:
     )
     torch.manual_seed(0)
     ours = Small()
-    theirs = copy.deepcopy(ours)
+    reference = copy.deepcopy(ours)
     loss = method.loss(ours, X, NOISE, generator=torch.Generator().manual_seed(1)).mean()
-    x = scheduler.precondition_outputs(X + wide * NOISE, theirs(scaled, t), wide)
+    x = scheduler.precondition_outputs(X + wide * NOISE, reference(scaled, t), wide)
     weight = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
     by_hand = (weight * (x - X).square().mean((1, 2, 3))).mean()
     torch.testing.assert_close(loss, by_hand, rtol=1e-3, atol=1e-5)
-    torch.testing.assert_close(weights_after(ours, loss), weights_after(theirs, by_hand), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(weights_after(ours, loss), weights_after(reference, by_hand), rtol=1e-3, atol=1e-4)
 
 
 def test_edm_draws_its_published_law() -> None:

@@ -66,8 +66,8 @@ def test_kernel_distance_far_from_zero_is_exact() -> None:
     real = draws(0, 8, 3) + 1e4
     rows = [[Fraction(value) for value in row] for row in real.tolist()]
     kernel = [[(sum(a * b for a, b in zip(x, y, strict=True)) / 3 + 1) ** 3 for y in rows] for x in rows]
-    total, own = sum(map(sum, kernel)), sum(kernel[i][i] for i in range(8))
-    expected = float(2 * (total - own) / 56 - 2 * total / 64)
+    total, diagonal = sum(map(sum, kernel)), sum(kernel[i][i] for i in range(8))
+    expected = float(2 * (total - diagonal) / 56 - 2 * total / 64)
     assert expected < -1e14
     assert kernel_distance(real, real) == pytest.approx(expected, rel=1e-6)
 

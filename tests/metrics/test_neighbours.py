@@ -30,12 +30,12 @@ def test_they_equal_the_loops_and_scikit_learn(k: int, pairs: int, monkeypatch: 
         np.sum(inside) / (k * len(b)),
         np.mean(np.any(inside, 0)),
     )
-    found = neighbourhoods(real, generated, k=k)
-    assert found == pytest.approx(expected, rel=1e-12)
-    assert found == pytest.approx(_independent.sklearn_neighbourhoods(real, generated, k), rel=1e-12)
+    scores = neighbourhoods(real, generated, k=k)
+    assert scores == pytest.approx(expected, rel=1e-12)
+    assert scores == pytest.approx(_independent.sklearn_neighbourhoods(real, generated, k), rel=1e-12)
     assert neighbourhoods(real, generated, k=k + 1) != pytest.approx(expected)  # one neighbour off would be seen
     metrics = Precision(k), Recall(k), Density(k), Coverage(k)
-    assert tuple(metric(real, generated) for metric in metrics) == found
+    assert tuple(metric(real, generated) for metric in metrics) == scores
 
 
 def test_copies_of_the_data_score_perfectly_even_far_from_the_origin() -> None:

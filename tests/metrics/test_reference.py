@@ -83,10 +83,10 @@ def test_npz_goes_round_and_others_files_are_read(tmp_path: Path) -> None:
     assert torch.equal(again.covariance, made.covariance)
     assert again.count == 50
     np.savez(path, mu=made.mean.numpy(), sigma=made.covariance.numpy())  # pytorch-fid, clean-fid and EDM
-    theirs = read_npz(path)
-    assert theirs.count is None
-    assert torch.equal(theirs.mean, made.mean)
-    write_npz(path, theirs)
+    foreign = read_npz(path)
+    assert foreign.count is None
+    assert torch.equal(foreign.mean, made.mean)
+    write_npz(path, foreign)
     assert set(np.load(path).files) == {"mu", "sigma"}
 
 

@@ -32,11 +32,11 @@ def test_it_says_what_diffusers_model_says() -> None:
     net = built()
     model: Any = net.model
     with torch.no_grad():
-        theirs = model(X_T, 1000 * T, class_labels=LABELS).sample
+        expected = model(X_T, 1000 * T, class_labels=LABELS).sample
         null = model(X_T, 1000 * T, class_labels=torch.full((6,), 1000)).sample
-    assert torch.equal(ask(net, LABELS), theirs)
+    assert torch.equal(ask(net, LABELS), expected)
     assert torch.equal(ask(net, None), null)
-    assert float((theirs - null).abs().mean()) > 1e-3
+    assert float((expected - null).abs().mean()) > 1e-3
     assert torch.equal(ask(built(conditional=False), LABELS), null)
 
 
@@ -50,7 +50,7 @@ def test_a_row_is_dropped_in_every_block_or_in_none() -> None:
         for seed in range(10):
             torch.manual_seed(seed)
             out = ask(net, LABELS)
-            near = [(out - each).flatten(1).abs().amax(1) < 1e-5 for each in (full, null)]
+            near = [(out - answer).flatten(1).abs().amax(1) < 1e-5 for answer in (full, null)]
             count += int((~(near[0] | near[1])).sum())
         return count
 
@@ -61,12 +61,12 @@ def test_a_row_is_dropped_in_every_block_or_in_none() -> None:
     net.eval()
     assert torch.equal(ask(net, LABELS), full)
     # Control: diffusers' own dropping, block by block.
-    theirs: Any = copy.deepcopy(net).train()
-    theirs.drop = 0.0
-    for module in theirs.modules():
+    blockwise: Any = copy.deepcopy(net).train()
+    blockwise.drop = 0.0
+    for module in blockwise.modules():
         if hasattr(module, "dropout_prob"):
             module.dropout_prob = 0.5
-    assert alien(theirs) > 10
+    assert alien(blockwise) > 10
 
 
 @pytest.mark.parametrize("method", [Denoising(Straight(), "velocity"), Denoising(Betas(), "eps")], ids=["flow", "ddpm"])

@@ -64,13 +64,13 @@ def test_the_condition_is_what_the_stock_pipeline_makes_of_the_prompts(folder: P
     prompts = [PROMPTS[label] for label in LABELS]
     states, null = pipeline.encode_prompt(prompts, "cpu", 1, True)
     with torch.no_grad():
-        theirs = pipeline.unet(X_T, 1000 * T, encoder_hidden_states=states).sample
+        expected = pipeline.unet(X_T, 1000 * T, encoder_hidden_states=states).sample
         theirs_null = pipeline.unet(X_T, 1000 * T, encoder_hidden_states=null).sample
-    torch.testing.assert_close(ask(net, LABELS), theirs, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(ask(net, states.detach()), theirs, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(ask(net, LABELS), expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(ask(net, states.detach()), expected, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(ask(net, None), theirs_null, atol=1e-6, rtol=1e-5)
-    assert float((theirs - theirs_null).abs().mean()) > 1e-3  # control: text does something
-    assert float((ask(net, 1 - LABELS) - theirs).abs().mean()) > 1e-3
+    assert float((expected - theirs_null).abs().mean()) > 1e-3  # control: text does something
+    assert float((ask(net, 1 - LABELS) - expected).abs().mean()) > 1e-3
     unconditional = described(folder, conditional=False, prompts=()).build((4, 8, 8), 2).eval()
     torch.testing.assert_close(ask(unconditional, LABELS), theirs_null, atol=1e-6, rtol=1e-5)
 
@@ -123,9 +123,9 @@ def test_checkpointing_changes_memory_and_no_gradient() -> None:
             return saved
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-            found = gradients(net)
+            grads = gradients(net)
         kept.append(sum(seen))
-        return found
+        return grads
 
     plain, again = counted(learned()), counted(learned(checkpointing=True))
     assert kept[1] < 0.7 * kept[0]
@@ -202,10 +202,10 @@ def test_texts_that_are_cut_are_told_once(copied: Path, recwarn: pytest.Warnings
     encoder = text_encoder(str(copied))
     fits, cut = "word " * 75, "word " * 76  # of 77 tokens, two mark the ends
     states = encoder([fits])
-    assert not [each for each in recwarn.list if "tokens" in str(each.message)]
+    assert not [warning for warning in recwarn.list if "tokens" in str(warning.message)]
     with pytest.warns(UserWarning, match=r"1 of 3 texts have more than 77 tokens, .* and are cut, such as 'word word"):
-        found = encoder([fits, cut, "a"])
-    assert torch.equal(found[1], states[0])
+        encoded = encoder([fits, cut, "a"])
+    assert torch.equal(encoded[1], states[0])
     recwarn.clear()
     encoder([cut])
     assert not recwarn.list

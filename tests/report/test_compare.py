@@ -52,7 +52,7 @@ def write_run(folder: Path, curve: Curve, *, ms: float = 10.0, **changes: Any) -
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "environment.json").write_text(json.dumps([environment]))
     for name, lines in (("evaluations.jsonl", evaluations), ("log.jsonl", log)):
-        (folder / name).write_text("".join(json.dumps(each) + "\n" for each in lines))
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in lines))
     return folder
 
 
@@ -93,16 +93,16 @@ def two_arms(folder: Path, paces: Mapping[int, float], ratio: float, **changes: 
 
 
 def test_a_known_ratio_of_steps_and_of_seconds_is_found(tmp_path: Path) -> None:
-    found = only(two_arms(tmp_path, {0: 1.0, 1: 1.2, 2: 0.9}, 3.0))
-    assert found.speedup().arrived == len(found.pairs) == 3
-    assert found.speedup().bounds == pytest.approx((3.0, 3.0), rel=0.01)
-    assert seconds(found).bounds == pytest.approx((1.5, 1.5), rel=0.01)  # each step takes twice as long
-    assert mean_bounds(seconds(found).reference) == pytest.approx((16.0, 16.0), rel=1e-9)  # 1600 steps of 10 ms
-    assert found.target() == pytest.approx(np.mean([25 / math.sqrt(p) for p in (1.0, 1.2, 0.9)]))
-    for each in (found.speedup(), seconds(found)):
-        assert each.interval is not None
-        assert each.ratio is not None
-        assert each.interval[0] <= each.ratio <= each.interval[1]
+    comparison = only(two_arms(tmp_path, {0: 1.0, 1: 1.2, 2: 0.9}, 3.0))
+    assert comparison.speedup().arrived == len(comparison.pairs) == 3
+    assert comparison.speedup().bounds == pytest.approx((3.0, 3.0), rel=0.01)
+    assert seconds(comparison).bounds == pytest.approx((1.5, 1.5), rel=0.01)  # each step takes twice as long
+    assert mean_bounds(seconds(comparison).reference) == pytest.approx((16.0, 16.0), rel=1e-9)  # 1600 steps of 10 ms
+    assert comparison.target() == pytest.approx(np.mean([25 / math.sqrt(p) for p in (1.0, 1.2, 0.9)]))
+    for speedup in (comparison.speedup(), seconds(comparison)):
+        assert speedup.interval is not None
+        assert speedup.ratio is not None
+        assert speedup.interval[0] <= speedup.ratio <= speedup.interval[1]
 
 
 @pytest.mark.parametrize("truth", [1.0, 3.0])
@@ -111,16 +111,16 @@ def test_the_interval_holds_the_truth_and_not_another(tmp_path: Path, truth: flo
     generator = np.random.default_rng(0)  # one draw of those that test_coverage counts
     folders = []
     for seed in range(5):
-        own, ours = (math.exp(0.1 * generator.standard_normal()) for _ in "ab")
-        curves = falling(own, generator), falling(truth * own * ours, generator, steps=range(100, 3201, 100))
+        pace, ours = (math.exp(0.1 * generator.standard_normal()) for _ in "ab")
+        curves = falling(pace, generator), falling(truth * pace * ours, generator, steps=range(100, 3201, 100))
         folders.append(write_run(tmp_path / f"a{seed}", curves[0], train__seed=seed))
         folders.append(write_run(tmp_path / f"b{seed}", curves[1], train__seed=seed, coupling={"use": "assignment"}))
-    found = only(folders).speedup()
-    assert found.interval is not None
-    assert found.bootstrap is not None
-    assert found.interval[0] <= truth <= found.interval[1]
-    assert not found.interval[0] <= 4 - truth <= found.interval[1]  # the control: the truth of the other case
-    assert found.interval[0] < found.bootstrap[0] < found.bootstrap[1] < found.interval[1]
+    speedup = only(folders).speedup()
+    assert speedup.interval is not None
+    assert speedup.bootstrap is not None
+    assert speedup.interval[0] <= truth <= speedup.interval[1]
+    assert not speedup.interval[0] <= 4 - truth <= speedup.interval[1]  # the control: the truth of the other case
+    assert speedup.interval[0] < speedup.bootstrap[0] < speedup.bootstrap[1] < speedup.interval[1]
 
 
 def test_seconds_leave_out_what_other_programs_took(tmp_path: Path) -> None:
@@ -144,9 +144,9 @@ def test_a_seed_that_does_not_arrive_bounds_the_ratio(tmp_path: Path) -> None:
     folders = two_arms(tmp_path, {0: 1.0, 1: 1.0}, 2.0)
     folders.append(write_run(tmp_path / "a2", falling(1.0), train__seed=2))
     folders.append(write_run(tmp_path / "b2", falling(0.5), train__seed=2, coupling={"use": "assignment"}, ms=20.0))
-    found = only(folders)
-    steps = found.speedup()
-    assert (steps.arrived, len(found.pairs)) == (2, 3)
+    comparison = only(folders)
+    steps = comparison.speedup()
+    assert (steps.arrived, len(comparison.pairs)) == (2, 3)
     assert steps.bounds[0] == 0
     assert steps.bounds[1] == pytest.approx((2 * 2 * 1) ** (1 / 3), rel=0.01)
     assert steps.bounds[1] < 2  # the control: leaving the seed out would claim 2
@@ -154,7 +154,7 @@ def test_a_seed_that_does_not_arrive_bounds_the_ratio(tmp_path: Path) -> None:
     upper = stats.ttest_1samp(np.log([high for _, high in steps.by_pair.values()]), 0).confidence_interval().high
     assert steps.interval == pytest.approx((0.0, math.exp(upper)))
     assert mean_bounds(steps.arm) == pytest.approx(((800 + 800 + 1600) / 3, math.inf), rel=0.01)
-    assert seconds(found).by_pair[2, 2] == pytest.approx((0.0, 16 / 32))
+    assert seconds(comparison).by_pair[2, 2] == pytest.approx((0.0, 16 / 32))
 
 
 def test_an_arm_that_is_there_at_once_has_a_lower_bound(tmp_path: Path) -> None:
@@ -168,12 +168,12 @@ def test_best_and_final_are_taken_seed_by_seed(tmp_path: Path) -> None:
     flat = [(100, 50.0), (200, 20.0), (300, 30.0), (400, 25.0)]
     falls = [(100, 50.0), (200, 25.0), (300, 20.0), (400, 15.0)]
     paths = [write_run(tmp_path / "a", flat), write_run(tmp_path / "b", falls, coupling={"use": "assignment"})]
-    found = only(paths)
-    assert (found.target("best"), found.target("final")) == (20.0, 25.0)
+    comparison = only(paths)
+    assert (comparison.target("best"), comparison.target("final")) == (20.0, 25.0)
     # By the reference's own curve 25 is first met between 100 and 200, where the logarithm is linear.
     first = 100 + 100 * math.log(50 / 25) / math.log(50 / 20)
-    assert found.speedup().bounds == pytest.approx((first / 200, first / 200))
-    assert found.speedup("best").bounds == pytest.approx((200 / 300, 200 / 300))
+    assert comparison.speedup().bounds == pytest.approx((first / 200, first / 200))
+    assert comparison.speedup("best").bounds == pytest.approx((200 / 300, 200 / 300))
 
 
 def test_more_is_better_for_some_metrics(tmp_path: Path) -> None:
@@ -182,9 +182,9 @@ def test_more_is_better_for_some_metrics(tmp_path: Path) -> None:
     ]
     paths = [write_run(tmp_path / "a", rising[0], metric="recall")]
     paths.append(write_run(tmp_path / "b", rising[1], metric="recall", coupling={"use": "assignment"}))
-    found = only(paths, "recall")
-    assert found.target() == pytest.approx(0.4)
-    assert found.speedup().bounds == pytest.approx((200 / 150, 200 / 150))  # .4 is half way from .2 to .8 in logarithms
+    row = only(paths, "recall")
+    assert row.target() == pytest.approx(0.4)
+    assert row.speedup().bounds == pytest.approx((200 / 150, 200 / 150))  # .4 is half way from .2 to .8 in logarithms
 
 
 def test_a_distance_below_zero_is_reached_without_logarithms(tmp_path: Path) -> None:
@@ -197,12 +197,12 @@ def test_other_seeds_are_set_against_each_other(tmp_path: Path) -> None:
     paths = [write_run(tmp_path / f"a{s}", falling(p), train__seed=s) for s, p in ((0, 1.0), (1, 1.3), (2, 0.8))]
     for seed, pace in ((7, 3.0), (8, 2.0)):
         paths.append(write_run(tmp_path / f"b{seed}", falling(pace), train__seed=seed, coupling={"use": "assignment"}))
-    found = only(paths)
-    assert len(found.pairs) == 6
-    assert found.speedup().ratio == pytest.approx(
+    comparison = only(paths)
+    assert len(comparison.pairs) == 6
+    assert comparison.speedup().ratio == pytest.approx(
         (math.sqrt(6) / (1.0 * 1.3 * 0.8) ** (1 / 3)), rel=0.02
     )  # step counts to the target y of pace p: 100 (100 / y)² / p, so the ratio of b to a is p_b / p_a
-    final = found.difference
+    final = comparison.difference
     values = [[25 / math.sqrt(p) for p in paces] for paces in ((3.0, 2.0), (1.0, 1.3, 0.8))]
     expected = stats.ttest_ind(*values, equal_var=False)
     assert final.p_t == pytest.approx(expected.pvalue)
@@ -222,15 +222,15 @@ def coverage(seeds: int, *, spread: float = 0.02, ratio: float = 3.0) -> tuple[f
     generator = np.random.default_rng(seeds)
     hits = np.zeros(2)
     for _ in range(200):
-        own, its = {}, {}
+        reference, its = {}, {}
         for seed in range(seeds):
             pace = math.exp(0.1 * generator.standard_normal())
             first = falling(pace, generator, spread)
             second = falling(pace * ratio * math.exp(0.15 * generator.standard_normal()), generator, spread)
-            own[seed, seed] = arrival(first, first[-1][1])
+            reference[seed, seed] = arrival(first, first[-1][1])
             its[seed, seed] = arrival(second, first[-1][1])
-        found = Speedup({}, own, its)
-        hits += [each is not None and each[0] <= 3 <= each[1] for each in (found.interval, found.bootstrap)]
+        speedup = Speedup({}, reference, its)
+        hits += [bounds is not None and bounds[0] <= 3 <= bounds[1] for bounds in (speedup.interval, speedup.bootstrap)]
     return float(hits[0]) / 200, float(hits[1]) / 200
 
 
@@ -366,9 +366,9 @@ def test_a_plain_start_is_a_row_of_its_own(tmp_path: Path) -> None:
     folders = two_arms(tmp_path, {0: 1.0}, 2.0)
     lines = (folders[1] / "evaluations.jsonl").read_text()
     (folders[1] / "evaluations.jsonl").write_text(lines + lines.replace("matched", "normal"))
-    found = compared(folders)
-    assert [row.arm.label for row in found] == ["coupling=assignment", "coupling=assignment, plain start"]
-    assert found[0].difference == found[1].difference
+    rows = compared(folders)
+    assert [row.arm.label for row in rows] == ["coupling=assignment", "coupling=assignment, plain start"]
+    assert rows[0].difference == rows[1].difference
 
 
 @pytest.mark.parametrize(
@@ -465,11 +465,11 @@ def test_runs_of_the_loop_itself_are_read(tmp_path: Path) -> None:
         folders.append(tmp_path / cell.folder)
         list(execute(cell.config, folders[-1], torch.device("cpu")))
     arms, _ = read_arms(folders)
-    found = compare(arms[0], arms, "frechet")
-    assert len(found) == 2 * 3  # two numbers of sampling steps; assignment, and nearest from two starts
+    rows = compare(arms[0], arms, "frechet")
+    assert len(rows) == 2 * 3  # two numbers of sampling steps; assignment, and nearest from two starts
     lines = [json.loads(line) for line in (folders[0] / "log.jsonl").read_text().splitlines()]
     spent = np.diff([0.0, *(line["step_seconds"] for line in lines)])
     steps = np.diff([0, *(line["step"] for line in lines)])
     assert arms[0].pace is not None
     assert arms[0].pace.step_ms == pytest.approx(1000 * np.median(spent / steps), abs=6e-4)
-    assert all(row.seconds() is not None for row in found)
+    assert all(row.seconds() is not None for row in rows)

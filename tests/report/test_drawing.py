@@ -16,10 +16,10 @@ def styled(svg: bytes) -> list[tuple[str, str, str, dict[str, str]]]:
     root = ElementTree.fromstring(svg)  # noqa: S314
     rules = {
         name: text
-        for each in root.findall(".//{*}style")
-        for name, text in re.findall(r"\.(\w+)\{([^}]*)\}", each.text or "")
+        for sheet in root.findall(".//{*}style")
+        for name, text in re.findall(r"\.(\w+)\{([^}]*)\}", sheet.text or "")
     }
-    found = []
+    drawn = []
     for element in root.iter():
         kind = element.tag.rpartition("}")[2]
         if kind in ("path", "use", "text", "tspan", "rect"):
@@ -28,8 +28,8 @@ def styled(svg: bytes) -> list[tuple[str, str, str, dict[str, str]]]:
                 key: re.sub(r"(\d\.\d)\d+", r"\1", re.sub(r"\s+", " ", element.get(key, ""))).strip()
                 for key in ("d", "x", "y", "transform")
             }
-            found.append((kind, (element.text or "").strip(), style, places))
-    return found
+            drawn.append((kind, (element.text or "").strip(), style, places))
+    return drawn
 
 
 def test_a_short_svg_draws_what_matplotlib_draws() -> None:

@@ -43,7 +43,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     sets = ["train.seed=[0,1,2]", "train.steps=4", "evaluate.every=1", "evaluate.steps=[2]", "net.channels=[8]"]
     sets += ["evaluate.last_steps=[3]"]
-    values = [part for each in sets for part in ("--set", each)]
+    values = [part for option in sets for part in ("--set", option)]
     arguments = ["train", "image-scale", "--scale", "smoke", "--out", str(folder), "--workers", "1", *values]
     assert run(arguments) == 0
     return folder / "image-scale"
@@ -110,7 +110,7 @@ def test_a_record_holds_every_evaluation(runs: Path) -> None:
     numbers = record(runs)
     lengths = {(row["sampling_steps"], len(c)) for row in numbers["curves"] for c in row["by_seed"].values()}
     assert lengths == {(2, 4), (3, 1)}
-    assert all(found["step_ms"] > 0 for found in numbers["pace"].values())
+    assert all(pace["step_ms"] > 0 for pace in numbers["pace"].values())
     assert recorded(numbers, "2-assignment")["codec"]["std"] == 48.0
     assert recorded(numbers, "1-assignment")["codec"]["std"] == 95.9
 
@@ -227,7 +227,7 @@ def test_pace_leaves_out_what_other_programs_took(runs: Path, tmp_path: Path) ->
         line = dict.fromkeys(("data_seconds", "waiting_seconds"), 1.0)
         seconds = [(5, 0.5), (10, 1.0), (15, 11.0)]  # 100 ms a step, and once 2 s
         lines = [{"step": step, "step_seconds": s, "coupling_seconds": s / 10, **line} for step, s in seconds]
-        path.write_text("".join(json.dumps(each | {"waiting_seconds": each["step_seconds"]}) + "\n" for each in lines))
+        path.write_text("".join(json.dumps(row | {"waiting_seconds": row["step_seconds"]}) + "\n" for row in lines))
     paces = record(busy)["pace"]
     assert paces == {arm: {"step_ms": 100.0, "coupling_percent": 10.0} for arm in recorded_arms(busy)}
     for path in busy.glob("2-assignment-*/log.jsonl"):  # a run that was never logged has no pace
@@ -271,9 +271,9 @@ def test_runs_that_two_records_hold_are_told(root: Path) -> None:
         if row["arm"] != "1-assignment":  # one is shared, the others are not
             row["by_seed"]["0"][-1][1] += 1e-9
     (again / "summary.json").write_text(json.dumps(numbers))
-    found = pages(root)
+    files = pages(root)
     other, first = (
-        " ".join(found[f"docs/results/{name}-cpu.md"].decode().split()) for name in ("other", "image-scale")
+        " ".join(files[f"docs/results/{name}-cpu.md"].decode().split()) for name in ("other", "image-scale")
     )
     assert f"The same runs, not a repetition: 1-assignment: {numbers_title(root)}." in other
     assert "not a repetition" not in first
@@ -301,10 +301,10 @@ def test_runs_measured_once_are_compared_by_their_ends(
     assert numbers["speedups"] == []
     assert "Final Fréchet distance" in capsys.readouterr().out
     text = (tmp_path / "docs" / "results" / "image-scale-cpu.md").read_text()
-    told = [line for line in text.splitlines() if line.startswith("- At 2 sampling steps")]
-    assert len(told) == 3
+    ends = [line for line in text.splitlines() if line.startswith("- At 2 sampling steps")]
+    assert len(ends) == 3
     assert all(
-        re.search(r"ends at a Fréchet distance of 10.*: \S+-assignment 1\d % better \(p = ", line) for line in told
+        re.search(r"ends at a Fréchet distance of 10.*: \S+-assignment 1\d % better \(p = ", line) for line in ends
     )
     assert "Training steps to the independent arm" not in text
     assert "at the end of training, by coupling and sampling steps](../../results/image-scale/cpu/distance.svg)" in text
@@ -401,7 +401,7 @@ def told(page: str, width: int, tmp_path: Path) -> list[int]:
     ]
     flags += ["--window-size=1400,1000", "--virtual-time-budget=3000", "--dump-dom"]
     done = subprocess.run([BROWSER, *flags, probe.as_uri()], capture_output=True, text=True, check=True, timeout=120)
-    return [int(each) for each in re.findall(r"<title>([^<]*)</title>", done.stdout)[0].split()]
+    return [int(value) for value in re.findall(r"<title>([^<]*)</title>", done.stdout)[0].split()]
 
 
 @pytest.mark.slow

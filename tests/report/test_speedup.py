@@ -13,12 +13,12 @@ def falling(pace: float, noise: float = 0.0) -> Curve:
 
 
 def test_a_known_speedup_is_found() -> None:
-    found = speedup({s: falling(1 + s / 10) for s in range(3)}, {s: falling(3 * (1 + s / 10)) for s in range(3)})
-    assert found.ratio == pytest.approx(3.0, rel=0.01)  # linear in log between evaluations
-    assert found.interval is not None
-    assert found.interval[0] <= 3.02
-    assert found.interval[1] >= 2.98
-    assert mean_bounds(found.arm) == pytest.approx((1600 / 3, 1600 / 3), rel=0.01)
+    gain = speedup({s: falling(1 + s / 10) for s in range(3)}, {s: falling(3 * (1 + s / 10)) for s in range(3)})
+    assert gain.ratio == pytest.approx(3.0, rel=0.01)  # linear in log between evaluations
+    assert gain.interval is not None
+    assert gain.interval[0] <= 3.02
+    assert gain.interval[1] >= 2.98
+    assert mean_bounds(gain.arm) == pytest.approx((1600 / 3, 1600 / 3), rel=0.01)
 
 
 def test_equal_arms_have_ratio_one() -> None:
@@ -89,14 +89,14 @@ def test_without_pairs_the_seeds_are_checked_and_given_pairs_are_used() -> None:
 
 
 def test_a_difference_is_over_its_pairs() -> None:
-    found = difference({0: 1.0, 1: 2.0, 2: 4.0}, {2: 3.0, 1: 1.5, 0: 0.8, 3: 9.0}, [(0, 0), (1, 1), (2, 2)])
+    paired = difference({0: 1.0, 1: 2.0, 2: 4.0}, {2: 3.0, 1: 1.5, 0: 0.8, 3: 9.0}, [(0, 0), (1, 1), (2, 2)])
     differences = [-0.2, -0.5, -1.0]
     mean, var = sum(differences) / 3, sum((d - sum(differences) / 3) ** 2 for d in differences) / 2
     t = abs(mean) / math.sqrt(var / 3)
     # With two degrees of freedom the t distribution has the closed form p = 1 - t / sqrt(2 + t^2).
-    assert found.p_t == pytest.approx(1 - t / math.sqrt(2 + t**2))
-    assert found.mean == pytest.approx(mean)
-    assert found.arm[0] == pytest.approx((0.8 + 1.5 + 3) / 3)  # the control: 9.0 has no partner
-    assert found.p_permutation == 2 / 2**3
+    assert paired.p_t == pytest.approx(1 - t / math.sqrt(2 + t**2))
+    assert paired.mean == pytest.approx(mean)
+    assert paired.arm[0] == pytest.approx((0.8 + 1.5 + 3) / 3)  # the control: 9.0 has no partner
+    assert paired.p_permutation == 2 / 2**3
     alike = difference({0: 1.0, 1: 1.0, 2: 1.0}, {0: 2.0, 1: 2.0, 2: 2.0}, [(s, s) for s in range(3)])
     assert (alike.p_t, alike.interval) == (None, (1.0, 1.0))

@@ -28,14 +28,14 @@ def test_a_permutation_test_counts_every_rearrangement() -> None:
     assert permutation_p(first, second, paired=True) == pytest.approx(far.mean())
     values, both = np.concatenate([first, second[:3]]), set(range(7))
     drawn = [(list(chosen), list(both - set(chosen))) for chosen in itertools.combinations(range(7), 4)]
-    apart = np.array([values[here].mean() - values[there].mean() for here, there in drawn])
+    apart = np.array([values[here].mean() - values[rest].mean() for here, rest in drawn])
     far = np.abs(apart) >= abs(first.mean() - second[:3].mean()) - 1e-12
-    found = permutation_p(first, second[:3], paired=False)
-    assert found == pytest.approx(far.mean())
+    p_value = permutation_p(first, second[:3], paired=False)
+    assert p_value == pytest.approx(far.mean())
     doubled = stats.permutation_test(
         (first, second[:3]), lambda a, b, axis: a.mean(axis) - b.mean(axis), permutation_type="independent"
     )
-    assert found != pytest.approx(doubled.pvalue)  # the control
+    assert p_value != pytest.approx(doubled.pvalue)  # the control
 
 
 def test_rounding_hides_no_tie() -> None:
@@ -66,17 +66,17 @@ def test_many_seeds_are_rearranged_at_random() -> None:
 
 def test_the_bootstrap_is_that_of_all_resamples() -> None:
     values = np.array([0.0, 1.0, 2.5, 3.0, 7.0])
-    every = np.array([np.mean(each) for each in itertools.product(values, repeat=5)])
-    found = bootstrap_interval(values)
-    assert found == bootstrap_interval(values)
-    assert found is not None
-    for bound, share in zip(found, (0.025, 0.975), strict=True):  # 10,000 draws: s.d. .0016 of either share
+    every = np.array([np.mean(resample) for resample in itertools.product(values, repeat=5)])
+    interval = bootstrap_interval(values)
+    assert interval == bootstrap_interval(values)
+    assert interval is not None
+    for bound, share in zip(interval, (0.025, 0.975), strict=True):  # 10,000 draws: s.d. .0016 of either share
         assert (every < bound).mean() <= share + 0.006
         assert (every <= bound).mean() >= share - 0.006
     table = values[:, None] - np.array([0.0, 0.1, 5.0])[None, :]
     apart = bootstrap_interval(table)
     assert apart is not None
-    assert apart[1] - apart[0] > found[1] - found[0]  # both sides vary
+    assert apart[1] - apart[0] > interval[1] - interval[0]  # both sides vary
     assert bootstrap_interval(values[:2]) is None
 
 

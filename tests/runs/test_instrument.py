@@ -78,8 +78,8 @@ def test_a_source_that_adds_a_condition_is_measured_as_its_original(tmp_path: Pa
     (painted,) = read_json(tmp_path / "painting" / "instrument.json", INSTRUMENT)
     assert len(painted["arms"]) == 6
     assert (entry["same_conditions"], painted["same_conditions"]) == (False, True)
-    own = ("arms", "same_conditions", "seconds")
-    assert painted | dict.fromkeys(own) == entry | dict.fromkeys(own)
+    keys = ("arms", "same_conditions", "seconds")
+    assert painted | dict.fromkeys(keys) == entry | dict.fromkeys(keys)
 
 
 @pytest.mark.medium

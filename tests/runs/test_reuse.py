@@ -36,18 +36,18 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "asked", sweep([{}, {"evaluate__steps": [5]}, {"evaluate__every": 8}, {"evaluate__steps": [5, 2]}], 2)
+    "changes", sweep([{}, {"evaluate__steps": [5]}, {"evaluate__every": 8}, {"evaluate__steps": [5, 2]}], 2)
 )
-def test_a_reused_run_is_the_run_that_training_would_make(tmp_path: Path, done: Path, asked: dict[str, Any]) -> None:
-    wanted = cell(**asked)
+def test_a_reused_run_is_the_run_that_training_would_make(tmp_path: Path, done: Path, changes: dict[str, Any]) -> None:
+    wanted = cell(**changes)
     assert reuse([wanted], tmp_path / "reused", [done]) == [wanted.folder]
-    copy, own = tmp_path / "reused" / wanted.folder, tmp_path / "own"
-    for _ in execute(wanted.config, own, CPU):
+    copy, trained = tmp_path / "reused" / wanted.folder, tmp_path / "own"
+    for _ in execute(wanted.config, trained, CPU):
         pass
     assert list(execute(wanted.config, copy, CPU)) == [8]
-    assert read_json(copy / "config.json") == read_json(own / "config.json")
-    assert measured(copy) == measured(own) != []
-    assert (copy / "export" / "net.safetensors").read_bytes() == (own / "export" / "net.safetensors").read_bytes()
+    assert read_json(copy / "config.json") == read_json(trained / "config.json")
+    assert measured(copy) == measured(trained) != []
+    assert (copy / "export" / "net.safetensors").read_bytes() == (trained / "export" / "net.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(

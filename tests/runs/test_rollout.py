@@ -100,7 +100,9 @@ def test_other_data_cannot_be_carried_out() -> None:
 
 @pytest.mark.slow
 def test_the_command_carries_out_what_was_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sets = [f"--set={each}" for each in ("train.seed=0", "train.steps=400", "evaluate.every=400", "train.warmup=20")]
+    sets = [
+        f"--set={option}" for option in ("train.seed=0", "train.steps=400", "evaluate.every=400", "train.warmup=20")
+    ]
     arguments = ["train", "diffusion-policy", "--out", str(tmp_path), "--workers", "1", "--set", "coupling=assignment"]
     assert run([*arguments, *sets]) == 0
     folder = tmp_path / "diffusion-policy"

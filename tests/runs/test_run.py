@@ -65,7 +65,9 @@ def test_a_run_leaves_what_it_says(whole: Path) -> None:
     assert (about["seed"], about["steps"]) == (0, 8)
     assert about["commit"] == json.loads((whole / "environment.json").read_text())[0]["commit"]
     assert [line["frechet"] for line in about["metrics"]] == [line["frechet"] for line in last]
-    assert [(line["sampling_steps"], line["start"]) for line in about["metrics"]] == [each[1:] for each in points[-4:]]
+    assert [(line["sampling_steps"], line["start"]) for line in about["metrics"]] == [
+        point[1:] for point in points[-4:]
+    ]
     card = (whole / "export" / "README.md").read_text()
     assert {f"- {name}: `{json.dumps(about[name])}`" for name in ("seed", "metrics", "commit")} <= set(
         card.splitlines()

@@ -81,7 +81,7 @@ def load(rank: int, folder: str, name: str) -> str:
         except ValueError as error:
             return str(error)
         torch.save(contents(state), Path(folder) / f"{name}-{rank}.pt")
-    return " ".join(str(each.message) for each in caught if "checkpoint" in str(each.message))
+    return " ".join(str(warning.message) for warning in caught if "checkpoint" in str(warning.message))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_each_process_writes_its_shards_as_safetensors_and_one_process_reads_the
     assert sorted(read_json(path / "state.json")["sha256"]) == files[:-1]
     rows = [load_file(path / name)["net.enter.weight"].shape[0] for name in shards]
     assert rows == [8, 7]
-    assert sorted(each.name for each in path.parent.iterdir()) == ["step-000000004", NEWEST]  # two are kept
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["step-000000004", NEWEST]  # two are kept
     state, before = fresh(), read(folder / "saved-0.pt")
     assert checkpoint.load_newest(state, folder / "checkpoints")
     assert equal(contents(state), before)

@@ -32,12 +32,12 @@ def test_tensorboard_holds_the_log_and_the_evaluations(tmp_path: Path) -> None:
     experiment = read_experiment("demo")
     runs = launch(experiment, [cell], tmp_path, workers=1, device="cpu", console=console, tracker="tensorboard")
     assert list(runs) == [(cell, None)]
-    found = scalars(tmp_path / "trackers" / cell.folder)
+    curves = scalars(tmp_path / "trackers" / cell.folder)
     log = {line["step"]: line["loss"] for line in read_lines(tmp_path / cell.folder / "log.jsonl")}
-    assert found["loss"] == pytest.approx(log)
+    assert curves["loss"] == pytest.approx(log)
     assert list(log) == [50, 100]
     evaluated = {line["step"]: line["frechet"] for line in read_lines(tmp_path / cell.folder / "evaluations.jsonl")}
-    assert found["frechet/2 steps, matched"] == pytest.approx(evaluated)
+    assert curves["frechet/2 steps, matched"] == pytest.approx(evaluated)
     assert list(evaluated) == [50, 100]
 
 

@@ -15,11 +15,11 @@ from immiscible_diffusion import MLP, Denoising, Pixels, Trained, generate, regi
 from immiscible_diffusion.export.model import load_export, save_export
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.runs import write_samples as samples
-from immiscible_diffusion.runs.write_samples import Asked, write_samples
+from immiscible_diffusion.runs.write_samples import SamplingOptions, write_samples
 
 pytestmark = pytest.mark.medium
 
-ASKED = Asked(steps=2, seed=3, labels=(1, 2, 0))
+ASKED = SamplingOptions(steps=2, seed=3, labels=(1, 2, 0))
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def written(model: Path, folder: Path, n: int, asked: Asked = ASKED, workers: int = 1) -> list[int]:
+def written(model: Path, folder: Path, n: int, asked: SamplingOptions = ASKED, workers: int = 1) -> list[int]:
     return list(write_samples(model, folder, n, asked, workers=workers, device="cpu"))
 
 
@@ -95,10 +95,10 @@ def test_images_of_anyone_else_are_not_taken_for_ones_own(model: Path, tmp_path:
 
 def test_a_refused_call_does_not_claim_its_folder(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing"):
-        written(model, tmp_path / "out", 6, Asked(steps=2, labels=(0,), sampler="nothing"))
+        written(model, tmp_path / "out", 6, SamplingOptions(steps=2, labels=(0,), sampler="nothing"))
     written(model, tmp_path / "out", 6)
     with pytest.raises(ValueError, match="another choice"):  # control: images do claim it
-        written(model, tmp_path / "out", 6, Asked(steps=3, labels=(0,)))
+        written(model, tmp_path / "out", 6, SamplingOptions(steps=3, labels=(0,)))
 
 
 class Watched:
@@ -154,9 +154,9 @@ def test_two_processes_write_the_same_bytes(model: Path, tmp_path: Path, monkeyp
     described = importlib.import_module("own_module").NetOfOnesOwn()
     trained = Trained(described.build((1, 4, 4), None).eval(), Denoising(), Pixels(), StandardNormal(), (1, 4, 4))
     save_export(trained, tmp_path / "own", net=described, classes=None, about={})
-    for name, folder, asked in (("a", model, ASKED), ("b", tmp_path / "own", Asked(steps=2))):
-        written(folder, tmp_path / f"{name} one", 10, asked)
-        assert written(folder, tmp_path / f"{name} two", 10, asked, workers=2)[-1] == 10
+    for name, folder, choice in (("a", model, ASKED), ("b", tmp_path / "own", SamplingOptions(steps=2))):
+        written(folder, tmp_path / f"{name} one", 10, choice)
+        assert written(folder, tmp_path / f"{name} two", 10, choice, workers=2)[-1] == 10
         assert files(tmp_path / f"{name} one") == files(tmp_path / f"{name} two")
 
 
@@ -172,9 +172,9 @@ def test_a_process_loads_the_model_once(model: Path, tmp_path: Path) -> None:
 def test_another_choice_or_model_is_refused(model: Path, tmp_path: Path) -> None:
     written(model, tmp_path / "out", 4)
     with pytest.raises(ValueError, match="another model or another choice"):
-        written(model, tmp_path / "out", 4, Asked(steps=3, seed=3, labels=(1, 2, 0)))
+        written(model, tmp_path / "out", 4, SamplingOptions(steps=3, seed=3, labels=(1, 2, 0)))
     with pytest.raises(ValueError, match=r"method\.sampler is 'magic'; it must be one of"):
-        written(model, tmp_path / "new", 4, Asked(steps=2, sampler="magic"))
+        written(model, tmp_path / "new", 4, SamplingOptions(steps=2, sampler="magic"))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -194,6 +194,6 @@ def test_other_weights_under_the_same_index_are_another_model(model: Path, tmp_p
 
 def test_the_sampler_is_the_one_asked_for(model: Path, tmp_path: Path) -> None:
     written(model, tmp_path / "ddim", 4)
-    written(model, tmp_path / "heun", 4, Asked(steps=2, seed=3, labels=(1, 2, 0), sampler="heun"))
+    written(model, tmp_path / "heun", 4, SamplingOptions(steps=2, seed=3, labels=(1, 2, 0), sampler="heun"))
     ddim, heun = files(tmp_path / "ddim"), files(tmp_path / "heun")
     assert ddim["000000.png"] != heun["000000.png"]

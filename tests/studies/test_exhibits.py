@@ -47,7 +47,7 @@ def test_every_record_is_shown_beside_what_was_published(root: Path) -> None:
     ]
     assert "independently, at t = 1: b 1.1, a 1.1." in noise["note"]
     assert [row[3] for row in table["rows"] if row[0] == "unit variance, nearest of 8"] == ["1.58"] * 4
-    assert all(len(row) == len(each["head"]) for each in (table, clusters, noise) for row in each["rows"])
+    assert all(len(row) == len(exhibit["head"]) for exhibit in (table, clusters, noise) for row in exhibit["rows"])
 
 
 def test_policies_are_compared_with_independent_noise_of_as_many_steps(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_policies_are_compared_with_independent_noise_of_as_many_steps(tmp_path:
 def test_the_pages_show_them_and_nothing_that_is_not_there(root: Path) -> None:
     for page in (pages(root)["docs/results/tables.md"], html_page(root)):
         text = page.decode()
-        assert all(each["title"] in text for each in exhibits(root))
+        assert all(exhibit["title"] in text for exhibit in exhibits(root))
         assert "2.17 ± 0.35" in text
         assert "miscibility.webp" not in text
         assert "image/webp" not in text

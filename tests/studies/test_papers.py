@@ -28,12 +28,12 @@ def run(arguments: list[str]) -> int:
 
 def covered(names: list[str], kind: str) -> set[str]:
     """Return the numbers that names such as ``Figures 10-12`` and ``Figure 4(a)`` cover."""
-    found = set[str]()
+    numbers = set[str]()
     for name in names:
         if match := re.fullmatch(rf"{kind}s? (\d+)(?:-(\d+))?(?:\(.\))?(?:, \w+)?", name):
             first, last = int(match[1]), int(match[2] or match[1])
-            found |= {str(number) for number in range(first, last + 1)}
-    return found
+            numbers |= {str(number) for number in range(first, last + 1)}
+    return numbers
 
 
 def test_no_table_or_figure_of_the_first_paper_is_missing() -> None:
@@ -49,7 +49,8 @@ def test_every_item_leads_to_an_experiment_and_commands_that_exist() -> None:
     assert used <= set(built_in())
     assert {name for name in built_in() if read_experiment(name).published} <= used
     studied, measured = (
-        {each.callback.__name__ for each in workshop.registered_commands if each.callback} for workshop in (app, bench)
+        {command.callback.__name__ for command in workshop.registered_commands if command.callback}
+        for workshop in (app, bench)
     )
     for item in ITEMS:
         for call in item.calls:

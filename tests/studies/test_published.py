@@ -38,11 +38,11 @@ def test_our_end_stands_beside_the_published_end_alone() -> None:
 
 def test_the_published_steps_to_a_quality_are_those_of_the_curve() -> None:
     """Each is the logarithmic interpolation of the two published curves, as the file says."""
-    found = {row[1]: row for row in published_thresholds("fig4a-table3-consistency")}
-    assert len(found) == 11
-    assert found["30"][2:5] == ["44,000", "36,000", "1.2 x"]
-    for row in found.values():
-        first, second = (int(each.replace(",", "")) for each in row[2:4])
+    rows = {row[1]: row for row in published_thresholds("fig4a-table3-consistency")}
+    assert len(rows) == 11
+    assert rows["30"][2:5] == ["44,000", "36,000", "1.2 x"]
+    for row in rows.values():
+        first, second = (int(steps.replace(",", "")) for steps in row[2:4])
         assert abs(first / second - float(row[4].split()[0])) < 0.06
     assert published_thresholds("fig5-table4-ddim") == []
     assert published_thresholds("an experiment of one's own") == []

@@ -18,7 +18,7 @@ from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.runs.run import execute
 from immiscible_diffusion.schedules import Betas
 from studies.__main__ import run
-from studies.denoising import Denoised, clean_error, denoise, predict_clean, read_run
+from studies.denoising import DenoisingResult, clean_error, denoise, predict_clean, read_run
 from studies.study_figures import denoising_figure, miscibility_figure
 
 pytestmark = pytest.mark.medium
@@ -52,7 +52,7 @@ def test_the_mean_of_the_data_has_an_error_of_one_at_every_level() -> None:
 def test_clean_data_follow_from_every_prediction() -> None:
     """A net that answers with the true combination gives the data back; with another method's, it does not."""
     noise, t = torch.randn(X.shape, generator=torch.Generator().manual_seed(1)), 0.4
-    alpha, sigma = (float(each) for each in Betas().coefficients(torch.tensor([t])))
+    alpha, sigma = (float(value) for value in Betas().coefficients(torch.tensor([t])))
     answers = {"eps": noise, "x0": X, "v": alpha * noise - sigma * X, "velocity": noise - X}
     for predict, answer in answers.items():
         trained = dataclasses.replace(model(answer), method=Denoising(schedule=Betas(), predict=predict))  # type: ignore[arg-type]
@@ -64,12 +64,12 @@ def test_clean_data_follow_from_every_prediction() -> None:
 
 def test_a_net_that_always_says_the_same_has_no_spread() -> None:
     (cell, *_) = read_experiment("fig7-ablation").cells("smoke")
-    found = denoise(model(torch.zeros(1, 8, 8)), cell.config, times=[0.9, 0.1], steps=2, images=3, rows=70)
-    assert found.spread == 0
-    assert found.times == [0.9, 0.1]
-    assert found.coupled == found.independent
-    assert found.guesses.shape == found.samples.shape == (3, 1, 8, 8)
-    assert torch.equal(found.guesses, found.guesses[:1].expand(3, -1, -1, -1))
+    denoised = denoise(model(torch.zeros(1, 8, 8)), cell.config, times=[0.9, 0.1], steps=2, images=3, rows=70)
+    assert denoised.spread == 0
+    assert denoised.times == [0.9, 0.1]
+    assert denoised.coupled == denoised.independent
+    assert denoised.guesses.shape == denoised.samples.shape == (3, 1, 8, 8)
+    assert torch.equal(denoised.guesses, denoised.guesses[:1].expand(3, -1, -1, -1))
 
 
 def test_the_runs_own_coupling_pairs_the_held_out_data() -> None:
@@ -85,10 +85,10 @@ def test_the_runs_own_coupling_pairs_the_held_out_data() -> None:
 
     trained = dataclasses.replace(model(torch.zeros(1, 8, 8)), net=Echo())
     cells = read_experiment("fig7-ablation").cells("smoke", [("train.batch", 100)])
-    found = {cell.arm: denoise(trained, cell.config, times=[0.5], steps=1, rows=250) for cell in cells}
-    near, plain, far = (found[arm].coupled[0] for arm in ("assignment", "independent", "flipped"))
+    by_arm = {cell.arm: denoise(trained, cell.config, times=[0.5], steps=1, rows=250) for cell in cells}
+    near, plain, far = (by_arm[arm].coupled[0] for arm in ("assignment", "independent", "flipped"))
     assert near < 0.97 * plain < plain < 0.97 * far
-    assert len({each.independent[0] for each in found.values()}) == 1
+    assert len({denoised.independent[0] for denoised in by_arm.values()}) == 1
 
 
 def test_other_methods_are_refused() -> None:
@@ -137,7 +137,7 @@ def test_both_pictures_are_drawn_by_their_commands(tmp_path: Path, capsys: pytes
 def test_pictures_of_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="needs a data set"):
         miscibility_figure([])
-    nothing: list[dict[str, list[Denoised]]] = [{}, {"a": []}]
+    nothing: list[dict[str, list[DenoisingResult]]] = [{}, {"a": []}]
     for arms in nothing:
         with pytest.raises(ValueError, match="needs an arm"):
             denoising_figure(arms)

@@ -50,9 +50,9 @@ def test_ends_are_compared_within_their_recipe(copy: Path) -> None:
     shutil.copytree(ROOT / "results" / name, copy / "results" / name)
     finals = read_json(copy / "results" / name / "cpu" / "summary.json")["finals"]
     means = {row["arm"]: number(row["mean"]) for row in finals if row["sampling_steps"] == 1}
-    told = [line for line in page(copy).splitlines() if line.startswith("| [CIFAR-10 by consistency training]")]
-    assert len(told) == 3
-    for line, recipe in zip(told, ("published", "lognormal", "weighted"), strict=True):
+    rows = [line for line in page(copy).splitlines() if line.startswith("| [CIFAR-10 by consistency training]")]
+    assert len(rows) == 3
+    for line, recipe in zip(rows, ("published", "lognormal", "weighted"), strict=True):
         _, _, variant, coupling, one, two, five, *_ = line.split(" | ")
         assert (variant, coupling, five) == (recipe, "assignment", "-")
         plain, paired = (means[f"{recipe}-{arm}"] for arm in ("independent", "assignment"))

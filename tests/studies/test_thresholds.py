@@ -10,16 +10,16 @@ FAST: dict[int, Curve] = {0: [(100, 30.0), (200, 10.0), (300, 8.0)], 1: [(100, 2
 
 
 def test_each_quality_is_the_references_own_and_the_last_is_the_final_one() -> None:
-    found = dict(thresholds(SLOW, FAST))
-    assert list(found) == [200, 300]
-    assert found[200].target == {0: 20.0, 1: 22.0}
-    assert found[200].arm == {(0, 0): arrival(FAST[0], 20.0), (1, 1): arrival(FAST[1], 22.0)}
-    assert found[200].reference == {(0, 0): (200, 200), (1, 1): (200, 200)}
-    assert found[300] == speedup(SLOW, FAST)
-    assert found[300].ratio is None  # seed 1 does not arrive
-    assert found[200].ratio is not None
+    by_step = dict(thresholds(SLOW, FAST))
+    assert list(by_step) == [200, 300]
+    assert by_step[200].target == {0: 20.0, 1: 22.0}
+    assert by_step[200].arm == {(0, 0): arrival(FAST[0], 20.0), (1, 1): arrival(FAST[1], 22.0)}
+    assert by_step[200].reference == {(0, 0): (200, 200), (1, 1): (200, 200)}
+    assert by_step[300] == speedup(SLOW, FAST)
+    assert by_step[300].ratio is None  # seed 1 does not arrive
+    assert by_step[200].ratio is not None
     # Control: an arm is as fast as itself, whatever is asked for.
-    assert [each.ratio for _, each in thresholds(SLOW, SLOW)] == [1.0, 1.0]
+    assert [gain.ratio for _, gain in thresholds(SLOW, SLOW)] == [1.0, 1.0]
 
 
 def test_a_quality_that_was_there_before_is_left_out() -> None:

@@ -421,7 +421,7 @@ def test_prefetching_hides_the_coupling() -> None:
         seconds[prefetch] = state.seconds
     assert seconds[False]["waiting"] >= seconds[False]["coupling"] + seconds[False]["data"]
     assert seconds[True]["waiting"] < 0.75 * seconds[False]["waiting"]
-    assert all(each["step"] > each["waiting"] + 8 * 0.04 for each in seconds.values())
+    assert all(spent["step"] > spent["waiting"] + 8 * 0.04 for spent in seconds.values())
 
 
 class Recording(Denoising):
@@ -505,14 +505,14 @@ def test_parts_are_one_pool_and_weigh_as_many_rows_as_they_have() -> None:
     state = fresh(config, 0.0)
     list(fit(state, Digits(), Pixels(), Assignment(), method, config))
     assert [len(x) for x, *_ in method.seen] == [8, 8, 7, 7]
-    x, noise, cond, losses = (torch.cat(each) for each in zip(*method.seen, strict=True))
+    x, noise, cond, losses = (torch.cat(parts) for parts in zip(*method.seen, strict=True))
     batch = next(Digits().batches(30, 0))
     assert torch.equal(x, Pixels().encode(batch.raw))
     assert torch.equal(noise, Assignment()(x, generator=stream(0, 0, "noise")))
     assert batch.cond is not None
     assert torch.equal(cond, batch.cond)
     assert state.loss == pytest.approx(float(losses.mean()), rel=1e-6)
-    unweighted = torch.stack([each.mean() for *_, each in method.seen]).mean()
+    unweighted = torch.stack([loss.mean() for *_, loss in method.seen]).mean()
     assert state.loss != pytest.approx(float(unweighted), rel=1e-4)
 
 
@@ -591,7 +591,7 @@ def test_a_method_is_given_its_teacher() -> None:
         state = fresh(config)
         list(fit(state, Digits(), Pixels(), Independent(), method, config))
         assert (state.teacher is None) == (method.teacher == 0)
-        assert all(each is state.teacher for each in seen)
+        assert all(teacher is state.teacher for teacher in seen)
         assert len(seen) == 2
         seen.clear()
 

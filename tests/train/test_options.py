@@ -17,8 +17,8 @@ def trained(method: Any = None, **options: Any) -> tuple[State, list[float]]:
     config = Train(**{"steps": 6, "batch": 32, "warmup": 2, **options})
     torch.manual_seed(0)
     state, rates = new_state(MLP(width=16, depth=1).build((1, 8, 8), None), config), []
-    for each in fit(state, Digits(), Pixels(), Independent(), method or Denoising(), config):
-        rates.append(each.optimizer.param_groups[0]["lr"])
+    for current in fit(state, Digits(), Pixels(), Independent(), method or Denoising(), config):
+        rates.append(current.optimizer.param_groups[0]["lr"])
     return state, rates
 
 

@@ -67,7 +67,7 @@ def trained(
     torch.manual_seed(0)
     state, method = new_state(NET.build((1, 8, 8), 10), config, accelerator), Recording()
     steps = fit(state, source or Digits(), Pixels(), coupling, method, config, accelerator=accelerator, **options)
-    measured = [(each.loss, each.grad_norm) for each in steps]
+    measured = [(step.loss, step.grad_norm) for step in steps]
     return {
         "rows": vars(method)["rows"],
         "measured": torch.tensor(measured),
@@ -137,12 +137,12 @@ def several(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_pairs_are_those_of_one_process_and_losses_too(name: str, several: list[dict[str, Any]]) -> None:
     alone = trained(COUPLINGS[name]())
     for step in range(STEPS):
-        assert torch.equal(torch.cat([each[name]["rows"][step] for each in several]), alone["rows"][step])
-    for each in several:
-        torch.testing.assert_close(each[name]["measured"], alone["measured"], rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(each[name]["weights"], alone["weights"], rtol=1e-3, atol=1e-4)
-        assert each[name]["memory"].keys() == alone["memory"].keys()
-        assert all(torch.equal(value, alone["memory"][key]) for key, value in each[name]["memory"].items())
+        assert torch.equal(torch.cat([outcome[name]["rows"][step] for outcome in several]), alone["rows"][step])
+    for outcome in several:
+        torch.testing.assert_close(outcome[name]["measured"], alone["measured"], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(outcome[name]["weights"], alone["weights"], rtol=1e-3, atol=1e-4)
+        assert outcome[name]["memory"].keys() == alone["memory"].keys()
+        assert all(torch.equal(value, alone["memory"][key]) for key, value in outcome[name]["memory"].items())
 
 
 def test_processes_that_pair_their_own_rows_alone_would_be_seen(several: list[dict[str, Any]]) -> None:

@@ -41,7 +41,7 @@ def trained(accelerator: Any = None, *, coupling: Any = None, method: Any = None
     steps = fit(
         state, Digits(), Pixels(), coupling or Assignment(), method or Denoising(), config, accelerator=accelerator
     )
-    measured = [(each.loss, each.grad_norm) for each in steps]
+    measured = [(step.loss, step.grad_norm) for step in steps]
     whole = (lambda net: net) if state.shards is None else state.shards.whole
     nets = [state.net, state.ema, *([] if state.teacher is None else [state.teacher])]
     return {
@@ -104,11 +104,11 @@ def sharded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_shards_are_trained_as_one_process_trains_all(name: str, sharded: list[dict[str, Any]]) -> None:
     alone = trained(**CASES[name])
     coarse: dict[str, Any] = {"rtol": 2e-2, "atol": 2e-2} if name in ("bf16", "fp16") else {"rtol": 1e-3, "atol": 1e-4}
-    for each in sharded:
-        torch.testing.assert_close(each[name]["measured"], alone["measured"], **coarse)
-        torch.testing.assert_close(each[name]["weights"], alone["weights"], **coarse)
-        assert all(torch.equal(value, alone["memory"][key]) for key, value in each[name]["memory"].items())
-    assert sum(each[name]["numbers"] for each in sharded) == alone["numbers"]  # nobody has all
+    for outcome in sharded:
+        torch.testing.assert_close(outcome[name]["measured"], alone["measured"], **coarse)
+        torch.testing.assert_close(outcome[name]["weights"], alone["weights"], **coarse)
+        assert all(torch.equal(value, alone["memory"][key]) for key, value in outcome[name]["memory"].items())
+    assert sum(outcome[name]["numbers"] for outcome in sharded) == alone["numbers"]  # nobody has all
 
 
 def test_another_number_of_parts_or_rate_would_be_seen() -> None:

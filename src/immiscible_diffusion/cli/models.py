@@ -18,7 +18,7 @@ from immiscible_diffusion.runs.conditions import conditions_for
 from immiscible_diffusion.runs.evaluation import evaluate as measure
 from immiscible_diffusion.runs.folder import CONFIG
 from immiscible_diffusion.runs.run import trained_at
-from immiscible_diffusion.runs.write_samples import Asked, write_samples
+from immiscible_diffusion.runs.write_samples import SamplingOptions, write_samples
 from immiscible_diffusion.sample import Start, Trained
 
 __all__ = ["evaluate", "sample"]
@@ -43,7 +43,7 @@ def sample(
     """Generate images from a finished run: PNG files, one grid and an .npz; the same command again goes on."""
     config, trained = _run(run_folder, device)
     target = out_folder or run_folder / "generated"
-    sampling = Asked(
+    sampling = SamplingOptions(
         steps=steps or max(config.evaluate.all_steps),
         seed=seed,
         start=_start(start),

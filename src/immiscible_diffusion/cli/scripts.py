@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from immiscible_diffusion.cli.options import err, out
-from immiscible_diffusion.scripts.prepare import Prepared, prepare, read_script
+from immiscible_diffusion.scripts.prepare import PreparedScript, prepare, read_script
 
 __all__ = ["run_script"]
 
@@ -43,7 +43,7 @@ def run_script(
     raise SystemExit(_run(prepared, coupling, [str(script), *(arguments or [])]))
 
 
-def _run(prepared: Prepared, coupling: str, argv: list[str]) -> int:
+def _run(prepared: PreparedScript, coupling: str, argv: list[str]) -> int:
     """Execute a script and return its exit code; an exception of it is shown as Python shows it."""
     from immiscible_diffusion.scripts.start import first_process, paired_noise  # here: --dry loads no torch
     from immiscible_diffusion.scripts.start import run_script as execute

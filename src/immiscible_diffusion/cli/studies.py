@@ -53,7 +53,10 @@ def inspect(
     }
     drawn = itertools.islice(data_source.batches(batch, seed), batches)
     captioned = data_source.classes is None and not text  # numbers of captions are no labels
-    pairs = [(data_codec.encode(each.raw), None if captioned else each.cond, each.mask, each.rows) for each in drawn]
+    pairs = [
+        (data_codec.encode(minibatch.raw), None if captioned else minibatch.cond, minibatch.mask, minibatch.rows)
+        for minibatch in drawn
+    ]
     rows = compare_pairs(chosen, pairs, seed=seed)
     out.print(inspect_table(rows))
     for row in rows:

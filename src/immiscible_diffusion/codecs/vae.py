@@ -177,10 +177,10 @@ class VAE:
         if z.ndim != 4 or z.shape[1] != channels:
             raise ValueError(f"latents have shape {tuple(z.shape)}; {self.path} has (b, {channels}, h, w)")
         factors = []
-        for name, asked, own in zip(
+        for name, option, default in zip(
             ("scale", "shift"), (self.scale, self.shift), _autoencoder.factors(config), strict=True
         ):
-            values = own if asked is None else tuple(_several(asked))
+            values = default if option is None else tuple(_several(option))
             if len(values) not in (1, channels):
                 raise ValueError(f"{name} has {len(values)} values; it must have 1 or {channels}, one a channel")
             factors.append(torch.tensor(values, dtype=torch.float32, device=z.device).reshape(-1, 1, 1))

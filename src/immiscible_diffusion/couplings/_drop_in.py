@@ -164,7 +164,8 @@ class DropIn(ABC):
         for label in torch.unique(labels):
             part = (labels == label).nonzero().squeeze(1)
             cond, index, mask = (
-                None if each is None else each[part.to(each.device)] for each in (rows.cond, rows.index, rows.mask)
+                None if values is None else values[part.to(values.device)]
+                for values in (rows.cond, rows.index, rows.mask)
             )
             part = part.to(x.device)
             noise[part] = self._masked(x[part], Rows(cond, rows.generator, index, rows.step, mask))

@@ -55,7 +55,7 @@ def assign_data(
     """
     rows, data = batch_rows(noise, "noise").float(), batch_rows(data, "data")
     if rows.shape[1] != data.shape[1] or dual.shape != (len(data),):
-        shapes = [tuple(each.shape) for each in (noise, data, dual)]
+        shapes = [tuple(tensor.shape) for tensor in (noise, data, dual)]
         raise ValueError(f"noise (b, *dims), data (n, *dims) and potentials (n,) do not fit: there came {shapes}")
     best = torch.full((len(rows),), -math.inf, device=rows.device, dtype=torch.float32)
     index = torch.zeros(len(rows), dtype=torch.long, device=rows.device)

@@ -49,12 +49,12 @@ def pair_as_one(
         ValueError: one is several tensors and the other is not, or they are not alike.
     """
     if isinstance(x, Sequence) != isinstance(noise, Sequence):
-        kinds = ["several tensors" if isinstance(each, Sequence) else "one tensor" for each in (x, noise)]
+        kinds = ["several tensors" if isinstance(argument, Sequence) else "one tensor" for argument in (x, noise)]
         raise ValueError(f"x is {kinds[0]} and noise {kinds[1]}; each tensor needs noise of its shape")
     if not isinstance(x, Sequence) or not isinstance(noise, Sequence):
         return x, noise, mask  # type: ignore[return-value]  # check_mask refuses several masks
     (joined, joined_mask), (other, _) = as_one(x, mask), as_one(noise, None, "noise")
-    shapes = [[tuple(each.shape[1:]) for each in several] for several in (x, noise)]
+    shapes = [[tuple(tensor.shape[1:]) for tensor in several] for several in (x, noise)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"x has tensors of rows {shapes[0]} and noise of {shapes[1]}; each needs noise of its shape")
     return joined, other, joined_mask
@@ -76,13 +76,13 @@ def classes(x: Tensor, labels: Tensor | Sequence[Tensor]) -> Tensor:
     [0, 0, 1]
     """
     several = labels if isinstance(labels, Sequence) else (labels,)
-    for each in several:
-        if not isinstance(each, Tensor):
+    for column in several:
+        if not isinstance(column, Tensor):
             raise ValueError(
-                f"labels hold a {type(each).__name__}; labels must be a tensor with an integer a row, ({len(x)},), "
+                f"labels hold a {type(column).__name__}; labels must be a tensor with an integer a row, ({len(x)},), "
                 f"such as torch.tensor(labels), or a tuple of such tensors"
             )
-        check_integers(x, labels=each)
+        check_integers(x, labels=column)
     if isinstance(labels, Tensor):
         return labels
     combined: Tensor = torch.unique(torch.stack(list(several), 1), dim=0, return_inverse=True)[1]

@@ -129,7 +129,7 @@ def _match_in_order(table: Tensor) -> Tensor:
     O(b + m).
     """
     b, m = table.shape
-    values, order = (each.T.contiguous() for each in table.sort(dim=1, stable=True))
+    values, order = (tensor.T.contiguous() for tensor in table.sort(dim=1, stable=True))
     rows = torch.arange(b, device=table.device)
     place = torch.zeros_like(rows)
     while True:

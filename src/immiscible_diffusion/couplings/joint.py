@@ -94,14 +94,14 @@ class Joint(Wrapper):
         step, x = rows.step, x.detach()
         seed = headers[0].seed if drawn else self.seed
         draws = torch.Generator(x.device).manual_seed(seed) if drawn else stream(seed, step or 0, "noise", x.device)
-        there = {name: value.detach() for name, value in given.items() if value is not None}
-        if self._row_by_row(there):
+        tensors = {name: value.detach() for name, value in given.items() if value is not None}
+        if self._row_by_row(tensors):
             rank = 0 if group is None else dist.get_rank(group)
             noise = self._paired({"x": among_zeros(x, sizes, rank)}, draws, step)
             return torch.split(noise, sizes)[rank].clone()
         if group is None:
-            return self._paired(there, draws, step)
-        return self._by_process_0(there, sizes, group, draws, step)
+            return self._paired(tensors, draws, step)
+        return self._by_process_0(tensors, sizes, group, draws, step)
 
     def pair(self, x: Float[Tensor, "b *dims"], rows: Rows) -> Float[Tensor, "b *dims"]:
         """Return what ``draw`` returns."""
@@ -142,8 +142,8 @@ class Joint(Wrapper):
         noise, failed = None, None
         if dist.get_rank() == 0:
             try:
-                there = {name: value.to(x.device) for name, value in whole.items() if value is not None}
-                noise = self._paired(there, draws, step).to(device)
+                tensors = {name: value.to(x.device) for name, value in whole.items() if value is not None}
+                noise = self._paired(tensors, draws, step).to(device)
             except Exception as error:
                 failed = error
         good = torch.tensor([failed is None], device=device).byte()

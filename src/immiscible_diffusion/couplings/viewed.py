@@ -52,8 +52,8 @@ def pooled(
         cells = _cells(x.shape[axis], size).to(x)
         count = cells.sum(1, keepdim=True)
         x, noise = (
-            torch.movedim(torch.movedim(each, axis, -1) @ weight.T, -1, axis)
-            for each, weight in ((x, cells / count), (noise, cells / count.sqrt()))
+            torch.movedim(torch.movedim(tensor, axis, -1) @ weight.T, -1, axis)
+            for tensor, weight in ((x, cells / count), (noise, cells / count.sqrt()))
         )
     return x, noise
 

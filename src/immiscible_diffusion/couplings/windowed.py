@@ -53,7 +53,7 @@ def assign_window(
         raise ValueError("xs holds no micro-batch; a window needs at least one")
     for i, x in enumerate(xs):
         batch_rows(x, f"xs[{i}]")
-        kind, first = ((*each.shape[1:], each.dtype, each.device) for each in (x, xs[0]))
+        kind, first = ((*batch.shape[1:], batch.dtype, batch.device) for batch in (x, xs[0]))
         if kind != first:
             raise ValueError(f"xs[{i}] has rows {kind}, xs[0] {first}; micro-batches may differ in size alone")
     joined = torch.cat(list(xs))

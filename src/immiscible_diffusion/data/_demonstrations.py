@@ -45,7 +45,7 @@ def _zarr(path: Path, observation: str, action: str) -> Episodes:
         store = zarr.storage.ZipStore(path, mode="r") if path.suffix == ".zip" else zarr.storage.LocalStore(path)
         group = zarr.open_group(store, mode="r")
         names = (f"data/{observation}", f"data/{action}", "meta/episode_ends")
-        found = [_array(group, name) for name in names]
+        arrays = [_array(group, name) for name in names]
     except ValueError:
         raise
     except Exception as error:  # its errors are of many kinds
@@ -53,7 +53,7 @@ def _zarr(path: Path, observation: str, action: str) -> Episodes:
     finally:
         with suppress(AttributeError):  # a zip that could not be opened cannot be closed either
             store.close()
-    return _episodes(found[0], found[1], found[2])
+    return _episodes(arrays[0], arrays[1], arrays[2])
 
 
 def _array(group: Any, name: str) -> Any:

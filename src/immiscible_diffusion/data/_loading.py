@@ -18,7 +18,7 @@ from immiscible_diffusion.data._decode import Decoder, Pixels, UnreadableError
 from immiscible_diffusion.data._memory import free_bytes
 from immiscible_diffusion.processes import process_context
 
-__all__ = ["AHEAD", "CHUNK", "Decoded", "chunks", "decoded", "loaded"]
+__all__ = ["AHEAD", "CHUNK", "DecodedBatch", "chunks", "decoded", "loaded"]
 
 AHEAD = 3
 """Batches that are being decoded or wait to be taken: bounds both the memory and the work lost at the end."""
@@ -26,7 +26,7 @@ CHUNK = 256
 """Rows that are decoded at a time where no batch says how many."""
 
 
-class Decoded(NamedTuple):
+class DecodedBatch(NamedTuple):
     """A batch: its rows, (b,), their pixels, (b, 3, size, size), and position -> reason of those that are black."""
 
     rows: Tensor
@@ -51,7 +51,7 @@ class _Parts:
         return pixels, reasons
 
 
-def decoded(decoder: Decoder, batches: Iterator[Tensor], workers: int) -> Generator[Decoded, None, None]:
+def decoded(decoder: Decoder, batches: Iterator[Tensor], workers: int) -> Generator[DecodedBatch, None, None]:
     """Yield the pixels of each batch of rows, in order.
 
     Each batch is divided among the workers, in rising order of its rows, for neighbours lie together on disk;
@@ -94,7 +94,7 @@ def decoded(decoder: Decoder, batches: Iterator[Tensor], workers: int) -> Genera
             pixels = torch.empty((len(rows), 3, decoder.size, decoder.size), dtype=torch.uint8)
             pixels[order] = torch.from_numpy(np.concatenate([part for part, _ in parts]))
             reasons = zip(order.tolist(), chain.from_iterable(reasons for _, reasons in parts), strict=True)
-            yield Decoded(rows, pixels, dict(sorted((i, reason) for i, reason in reasons if reason)))
+            yield DecodedBatch(rows, pixels, dict(sorted((i, reason) for i, reason in reasons if reason)))
         return
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):

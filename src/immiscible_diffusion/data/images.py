@@ -17,7 +17,7 @@ from immiscible_diffusion.data._decode import PILLOW_LIMIT, Decoder, Resize
 from immiscible_diffusion.data._loading import CHUNK, chunks, decoded, loaded
 from immiscible_diffusion.data.containers.copies import equal_files, equal_rows
 from immiscible_diffusion.data.containers.listing import Bad, Columns, digest, plain
-from immiscible_diffusion.data.containers.open import OnBad, Opened, open_rows
+from immiscible_diffusion.data.containers.open import ImageSet, OnBad, open_rows
 from immiscible_diffusion.data.containers.splits import split_of
 from immiscible_diffusion.registry import register
 from immiscible_diffusion.share import Share
@@ -148,15 +148,15 @@ class Images:
         Raises:
             ValueError: as ``batches``.
         """
-        found = self._opened
-        whole = flipped_orders(len(found.train), size, seed, start, self._held_out_words())
+        data = self._opened
+        whole = flipped_orders(len(data.train), size, seed, start, self._held_out_words())
         shares = ((share.of(order), share.of(flip)) for order, flip in whole)
         if self.memory:
             for order, flip in shares:
-                yield self._batch(*self._fetch(found.train[order]), flip)
+                yield self._batch(*self._fetch(data.train[order]), flip)
             return
         plans, ahead = tee(shares)
-        upcoming = (found.train[order] for order, _ in ahead)
+        upcoming = (data.train[order] for order, _ in ahead)
         with closing(decoded(self._decoder(), upcoming, self.workers)) as made:
             for (rows, pixels, bad), (_, flip) in zip(made, plans, strict=False):
                 yield self._batch(rows, pixels, bad, flip)
@@ -228,7 +228,7 @@ class Images:
         return state_of(self.path)
 
     @cached_property
-    def _opened(self) -> Opened:
+    def _opened(self) -> ImageSet:
         return _opened(self, self._state)
 
     @cached_property
@@ -270,21 +270,21 @@ class Images:
         return Batch(pixels, self._opened.labels(rows), rows)
 
     def _stand_in(self, row: int) -> tuple[int, Tensor]:
-        found = self._opened
-        at = int((found.train == row).nonzero())
-        for other in found.train.roll(-at - 1)[:-1].tolist():
-            if other in found.bad:
+        data = self._opened
+        at = int((data.train == row).nonzero())
+        for other in data.train.roll(-at - 1)[:-1].tolist():
+            if other in data.bad:
                 continue
             number = torch.tensor([other])
             _, pixels, bad = self._fetch(number)
             if not bad:
                 return other, pixels[0]
-            found.note(number, bad, self.on_bad)
-        raise ValueError(f"none of the {len(found.train)} training images of {self.path} can be read")
+            data.note(number, bad, self.on_bad)
+        raise ValueError(f"none of the {len(data.train)} training images of {self.path} can be read")
 
 
 @lru_cache(maxsize=8)
-def _opened(source: Images, state: str) -> Opened:
+def _opened(source: Images, state: str) -> ImageSet:
     """Return the data that equal sources share, as long as their files have not changed."""
     return open_rows(
         source.path,

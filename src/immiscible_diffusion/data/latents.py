@@ -179,13 +179,13 @@ class Latents:
             check_file(Path(self.path), stored.manifest, shard, content=True)
         return len(stored.files)
 
-    def _stored(self) -> "_Stored":
+    def _stored(self) -> "_LatentsFolder":
         path = Path(self.path) / MANIFEST
         # The time tells another encoding into the same folder.
         return _checked(Path(self.path), path.stat().st_mtime_ns if path.is_file() else 0)
 
 
-class _Stored(NamedTuple):
+class _LatentsFolder(NamedTuple):
     """A folder that was looked at: its files, held-out images last, and the first row and caption of each."""
 
     folder: Path
@@ -200,16 +200,18 @@ class _Stored(NamedTuple):
 
 
 @cache
-def _checked(folder: Path, written: int) -> _Stored:
+def _checked(folder: Path, written: int) -> _LatentsFolder:
     manifest = read_manifest(folder)
     if not manifest.finished or manifest.held_out is None:
-        there = f"{len(manifest.shards)} of {manifest.count} shards"
-        raise ValueError(f"{folder} holds {there}: encode again into it to go on")
+        progress = f"{len(manifest.shards)} of {manifest.count} shards"
+        raise ValueError(f"{folder} holds {progress}: encode again into it to go on")
     files = [*manifest.shards, manifest.held_out]
     for shard in files:
         check_file(folder, manifest, shard)
     first_rows = [0, *accumulate(shard.rows for shard in manifest.shards)]
-    return _Stored(folder, written, manifest, files, first_rows, [0, *accumulate(shard.captions for shard in files)])
+    return _LatentsFolder(
+        folder, written, manifest, files, first_rows, [0, *accumulate(shard.captions for shard in files)]
+    )
 
 
 @lru_cache(_OPEN_SHARDS)
@@ -220,7 +222,9 @@ def _open(path: Path, written: int) -> Callable[[str], Any]:
     return cache(safe_open(path, "pt").get_slice)
 
 
-def _drawn_row(stored: _Stored, position: int, epoch_seed: int, flip: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+def _drawn_row(
+    stored: _LatentsFolder, position: int, epoch_seed: int, flip: bool
+) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return one row's draw in one epoch, its condition and its number."""
     file = bisect_right(stored.first_rows, position) - 1
     row = stored.open(file)("rows")[position - stored.first_rows[file]]
@@ -231,7 +235,7 @@ def _drawn_row(stored: _Stored, position: int, epoch_seed: int, flip: bool) -> t
 
 
 def _row(
-    stored: _Stored, position: int, mirrored: bool, generator: torch.Generator | None
+    stored: _LatentsFolder, position: int, mirrored: bool, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return one row, its condition and its number; without a generator, its mean and its first caption."""
     file = bisect_right(stored.first_rows, position) - 1

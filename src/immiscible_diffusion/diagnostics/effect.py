@@ -67,13 +67,13 @@ def effect(coupling: Coupling, data: Iterable[Pairable], *, seed: int = 0) -> di
             plain = Independent()(x, cond=cond, generator=stream(seed, i, "noise", x.device))
         share = 1.0
         if (mask := options.get("mask")) is not None:
-            x, noise, plain = (torch.where(mask, each, 0) for each in (x, noise, plain))
+            x, noise, plain = (torch.where(mask, tensor, 0) for tensor in (x, noise, plain))
             share = float(mask.float().mean())
         paired.append(_distance(x, noise))
         independent.append(_distance(x, plain))
         cosine.append(torch.nn.functional.cosine_similarity(x.flatten(1), noise.flatten(1)).mean().item())
         square.append(noise.square().mean().item() / max(share, 1e-30))
-        known = sum(len(each) for each, _, _ in seen)
+        known = sum(len(rows) for rows, _, _ in seen)
         if cond is not None and not cond.is_floating_point() and known < _MOST:
             seen.append((x.flatten(1).float().cpu(), noise.flatten(1).float().cpu(), cond.cpu()))
     if isinstance(coupling, HasMemory):
@@ -118,7 +118,7 @@ def _leaked(seen: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
     """Return how well a probe reads the labels from the noise; empty if there are too few rows for a probe."""
     if sum(len(x) for x, _, _ in seen) < _PROBED:
         return {}
-    x, noise, labels = (torch.cat(each) for each in zip(*seen, strict=True))
+    x, noise, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
     _, coordinates = principal_variance(x, noise, min(_DIRECTIONS, x.shape[1]))
     probe = leak(coordinates, labels)
     return {"leak_accuracy": probe["accuracy"], "leak_chance": probe["chance"]}

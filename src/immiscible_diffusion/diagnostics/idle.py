@@ -63,7 +63,7 @@ nearest, which needs no partners
             f"{name} permutes the noise of a batch, and a batch of one row has one order: raise train.batch, or choose "
             f"nearest, which needs no partners"
         )
-    classes = [each for each in labels or () if each.ndim == 1 and not each.is_floating_point()]
+    classes = [cond for cond in labels or () if cond.ndim == 1 and not cond.is_floating_point()]
     if not (within and classes) or (share := share_with_partners(classes)) >= _FEW:
         return ""
     return (

@@ -127,7 +127,7 @@ def paths(
         schedule = Straight()
     else:  # a schedule's last level may stand before t = 1
         times = times.clamp(max=float(schedule.times(1)[0]))
-    alpha, sigma = (each.reshape(-1, *[1] * x.ndim).to(x) for each in schedule.coefficients(times))
+    alpha, sigma = (coefficient.reshape(-1, *[1] * x.ndim).to(x) for coefficient in schedule.coefficients(times))
     return alpha * x + sigma * noise
 
 

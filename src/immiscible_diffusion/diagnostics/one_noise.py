@@ -44,12 +44,12 @@ def one_noise(
     for other in (x_t, target):
         check_alike(x, other)
     named = (x, "x"), (x_t, "x_t"), (target, "target")
-    data, noisy, aim = (batch_rows(each.detach(), name).cpu().double() for each, name in named)
+    data, noisy, aim = (batch_rows(tensor.detach(), name).cpu().double() for tensor, name in named)
     data = _unit(data)
     across = _without(aim, data)  # of the target, what is not data: the smaller, the coarser its rounded direction
     outside = _without(_without(noisy, data), _unit(across))
     share = _length(outside) / _length(noisy).clamp(min=_TINY)
-    rounding = max(torch.finfo(each.dtype).eps for each in (x, x_t, target, _FLOAT32)) / 2
+    rounding = max(torch.finfo(tensor.dtype).eps for tensor in (x, x_t, target, _FLOAT32)) / 2
     coarse = torch.where(_length(across) > 0, rounding * _length(aim) / _length(across), torch.inf)
     wrong = ~(share <= tol + coarse)
     if bool(wrong.any()):

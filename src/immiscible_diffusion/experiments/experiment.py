@@ -157,11 +157,11 @@ def _varied(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     Raises:
         ValueError: there are not as many values as keys.
     """
-    keys = [each.strip() for each in key.split(",")]
+    keys = [name.strip() for name in key.split(",")]
     chosen = value if len(keys) > 1 else [value]
     if not isinstance(chosen, list) or len(chosen) != len(keys):
         raise ValueError(f"grid.{key} has the value {value!r}; it must be a list of {len(keys)} values")
     changed = dict(values)
-    for each, one in zip(keys, chosen, strict=True):
-        changed = overridden(changed, each, one)
+    for name, one in zip(keys, chosen, strict=True):
+        changed = overridden(changed, name, one)
     return changed

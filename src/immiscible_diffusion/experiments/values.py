@@ -44,18 +44,18 @@ def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
     >>> with_preset({"preset": "cifar10", "codec": {"std": 64.2}})["codec"]
     {'use': 'pixels', 'std': 64.2}
     """
-    own = {key: value for key, value in values.items() if key != "preset"}
+    run_values = {key: value for key, value in values.items() if key != "preset"}
     if "preset" not in values:
-        return own
+        return run_values
     known = presets()
     if values["preset"] not in list(known):
         raise ValueError(f"no preset {values['preset']!r}; there are {sorted(known)}")
     for key, given in read_toml(known[values["preset"]]).items():
-        mine = own.get(key, {})
+        mine = run_values.get(key, {})
         mine = {"use": mine} if isinstance(mine, str) else mine
         if isinstance(mine, Mapping) and mine.get("use", given["use"]) == given["use"]:
-            own[key] = {**given, **mine}
-    return own
+            run_values[key] = {**given, **mine}
+    return run_values
 
 
 def read_toml(path: Path) -> dict[str, Any]:

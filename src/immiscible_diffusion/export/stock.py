@@ -112,7 +112,9 @@ def save_stock(
         return Stock(model, why_not=sampling.why_none)
     _save_scheduler(sampling, model, folder)
     labels = classes or 0 if net.condition(classes) == "labels" else 0
-    fitting = [each for each in PIPELINES if each.net == model and sampling.scheduler in each.schedulers]
+    fitting = [
+        candidate for candidate in PIPELINES if candidate.net == model and sampling.scheduler in candidate.schedulers
+    ]
     if sampling.differs:
         ours = f"this model's sampler is another, {sampling.differs}"
         why_not = f"diffusers has {sampling.scheduler} for it, and {ours}"
@@ -135,7 +137,7 @@ def _save_scheduler(sampling: StockSampling, model: str, folder: Path) -> None:
     import diffusers
 
     scheduler = getattr(diffusers, sampling.scheduler).from_config(sampling.options)  # keeps what related ones read
-    latents = any(each.net == model and each.space == "latents" for each in PIPELINES)
+    latents = any(pipeline.net == model and pipeline.space == "latents" for pipeline in PIPELINES)
     if latents and "steps_offset" in scheduler.config:
         scheduler.register_to_config(steps_offset=1)  # without effect here, but the pipeline warns of another
     scheduler.save_pretrained(folder / "scheduler")

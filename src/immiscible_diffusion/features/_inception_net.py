@@ -46,7 +46,7 @@ _Part = _Conv | tuple[_Conv, ...] | Literal["mean", "max", "max by 2"]
 _Path = Sequence[_Part]
 
 
-class _Mixed(nn.Module):
+class _InceptionBlock(nn.Module):
     """Paths side by side over the same input, joined along the channels."""
 
     def __init__(self, channels: int, paths: Sequence[_Path]) -> None:
@@ -149,7 +149,7 @@ def _blocks() -> dict[str, nn.Module]:
     }
     channels = 192
     for name, paths in _MIXED.items():
-        mixed = _Mixed(channels, paths)
+        mixed = _InceptionBlock(channels, paths)
         blocks[name], channels = mixed, mixed.channels
     return {**blocks, "fc": nn.Linear(channels, 1008)}
 

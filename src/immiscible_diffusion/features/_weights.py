@@ -17,24 +17,24 @@ from immiscible_diffusion.cache import cache_folder
 from immiscible_diffusion.extras import needs
 from immiscible_diffusion.files import digest_of, write_bytes
 
-__all__ = ["KNOWN", "Known", "digest_of_state", "fetch", "read_weights"]
+__all__ = ["KNOWN", "WeightsFile", "digest_of_state", "fetch", "read_weights"]
 
 Opener = Callable[[str], BinaryIO]
 
 
-class Known(NamedTuple):
+class WeightsFile(NamedTuple):
     """A published file of weights: its address, and how to recognise and read it."""
 
     url: str
     sha256: str
 
 
-KNOWN: dict[str, Known] = {
-    "pytorch-fid": Known(
+KNOWN: dict[str, WeightsFile] = {
+    "pytorch-fid": WeightsFile(
         "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
         "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     ),
-    "stylegan2-ada": Known(
+    "stylegan2-ada": WeightsFile(
         "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
         "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
     ),

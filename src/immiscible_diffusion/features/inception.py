@@ -93,7 +93,7 @@ def _read(weights: str, sha256: str) -> tuple[dict[str, Tensor] | nn.Module, str
 def _network(weights: str, sha256: str, layers: tuple[Layer, ...], device: torch.device) -> nn.Module:
     loaded, _ = _read(weights, sha256)
     if isinstance(loaded, nn.Module):
-        return _Scripted(loaded.to(device), layers)
+        return _TorchScriptNet(loaded.to(device), layers)
     within = layers_within(loaded)
     for layer in layers:
         if layer not in within:
@@ -112,7 +112,7 @@ def _network(weights: str, sha256: str, layers: tuple[Layer, ...], device: torch
     return net.eval().requires_grad_(False).to(device)
 
 
-class _Scripted(nn.Module):
+class _TorchScriptNet(nn.Module):
     """StyleGAN's TorchScript network behind the interface of ``InceptionNet``."""
 
     def __init__(self, net: Any, layers: tuple[Layer, ...]) -> None:

@@ -34,15 +34,15 @@ def immiscible(diffusion: T, couple: Coupling = assignment) -> T:
             f"{type(diffusion).__name__} has no p_losses(x_start, t, noise=...): hand it noise = couple(x) where it "
             f"draws its own"
         )
-    if isinstance(losses, _Coupled):
+    if isinstance(losses, _CoupledLosses):
         losses = losses.losses
-    diffusion.p_losses = _Coupled(losses, couple)  # type: ignore[attr-defined]
+    diffusion.p_losses = _CoupledLosses(losses, couple)  # type: ignore[attr-defined]
     diffusion.immiscible = False  # type: ignore[attr-defined]
     return diffusion
 
 
 @dataclass(frozen=True)
-class _Coupled:
+class _CoupledLosses:
     """``p_losses`` with coupled noise; it can be copied and saved with the object that it belongs to."""
 
     losses: Any

@@ -31,11 +31,11 @@ def paired(sample: Callable[..., Any], couple: Coupling = assignment) -> Callabl
     >>> noise.shape
     torch.Size([4, 3, 8, 8])
     """
-    return _Paired(sample.sample if isinstance(sample, _Paired) else sample, couple)
+    return _PairedSampler(sample.sample if isinstance(sample, _PairedSampler) else sample, couple)
 
 
 @dataclass(frozen=True)
-class _Paired:
+class _PairedSampler:
     """A ``sample`` with coupled noise; it can be copied and saved with its transport."""
 
     sample: Callable[..., Any]

@@ -54,9 +54,9 @@ def windows(
         with torch.no_grad():
             xs = [encode(batch) for batch in window]
             conds = [None if cond is None else cond(batch) for batch in window]
-            for x, each in zip(xs, conds, strict=True):
+            for x, condition in zip(xs, conds, strict=True):
                 check_batch(x, "what encode returns")
-                check_lengths(x, cond=each)
+                check_lengths(x, cond=condition)
             noises = _paired(xs, conds, couple)
         yield from zip(window, xs, noises, strict=True)
 
@@ -68,7 +68,7 @@ def _paired(xs: list[Tensor], conds: list[Tensor | None], couple: Coupling) -> l
         alike.setdefault((x.shape[1:], x.dtype, x.device), []).append(i)
     noises = list(xs)
     for numbers in alike.values():
-        known = [each for i in numbers if (each := conds[i]) is not None]
+        known = [condition for i in numbers if (condition := conds[i]) is not None]
         noise = couple(torch.cat([xs[i] for i in numbers]), cond=torch.cat(known) if known else None)
         for i, part in zip(numbers, torch.split(noise, [len(xs[i]) for i in numbers]), strict=True):
             noises[i] = part

@@ -48,7 +48,7 @@ def lpips(first: Float[Tensor, "b 3 h w"], second: Float[Tensor, "b 3 h w"], wei
     both = torch.cat([first, second])
     if both.shape[-1] < 256:
         both = functional.interpolate(both, size=(_SIDE, _SIDE), mode="bilinear", align_corners=False)
-    shift, scale = (both.new_tensor(each).reshape(1, 3, 1, 1) for each in (_SHIFT, _SCALE))
+    shift, scale = (both.new_tensor(values).reshape(1, 3, 1, 1) for values in (_SHIFT, _SCALE))
     hidden, total = (both - shift) / scale, both.new_zeros(len(first))
     for i, block in enumerate(_BLOCKS):
         if i:

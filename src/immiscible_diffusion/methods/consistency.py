@@ -168,16 +168,16 @@ class Consistency:
         if times is None:
             times = self.draw_times(len(x), progress=progress, generator=generator, device=x.device)
         precise = torch.promote_types(x.dtype, torch.float32)  # adjacent levels may be one number in bf16
-        before, after = (sigmas.to(x.device)[each].to(precise) for each in (times, times + 1))
+        before, after = (sigmas.to(x.device)[index].to(precise) for index in (times, times + 1))
         before_net = _dropout_state(x.device)
         ours = self._f(net, x + (expand(after, x) * noise).to(x.dtype), after, cond)
         after_net = _dropout_state(x.device)
         _set_dropout_state(before_net, x.device)
         with torch.no_grad():
             x_t = x + (expand(before, x) * noise).to(x.dtype)
-            theirs = self._f(net if teacher is None else teacher, x_t, before, cond)
+            target = self._f(net if teacher is None else teacher, x_t, before, cond)
         _set_dropout_state(after_net, x.device)
-        apart = distance(self.distance, ours, theirs, self.lpips_weights, mask)
+        apart = distance(self.distance, ours, target, self.lpips_weights, mask)
         return apart if self.weight == "none" else apart / (after - before) ** self.gap_power
 
     @torch.no_grad()

@@ -149,11 +149,11 @@ class Denoising:
         nodes = [*map(Node, times.tolist(), alpha.tolist(), sigma.tolist()), Node(0.0, 1.0, 0.0)]
 
         def estimate(x_t: Tensor, t: float) -> tuple[Tensor, Tensor]:
-            each = torch.full((len(x_t),), t, device=x_t.device, dtype=torch.float32)
-            x, eps = self.split(x_t, each, net(x_t, each, cond).to(x_t.dtype))
+            row_times = torch.full((len(x_t),), t, device=x_t.device, dtype=torch.float32)
+            x, eps = self.split(x_t, row_times, net(x_t, row_times, cond).to(x_t.dtype))
             if self.clip:
                 x = x.clamp(-self.clip, self.clip)
-                alpha, sigma = (expand(share, x_t) for share in self.schedule.coefficients(each))
+                alpha, sigma = (expand(share, x_t) for share in self.schedule.coefficients(row_times))
                 eps = (x_t - alpha * x) / sigma
             return x, eps
 

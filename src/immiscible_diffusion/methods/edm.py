@@ -143,8 +143,8 @@ class Edm:
         nodes = [*(Node(sigma, 1.0, sigma) for sigma in sigmas), Node(0.0, 1.0, 0.0)]
 
         def estimate(x_t: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-            each = torch.full((len(x_t),), sigma, device=x_t.device, dtype=x_t.dtype)
-            x = denoised(net, x_t, each, cond, sigma_data=self.sigma_data)
+            row_sigmas = torch.full((len(x_t),), sigma, device=x_t.device, dtype=x_t.dtype)
+            x = denoised(net, x_t, row_sigmas, cond, sigma_data=self.sigma_data)
             return x, (x_t - x) / sigma
 
         return solve(estimate, sigmas[0] * noise, nodes, sampler=self.sampler, churn=self.churn, generator=generator)

@@ -55,22 +55,22 @@ def solve(
     """
     gamma = min(churn / (len(nodes) - 1), math.sqrt(2) - 1)
     before: tuple[Node, Tensor] | None = None
-    for start, there in pairwise(nodes):
+    for start, end in pairwise(nodes):
         here = start
         if gamma:
             here = Node(start.t * (1 + gamma), 1.0, start.sigma * (1 + gamma))
             x_t = x_t + math.sqrt(here.sigma**2 - start.sigma**2) * fresh_like(x_t, generator)
         x, eps = estimate(x_t, here.t)
-        if there.sigma == 0:  # every sampler's last step, whose h is infinite
+        if end.sigma == 0:  # every sampler's last step, whose h is infinite
             x_t = x
         elif sampler == "heun":
-            x_t = _heun(estimate, x_t, (x, eps), here, there, straight=nodes[0].alpha == 0)
+            x_t = _heun(estimate, x_t, (x, eps), here, end, straight=nodes[0].alpha == 0)
         elif sampler == "dpmpp":
-            x_t = _dpmpp(x_t, x, here, there, before)
+            x_t = _dpmpp(x_t, x, here, end, before)
         elif eta:
-            x_t = _ancestral(x, eps, here, there, eta, generator)
+            x_t = _ancestral(x, eps, here, end, eta, generator)
         else:
-            x_t = there.alpha * x + there.sigma * eps
+            x_t = end.alpha * x + end.sigma * eps
         before = here, x
     return x_t
 
@@ -94,7 +94,7 @@ def fresh_like(x: Tensor, generator: Generators) -> Tensor:
 
 
 def _heun(
-    estimate: Estimate, x_t: Tensor, here_parts: tuple[Tensor, Tensor], here: Node, there: Node, *, straight: bool
+    estimate: Estimate, x_t: Tensor, here_parts: tuple[Tensor, Tensor], here: Node, end: Node, *, straight: bool
 ) -> Tensor:
     """Average the slope at both ends: d(x_t / alpha) / d(sigma / alpha) = eps.
 
@@ -102,33 +102,33 @@ def _heun(
     sigma / (alpha + sigma), which is noise - x, and its coordinate on the straight path t itself.
     """
     x, eps = here_parts
-    x_after, eps_after = estimate(there.alpha * x + there.sigma * eps, there.t)
+    x_after, eps_after = estimate(end.alpha * x + end.sigma * eps, end.t)
     if straight:
-        scale, scale_after, slope = here.alpha + here.sigma, there.alpha + there.sigma, eps - x + eps_after - x_after
+        scale, scale_after, slope = here.alpha + here.sigma, end.alpha + end.sigma, eps - x + eps_after - x_after
     else:
-        scale, scale_after, slope = here.alpha, there.alpha, eps + eps_after
-    way = there.sigma / scale_after - here.sigma / scale
+        scale, scale_after, slope = here.alpha, end.alpha, eps + eps_after
+    way = end.sigma / scale_after - here.sigma / scale
     return scale_after * (x_t / scale + way / 2 * slope)
 
 
-def _dpmpp(x_t: Tensor, x: Tensor, here: Node, there: Node, before: tuple[Node, Tensor] | None) -> Tensor:
-    h = _log_snr(there) - _log_snr(here)
+def _dpmpp(x_t: Tensor, x: Tensor, here: Node, end: Node, before: tuple[Node, Tensor] | None) -> Tensor:
+    h = _log_snr(end) - _log_snr(here)
     if before is not None and h:  # two nodes of one level: nothing is left to continue
         r = (_log_snr(here) - _log_snr(before[0])) / h
         x = x + (x - before[1]) / (2 * r)
-    return there.sigma / here.sigma * x_t - there.alpha * math.expm1(-h) * x
+    return end.sigma / here.sigma * x_t - end.alpha * math.expm1(-h) * x
 
 
 def _log_snr(node: Node) -> float:
     return math.log(node.alpha / node.sigma) if node.alpha > 0 else -math.inf
 
 
-def _ancestral(x: Tensor, eps: Tensor, here: Node, there: Node, eta: float, generator: Generators) -> Tensor:
+def _ancestral(x: Tensor, eps: Tensor, here: Node, end: Node, eta: float, generator: Generators) -> Tensor:
     """Replace a part of the estimated noise by fresh noise (arXiv:2010.02502, eq. 16, for any alpha and sigma).
 
-    With eta = 1 the fresh part is the deviation of q(x_there | x_here, x).
+    With eta = 1 the fresh part is the deviation of q(x_end | x_here, x).
     """
-    left = here.sigma**2 - (here.alpha / there.alpha * there.sigma) ** 2
-    fresh = eta * there.sigma / here.sigma * math.sqrt(max(left, 0.0))
-    kept = math.sqrt(max(there.sigma**2 - fresh**2, 0.0))
-    return there.alpha * x + kept * eps + fresh * fresh_like(x, generator)
+    left = here.sigma**2 - (here.alpha / end.alpha * end.sigma) ** 2
+    fresh = eta * end.sigma / here.sigma * math.sqrt(max(left, 0.0))
+    kept = math.sqrt(max(end.sigma**2 - fresh**2, 0.0))
+    return end.alpha * x + kept * eps + fresh * fresh_like(x, generator)

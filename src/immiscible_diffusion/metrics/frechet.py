@@ -59,7 +59,7 @@ def frechet_from_moments(real: Moments, generated: Moments) -> float:
     """
     if real.mean.shape != generated.mean.shape:
         raise ValueError(f"moments of {len(real.mean)} features and of {len(generated.mean)} cannot be compared")
-    if any(each.count is not None and each.count < 2 for each in (real, generated)):
+    if any(moments.count is not None and moments.count < 2 for moments in (real, generated)):
         raise ValueError(f"a covariance needs two rows; there came {real.count} and {generated.count}")
     first, second = real.covariance, generated.covariance.to(real.covariance.device)
     values, vectors = torch.linalg.eigh(first)

@@ -36,9 +36,9 @@ def inception_score(logits: Float[Tensor, "n f"], *, splits: int = 10) -> Estima
     scores = []
     for i in range(splits):
         part = logits[i * len(logits) // splits : (i + 1) * len(logits) // splits].double()
-        each = part.log_softmax(1)
-        together = each.logsumexp(0) - torch.tensor(len(part), dtype=torch.float64).log()
-        scores.append(float((each.exp() * (each - together)).sum(1).mean().exp()))
+        log_probs = part.log_softmax(1)
+        together = log_probs.logsumexp(0) - torch.tensor(len(part), dtype=torch.float64).log()
+        scores.append(float((log_probs.exp() * (log_probs - together)).sum(1).mean().exp()))
     values = torch.tensor(scores, dtype=torch.float64)
     return Estimate(float(values.mean()), float(values.std(correction=0)))
 

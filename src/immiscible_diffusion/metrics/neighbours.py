@@ -83,8 +83,8 @@ def _reaches(x: Tensor, centre: Tensor, k: int) -> Tensor:
     radii, at = [], 0
     for rows in torch.split(x, max(1, _PAIRS // len(x))):
         squared = _squared(rows, x, centre)
-        own = torch.arange(len(rows), device=x.device)
-        squared[own, own + at] = torch.inf
+        index = torch.arange(len(rows), device=x.device)
+        squared[index, index + at] = torch.inf
         radii.append(squared.kthvalue(k, dim=1).values)
         at += len(rows)
     return torch.cat(radii)

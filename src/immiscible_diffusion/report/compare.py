@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from immiscible_diffusion.report.read_runs import Arm, Measured, differences, refuse_unlike
+from immiscible_diffusion.report.read_runs import Arm, Measurements, differences, refuse_unlike
 from immiscible_diffusion.report.speedup import (
     Difference,
     Pair,
@@ -29,8 +29,8 @@ __all__ = ["Comparison", "compare", "flat_rows", "notes"]
 class Comparison:
     """One arm from one start at one number of sampling steps against its reference, by the same metric."""
 
-    reference: Measured
-    arm: Measured
+    reference: Measurements
+    arm: Measurements
     metric: str
     pairs: Sequence[Pair]
 
@@ -99,7 +99,7 @@ def compare(reference: Arm, arms: Sequence[Arm], metric: str) -> list[Comparison
 
 def notes(reference: Arm, arms: Sequence[Arm]) -> Iterator[str]:
     """Yield notes on each arm for the reader of its numbers."""
-    for arm in (each for each in arms if each is not reference):
+    for arm in (other for other in arms if other is not reference):
         names = f"{arm.name} and {reference.name}"
         if differing := differences(arm, reference):
             said = "; ".join(f"{key} is {text}" for key, text in differing.items())
@@ -108,7 +108,7 @@ def notes(reference: Arm, arms: Sequence[Arm]) -> Iterator[str]:
             yield f"no seconds for {arm.name}: its machine or number of threads differs from {reference.name}"
         if len(arm.software | reference.software) > 1:
             yield f"{names} were not all made by one commit and its package versions"
-        counts, base_counts = ({measured.sampling_steps for measured in each.measured} for each in (arm, reference))
+        counts, base_counts = ({measured.sampling_steps for measured in side.measured} for side in (arm, reference))
         if missing := sorted(counts ^ base_counts):
             yield f"{names} were not both measured at {missing} sampling steps"
         both, alone = set(arm.runs) & set(reference.runs), set(arm.runs) ^ set(reference.runs)
@@ -124,19 +124,27 @@ def flat_rows(comparisons: Sequence[Comparison]) -> Iterator[dict[str, Any]]:
     ``ratio_by_seeds`` is JSON, "seed of the reference/seed of the arm" -> ratio, or its bounds with null for none.
     """
     targets: tuple[Target, ...] = ("final", "best")
-    for each, target in itertools.product(comparisons, targets):
-        about: dict[str, Any] = {"reference": each.reference.arm, "arm": each.arm.label, "metric": each.metric}
-        about |= {"sampling_steps": each.arm.sampling_steps, "target": target, "target_value": each.target(target)}
-        last = each.difference
+    for comparison, target in itertools.product(comparisons, targets):
+        about: dict[str, Any] = {
+            "reference": comparison.reference.arm,
+            "arm": comparison.arm.label,
+            "metric": comparison.metric,
+        }
+        about |= {
+            "sampling_steps": comparison.arm.sampling_steps,
+            "target": target,
+            "target_value": comparison.target(target),
+        }
+        last = comparison.difference
         ends: dict[str, Any] = {"reference_last": last.reference[0], "reference_last_sd": last.reference[1]}
         ends |= {"arm_last": last.arm[0], "arm_last_sd": last.arm[1], "difference": last.mean}
         ends |= {**_bounds("difference_t", last.interval), "p_t": last.p_t, "p_permutation": last.p_permutation}
-        for unit, gain in (("steps", each.speedup(target)), ("seconds", each.seconds(target))):
+        for unit, gain in (("steps", comparison.speedup(target)), ("seconds", comparison.seconds(target))):
             if gain is not None:
                 row: dict[str, Any] = {
                     "reached": gain.arrived,
-                    "pairs": len(each.pairs),
-                    "paired": all(a == b for a, b in each.pairs),
+                    "pairs": len(comparison.pairs),
+                    "paired": all(a == b for a, b in comparison.pairs),
                 }
                 row |= {"unit": unit, **_bounds("reference", mean_bounds(gain.reference))}
                 row |= {**_bounds("arm", mean_bounds(gain.arm)), **_bounds("ratio", gain.bounds)}

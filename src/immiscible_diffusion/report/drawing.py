@@ -68,7 +68,7 @@ def _shortened(svg: bytes) -> bytes:
     named = set(re.findall(rb"#([\w.-]+)", svg))
     svg = re.sub(rb' id="([^"]*)"', lambda name: name[0] if name[1] in named else b"", svg)
     styles = Counter(re.findall(rb' style="([^"]*)"', svg))
-    classes = {style: b"c%d" % i for i, style in enumerate(each for each, count in styles.items() if count > 1)}
+    classes = {style: b"c%d" % i for i, style in enumerate(css for css, count in styles.items() if count > 1)}
     svg = re.sub(
         rb' style="([^"]*)"', lambda style: b' class="%s"' % classes[style[1]] if style[1] in classes else style[0], svg
     )

@@ -124,10 +124,10 @@ def compare_figure(
     colours = {arm.name: COLOURS[i % len(COLOURS)] for i, arm in enumerate(ordered)}
     panels: dict[str, list[Line]] = {
         counted(count): [
-            (each.label, each.curves[metric], colours[arm.name], "-" if each.start == "matched" else "--")
+            (measured.label, measured.curves[metric], colours[arm.name], "-" if measured.start == "matched" else "--")
             for arm in ordered
-            for each in arm.measured
-            if each.sampling_steps == count and metric in each.curves
+            for measured in arm.measured
+            if measured.sampling_steps == count and metric in measured.curves
         ]
         for count in counts
     }

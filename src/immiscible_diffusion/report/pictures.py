@@ -64,7 +64,7 @@ def _side_by_side(pictures: Mapping[tuple[str, str], Any], columns: int) -> Any:
         small = times < 1
         size = (width, round(image.height * times)) if small else size
         shown[key] = image.resize(size, Image.Resampling.LANCZOS if small else Image.Resampling.NEAREST)
-    wide, high = (max((each.size[side] for each in shown.values()), default=1) for side in (0, 1))
+    wide, high = (max((picture.size[side] for picture in shown.values()), default=1) for side in (0, 1))
     rows = -(-len(shown) // columns)
     canvas = Image.new("RGB", (columns * (wide + gap), max(1, rows * (high + head + gap))), "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)

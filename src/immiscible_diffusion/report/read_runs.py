@@ -14,7 +14,7 @@ from immiscible_diffusion.report.measures import rises
 from immiscible_diffusion.report.speedup import Curve
 from immiscible_diffusion.runs.folder import CONFIG, EVALUATION, LOG, SESSIONS, is_finished
 
-__all__ = ["Arm", "Measured", "Pace", "Run", "differences", "read_arms", "refuse_unlike"]
+__all__ = ["Arm", "Measurements", "Pace", "Run", "differences", "read_arms", "refuse_unlike"]
 
 _MEASURED_BY = "source", "evaluate.features", "evaluate.samples", "evaluate.seed"
 """Keys that decide what a distance is a distance of: runs that differ here cannot be compared."""
@@ -52,7 +52,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurements:
     """One arm at one number of sampling steps from one start: metric -> seed -> curve.
 
     ``start`` is ``matched``, the coupling's own, or ``normal``. ``rising`` are the metrics of which larger values are
@@ -101,7 +101,7 @@ class Arm:
         return self._sessions("commit", "packages")
 
     @cached_property
-    def measured(self) -> list[Measured]:
+    def measured(self) -> list[Measurements]:
         """All that was measured, by rising number of sampling steps, the coupling's own start first."""
         table: dict[tuple[int, str], dict[str, dict[int, list[tuple[int, float]]]]] = {}
         for seed, run in self.runs.items():
@@ -113,7 +113,7 @@ class Arm:
         metrics = {metric for curves in table.values() for metric in curves}
         rising = frozenset(metric for metric in metrics if rises(metric, self.first.config))
         pace, hardware = self.pace, self.hardware
-        return [Measured(self.name, *key, curves, rising, pace, hardware) for key, curves in sorted(table.items())]
+        return [Measurements(self.name, *key, curves, rising, pace, hardware) for key, curves in sorted(table.items())]
 
     @cached_property
     def pace(self) -> Pace | None:
@@ -192,7 +192,7 @@ def refuse_unlike(arm: Arm, other: Arm, metric: str) -> None:
         ValueError: source, features, number or seed of samples, or the metric's options differ; names the key.
     """
     differing = {key: text for key, text in differences(arm, other).items() if key.startswith(_MEASURED_BY)}
-    metrics = [_metric(each.first.choices, metric) for each in (arm, other)]
+    metrics = [_metric(side.first.choices, metric) for side in (arm, other)]
     if metrics[0] != metrics[1]:
         differing["evaluate.metrics"] = f"{metrics[0]}, not {metrics[1]}"
     if differing:

@@ -9,7 +9,7 @@ from typing import Any
 from immiscible_diffusion.files import read_index, read_json
 from immiscible_diffusion.report.compare import Comparison
 from immiscible_diffusion.report.measures import rises
-from immiscible_diffusion.report.read_runs import Arm, Measured, read_arms
+from immiscible_diffusion.report.read_runs import Arm, Measurements, read_arms
 from immiscible_diffusion.report.sentences import measured_once
 from immiscible_diffusion.report.speedup import Speedup, mean_bounds
 from immiscible_diffusion.report.uncertainty import spread
@@ -45,29 +45,31 @@ def record(folder: Path) -> dict[str, Any]:
     measuring = folder / "instrument.json"
     arms, _ = read_arms([folder])
     groups = {arm.name: _group(arm) for arm in arms}
-    measured = [each for arm in arms for each in arm.measured]
-    metrics = list(dict.fromkeys(metric for each in measured for metric in each.curves))
+    measured = [series for arm in arms for series in arm.measured]
+    metrics = list(dict.fromkeys(metric for series in measured for metric in series.curves))
     if not metrics:
         raise ValueError(f"no run in {folder} holds a measurement; `immiscible train` again measures them")
     curves: list[dict[str, Any]] = [
         {
-            "label": each.label,
-            "arm": each.arm,
-            "start": each.start,
-            "group": groups[each.arm],
-            "sampling_steps": each.sampling_steps,
+            "label": series.label,
+            "arm": series.arm,
+            "start": series.start,
+            "group": groups[series.arm],
+            "sampling_steps": series.sampling_steps,
             "metric": metric,
             "by_seed": {str(seed): [list(point) for point in curve] for seed, curve in by_seed.items()},
         }
-        for each in measured
-        for metric, by_seed in each.curves.items()
+        for series in measured
+        for metric, by_seed in series.curves.items()
     ]
     followed = {(row["sampling_steps"], row["metric"]) for row in curves if not measured_once([row])}
-    labels = list(dict.fromkeys(each.label for each in measured))
-    ordered = sorted(measured, key=lambda each: (labels.index(each.label), each.sampling_steps))
+    labels = list(dict.fromkeys(series.label for series in measured))
+    ordered = sorted(measured, key=lambda series: (labels.index(series.label), series.sampling_steps))
     references = {arm.name: _reference(arm, arms) for arm in arms}
     rows = [
-        (each, _against(each, references[each.arm], measured, metric), metric) for metric in metrics for each in ordered
+        (series, _against(series, references[series.arm], measured, metric), metric)
+        for metric in metrics
+        for series in ordered
     ]
     return {
         "format": FORMAT,
@@ -85,11 +87,11 @@ def record(folder: Path) -> dict[str, Any]:
         "pace": {arm.name: None if arm.pace is None else asdict(arm.pace) for arm in arms},
         "curves": curves,
         "speedups": [
-            _speedup(comparison, groups[each.arm])
-            for each, comparison, metric in rows
-            if comparison is not None and (each.sampling_steps, metric) in followed
+            _speedup(comparison, groups[series.arm])
+            for series, comparison, metric in rows
+            if comparison is not None and (series.sampling_steps, metric) in followed
         ],
-        "finals": [_final(each, comparison, metric) for each, comparison, metric in rows],
+        "finals": [_final(series, comparison, metric) for series, comparison, metric in rows],
     }
 
 
@@ -156,7 +158,7 @@ def _speedup(comparison: Comparison, group: str) -> dict[str, Any]:
     }
 
 
-def _final(measured: Measured, comparison: Comparison | None, metric: str) -> dict[str, Any]:
+def _final(measured: Measurements, comparison: Comparison | None, metric: str) -> dict[str, Any]:
     """Return the last distance over seeds; its difference from the reference is over the seeds that both have."""
     values = measured.final(metric)
     middle, deviation = spread(values.values())
@@ -181,7 +183,7 @@ def _group(arm: Arm) -> str:
     return ", ".join(f"{key.partition(',')[0].rpartition('.')[2]} {label}" for key, label in rest.items())
 
 
-def _against(measured: Measured, name: str, others: Sequence[Measured], metric: str) -> Comparison | None:
+def _against(measured: Measurements, name: str, others: Sequence[Measurements], metric: str) -> Comparison | None:
     """Return the comparison over common seeds with what has this label; None where there are none, and of itself."""
     key = (name, measured.sampling_steps)
     reference = next((other for other in others if (other.label, other.sampling_steps) == key), None)

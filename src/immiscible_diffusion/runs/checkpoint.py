@@ -81,8 +81,8 @@ def load_average(net: nn.Module, folder: Path, step: int) -> None:
     """
     path = folder / f"step-{step:09d}"
     if not path.is_dir():
-        there = ", ".join(str(_number(each)) for each in _steps(folder)) or "none"
-        raise ValueError(f"{folder} has no checkpoint of step {step}; there are: {there}")
+        steps = ", ".join(str(_number(checkpoint)) for checkpoint in _steps(folder)) or "none"
+        raise ValueError(f"{folder} has no checkpoint of step {step}; there are: {steps}")
     _about(path)
     net.load_state_dict(checked_weights("ema", read_average(path), net))
 
@@ -142,7 +142,7 @@ def _set_aside(damaged: Mapping[Path, str], step: int) -> None:
         )
 
 
-class _Read(NamedTuple):
+class _Checkpoint(NamedTuple):
     """A checkpoint as read from disk, every tensor checked against the state that it is for."""
 
     step: int
@@ -164,7 +164,7 @@ def _number(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def _read(path: Path, state: State, team: Team) -> _Read:
+def _read(path: Path, state: State, team: Team) -> _Checkpoint:
     """Return a checkpoint, of sharded tensors this process's shards.
 
     Raises:
@@ -172,7 +172,7 @@ def _read(path: Path, state: State, team: Team) -> _Read:
     """
     about = _about(path, team)
     tensors = read_parts(path, state)
-    return _Read(
+    return _Checkpoint(
         step=about["step"],
         seconds=about["seconds"],
         net=checked_weights("net", tensors["net"], state.net),
@@ -213,7 +213,7 @@ def _about(path: Path, team: Team = ALONE) -> dict[str, Any]:
     return about
 
 
-def _put(state: State, read: _Read) -> None:
+def _put(state: State, read: _Checkpoint) -> None:
     put_weights(state.net, read.net)
     put_weights(state.ema, read.ema)
     state.teacher = None

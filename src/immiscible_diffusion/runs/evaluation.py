@@ -50,16 +50,18 @@ def evaluate(
         team: the processes that draw the samples together; the first one measures them, and all yield the same.
         last: whether it is the last evaluation, which measures at ``evaluate.last_steps``, too.
     """
-    asked = config.evaluate
+    options = config.evaluate
     starts: list[Start] = ["matched"] if isinstance(trained.prior, StandardNormal) else ["matched", "normal"]
-    due = [point for point in itertools.product(asked.all_steps if last else asked.steps, starts) if point not in made]
+    due = [
+        point for point in itertools.product(options.all_steps if last else options.steps, starts) if point not in made
+    ]
     if not due:
         return
     device = next(trained.net.parameters()).device
     networks_of = networks(config) if team.first else {}
     compared = {suffix: fitted(config, features) for suffix, features in networks_of.items()}
     real = {suffix: held_out_features(config, network, device) for suffix, network in compared.items()}
-    guided = with_guidance(trained, asked.guidance)
+    guided = with_guidance(trained, options.guidance)
     for steps, start in due:
         begun = time.perf_counter()
         images = team.divided(_parts(guided, config, steps, start), device)
@@ -68,14 +70,14 @@ def evaluate(
             values: dict[str, float] = {}
             for suffix, network in compared.items():
                 features = network(images.to(device)).cpu()
-                values |= {name + suffix: metric(real[suffix], features) for name, metric in asked.metrics.items()}
+                values |= {name + suffix: metric(real[suffix], features) for name, metric in options.metrics.items()}
             if grids is not None:
                 _draw(images, config, grids, f"{steps}-{start}")
             return values
 
         values = team.once(measure)
         spent = time.perf_counter() - begun
-        yield {"sampling_steps": steps, "start": start, **_sampling(asked), **values, "wall_seconds": round(spent, 3)}
+        yield {"sampling_steps": steps, "start": start, **_sampling(options), **values, "wall_seconds": round(spent, 3)}
 
 
 def _draw(images: Tensor, config: Config, grids: Path, name: str) -> None:
@@ -83,7 +85,7 @@ def _draw(images: Tensor, config: Config, grids: Path, name: str) -> None:
     draw(images[:_GRID], grids / f"steps-{name}.png")
     if isinstance(config.source, HasPictures):
         beside = [*config.source.pictures(_TRIPLES), images]
-        rows = [each for triple in zip(*beside, strict=False) for each in (triple[0], triple[2], triple[1])]
+        rows = [image for triple in zip(*beside, strict=False) for image in (triple[0], triple[2], triple[1])]
         save_grid(torch.stack(rows), grids / f"known-result-truth-{name}.png", columns=9)
 
 
@@ -92,18 +94,18 @@ def _parts(trained: Trained, config: Config, steps: int, start: Start) -> list[C
 
     Where held-out data are padded, what is generated there was never trained: it gets the held-out rows' own padding.
     """
-    asked = config.evaluate
+    options = config.evaluate
     padded = config.source.held_out() if next(config.source.batches(1, 0)).mask is not None else None
 
     def made(first: int) -> Tensor:
-        count = min(_PART, asked.samples - first)
+        count = min(_PART, options.samples - first)
         cond = conditions_for(config, count, first)
         images = torch.cat(
-            list(generate(trained, count, steps=steps, seed=asked.seed, start=start, cond=cond, first=first))
+            list(generate(trained, count, steps=steps, seed=options.seed, start=start, cond=cond, first=first))
         )
         return images if padded is None else _with_padding(images, padded, first)
 
-    return [partial(made, first) for first in range(0, asked.samples, _PART)]
+    return [partial(made, first) for first in range(0, options.samples, _PART)]
 
 
 def _with_padding(made: Tensor, held_out: Batch, first: int) -> Tensor:

@@ -97,7 +97,7 @@ def look_at_images(path: str, given: Mapping[str, Any]) -> Look:
     seconds = (time.perf_counter() - begun) / len(rows)
     if not len(pixels):
         raise ValueError(f"{path}: none of {len(rows)} files that were tried can be read; {source.skipped[0].reason}")
-    bad = {each.name for each in source.skipped}
+    bad = {entry.name for entry in source.skipped}
     sides = []
     for row in rows.tolist():
         if source.row_name(row) not in bad:

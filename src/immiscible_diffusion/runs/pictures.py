@@ -38,8 +38,8 @@ def save_paths(paths: Float[Tensor, "n t c"], path: Path, size: int = 512) -> No
     scaled = (places - low) / float((high - low).max().clamp(min=1e-9)) * (size - 20) + 10
     canvas = Image.new("L", (size, size), 255)
     pen = ImageDraw.Draw(canvas)
-    for each in scaled.tolist():
-        pen.line([(x, size - y) for x, y in each], fill=90, width=1)
+    for points in scaled.tolist():
+        pen.line([(x, size - y) for x, y in points], fill=90, width=1)
     buffer = BytesIO()
     canvas.save(buffer, "PNG")
     write_bytes(path, buffer.getvalue())

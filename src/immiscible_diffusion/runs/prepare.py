@@ -158,7 +158,7 @@ def _notes(cells: Sequence[Cell]) -> Iterator[str]:
         batches = config.source.batches(config.train.batch, config.train.seed)
         cond = [batch.cond for batch in itertools.islice(batches, _TEXT_BATCHES)]
         if reason := idle_reason(
-            config.coupling, config.train.batch, [each for each in cond if each is not None] or None
+            config.coupling, config.train.batch, [condition for condition in cond if condition is not None] or None
         ):
             yield f"{arm}: {reason}"
         if config.evaluate.guidance != 1 and describe("net", config.net).get("drop") == 0:

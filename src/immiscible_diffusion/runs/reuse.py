@@ -29,17 +29,17 @@ def reuse(cells: Sequence[Cell], folder: Path, others: Sequence[Path]) -> list[s
     Raises:
         ValueError: one of the other folders has no finished run, or a file of a run cannot be read.
     """
-    found = []
+    candidates = []
     for other in others:
         runs = [path.parent for path in sorted(other.glob("*/config.json")) if is_finished(path.parent)]
         if not runs:
             raise ValueError(f"{other} has no finished run to reuse; it must hold run folders, such as runs/demo")
-        found += [(path, read_json(path / "config.json", CONFIG)) for path in runs]
+        candidates += [(path, read_json(path / "config.json", CONFIG)) for path in runs]
     filled = []
     for cell in cells:
         place, plain = folder / cell.folder, json.loads(json.dumps(cell.config.plain()))
-        for path, theirs in found:
-            if place.exists() or alike_but_when(plain) != alike_but_when(theirs):
+        for path, config in candidates:
+            if place.exists() or alike_but_when(plain) != alike_but_when(config):
                 continue
             lines = _asked(read_lines(path / "evaluations.jsonl", EVALUATION), cell.config)
             if lines:
@@ -50,12 +50,12 @@ def reuse(cells: Sequence[Cell], folder: Path, others: Sequence[Path]) -> list[s
 
 def _asked(lines: list[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
     """Return the measurements that a run of this configuration makes, in its order; none if one is missing."""
-    asked = config.evaluate
-    due = {(step, count) for step in asked.due(config.train.steps) for count in asked.steps}
+    options = config.evaluate
+    due = {(step, count) for step in options.due(config.train.steps) for count in options.steps}
     kept = [line for line in lines if (line["step"], line["sampling_steps"]) in due]
     if {(line["step"], line["sampling_steps"]) for line in kept} != due:
         return []
-    return sorted(kept, key=lambda line: (line["step"], asked.steps.index(line["sampling_steps"])))
+    return sorted(kept, key=lambda line: (line["step"], options.steps.index(line["sampling_steps"])))
 
 
 def _copy(path: Path, place: Path, plain: dict[str, Any], lines: list[dict[str, Any]]) -> None:

@@ -47,13 +47,13 @@ def rollout(
     warn_if_fresh(trained, steps)
     prior = trained.prior if start == "matched" else StandardNormal()
     streams = [stream(seed, i, "sample") for i in range(episodes)]
-    place = torch.stack([source.begin(each) for each in streams])
+    place = torch.stack([source.begin(generator) for generator in streams])
     seen = place.unsqueeze(1).repeat(1, source.observed, 1)
     touched, arrived = (torch.zeros(episodes, dtype=torch.bool) for _ in range(2))
     side = torch.zeros(episodes)
     device = next(trained.net.parameters()).device
     for _ in range(LIMIT // EXECUTED):
-        noise = torch.cat([prior.sample((1, *trained.shape), each) for each in streams]).to(device)
+        noise = torch.cat([prior.sample((1, *trained.shape), generator) for generator in streams]).to(device)
         cond = source.windowed().scaled(seen).to(device)
         actions = trained.codec.decode(draw(trained, noise, cond, steps=steps, streams=streams)).cpu()
         first = source.observed - 1

@@ -105,7 +105,7 @@ class Team:
         like = self.once(lambda: mine[0][:0])
         rows = torch.cat([like, *mine.values()])
         every = torch.split(gathered(rows.to(device), sizes).cpu(), sizes)
-        made = [iter(torch.split(each, counts[part::world])) for part, each in enumerate(every)]
+        made = [iter(torch.split(block, counts[part::world])) for part, block in enumerate(every)]
         return torch.cat([next(made[i % world]) for i in range(len(parts))])
 
 

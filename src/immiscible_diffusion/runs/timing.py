@@ -60,8 +60,8 @@ def timed(config: Config, device: torch.device) -> Timing:
     begun = _now(device)
     config.codec.decode(x)
     decoded = (_now(device) - begun) / count
-    each = sum(sampled * steps + decoded for steps in config.evaluate.steps)
-    return Timing(step, config.evaluate.samples * each)
+    sample_seconds = sum(sampled * steps + decoded for steps in config.evaluate.steps)
+    return Timing(step, config.evaluate.samples * sample_seconds)
 
 
 def _now(device: torch.device) -> float:

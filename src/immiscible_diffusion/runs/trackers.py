@@ -62,11 +62,11 @@ class Follower:
             self._tracker.store_init_configuration(_flat(read_json(self._folder / "config.json")))
             self._described = True
         new = 0
-        for name, told in self._told.items():
-            lines = read_lines(self._folder / name)[told:]
+        for name, count in self._told.items():
+            lines = read_lines(self._folder / name)[count:]
             for line in lines:
                 self._tracker.log(_values(line), step=line["step"])
-            self._told[name] = told + len(lines)
+            self._told[name] = count + len(lines)
             new += len(lines)
         return new
 
@@ -121,13 +121,13 @@ def _flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     >>> _flat({"train": {"steps": 2, "prefetch": False}, "metrics": [1, 2]})
     {'train.steps': 2, 'train.prefetch': False, 'metrics': '[1, 2]'}
     """
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{before}{key}.")
+            flat |= _flat(value, f"{before}{key}.")
         else:
-            found[f"{before}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
-    return found
+            flat[f"{before}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat
 
 
 def _values(line: Mapping[str, Any]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from immiscible_diffusion.runs.pictures import save_grid
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance, with_sampler
 from immiscible_diffusion.streams import stream_seed
 
-__all__ = ["Asked", "write_samples"]
+__all__ = ["SamplingOptions", "write_samples"]
 
 _CHOICE = "samples.json"
 _PART = 50
@@ -34,7 +34,7 @@ whole again, and what it lacked is written: a net's last digits depend on how ma
 
 
 @dataclass(frozen=True)
-class Asked:
+class SamplingOptions:
     """What to generate; a folder holds images of one such choice, however many.
 
     Args:
@@ -70,7 +70,9 @@ class Asked:
         return with_sampler(trained, self.sampler, **self.options)
 
 
-def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: int, device: str) -> Iterator[int]:
+def write_samples(
+    export: Path, folder: Path, n: int, options: SamplingOptions, *, workers: int, device: str
+) -> Iterator[int]:
     """Write images 0 .. n - 1 as PNG files, a grid and ``samples.npz``, and yield how many are there after each part.
 
     Images that lie there already are kept, so the same call goes on where one was cut, and a larger n adds to it. They
@@ -83,7 +85,7 @@ def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: 
         export: the folder of an exported model.
         folder: empty, not there yet, or of an earlier call.
         n: how many images.
-        asked: which ones.
+        options: which ones.
         workers: processes; 1 generates in this one.
         device: where to compute.
 
@@ -98,18 +100,18 @@ def write_samples(export: Path, folder: Path, n: int, asked: Asked, *, workers: 
         )
     with locked(folder):
         remove_parts(folder)
-        _claim(export, folder, asked)
+        _claim(export, folder, options)
         parts = [_Part(i, min(_PART, n - i), _lacking(folder, range(i, min(i + _PART, n)))) for i in range(0, n, _PART)]
         parts = [part for part in parts if part.lacking]
         done = n - sum(len(part.lacking) for part in parts)
         yield done
-        for count in _made(export, folder, asked, parts, min(workers, len(parts)), device):
+        for count in _made(export, folder, options, parts, min(workers, len(parts)), device):
             done += count
             yield done
         images = _read_all(folder, n)
         save_grid(images[:256], folder / "grid.png", columns=16 if n > 64 else 8)
         buffer = BytesIO()
-        seeds = np.array([stream_seed(asked.seed, i, "sample") for i in range(n)], dtype=np.int64)
+        seeds = np.array([stream_seed(options.seed, i, "sample") for i in range(n)], dtype=np.int64)
         np.savez_compressed(buffer, arr_0=images.permute(0, 2, 3, 1).numpy(), seeds=seeds)
         write_bytes(folder / "samples.npz", buffer.getvalue())
 
@@ -126,14 +128,16 @@ def _lacking(folder: Path, numbers: range) -> list[int]:
     return [i for i in numbers if not _path(folder, i).is_file()]
 
 
-def _made(export: Path, folder: Path, asked: Asked, parts: list[_Part], workers: int, device: str) -> Iterator[int]:
+def _made(
+    export: Path, folder: Path, options: SamplingOptions, parts: list[_Part], workers: int, device: str
+) -> Iterator[int]:
     if workers <= 1:
         trained = load_export(export)
-        yield from (_write(trained, folder, part, asked, device) for part in parts)
+        yield from (_write(trained, folder, part, options, device) for part in parts)
         return
     index = read_json(export / "immiscible.json", INDEX)
     pieces = [make(kind, index[kind], imports=False) for kind in ("net", "method", "codec")]
-    tasks = [(export, folder, part, asked, device, pieces) for part in parts]
+    tasks = [(export, folder, part, options, device, pieces) for part in parts]
     with closing(results(_work, tasks, workers)) as counts:
         yield from counts
 
@@ -142,31 +146,31 @@ _loaded = lru_cache(1)(load_export)
 """The model of a process that writes part after part of it."""
 
 
-def _work(export: Path, folder: Path, part: _Part, asked: Asked, device: str, pieces: list[Any]) -> int:
+def _work(export: Path, folder: Path, part: _Part, options: SamplingOptions, device: str, pieces: list[Any]) -> int:
     """Write a part. Receiving the model's pieces imports the modules of their classes, which load_export does not."""
     with one_thread():
-        return _write(_loaded(export), folder, part, asked, device)
+        return _write(_loaded(export), folder, part, options, device)
 
 
-def _write(trained: Trained, folder: Path, part: _Part, asked: Asked, device: str) -> int:
+def _write(trained: Trained, folder: Path, part: _Part, options: SamplingOptions, device: str) -> int:
     first, n, lacking = part
     labels = None
-    if asked.labels:
-        labels = torch.tensor([asked.labels[i % len(asked.labels)] for i in range(first, first + n)])
-    if asked.run:
-        labels = conditions_for(read_config(asked.run), n, first)
+    if options.labels:
+        labels = torch.tensor([options.labels[i % len(options.labels)] for i in range(first, first + n)])
+    if options.run:
+        labels = conditions_for(read_config(options.run), n, first)
     trained.net.to(device)
-    model = asked.applied(trained)
-    made = generate(model, n, steps=asked.steps, seed=asked.seed, start=asked.start, cond=labels, first=first)
+    model = options.applied(trained)
+    made = generate(model, n, steps=options.steps, seed=options.seed, start=options.start, cond=labels, first=first)
     images = torch.cat(list(made))
     for i in lacking:
         save_grid(images[i - first].unsqueeze(0), _path(folder, i), columns=1)
     return len(lacking)
 
 
-def _claim(export: Path, folder: Path, asked: Asked) -> None:
+def _claim(export: Path, folder: Path, options: SamplingOptions) -> None:
     model = {"model": read_json(export / "immiscible.json", INDEX), "weights_sha256": _digest(export)}
-    plain = json.loads(json.dumps(model | {"asked": asdict(asked)}))
+    plain = json.loads(json.dumps(model | {"asked": asdict(options)}))
     path = folder / _CHOICE
     has_images = any(re.fullmatch(r"\d{6,}\.png", file.name) for file in folder.iterdir())
     if has_images and not path.exists():

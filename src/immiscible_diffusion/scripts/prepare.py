@@ -13,11 +13,11 @@ from immiscible_diffusion.scripts.imports import imported_files, parse
 from immiscible_diffusion.scripts.reasons import NO_TRAINING
 from immiscible_diffusion.scripts.rewrite import diff, rewrite
 
-__all__ = ["Prepared", "prepare", "read_script"]
+__all__ = ["PreparedScript", "prepare", "read_script"]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedScript:
     """A script and its modules as they will run, by resolved path.
 
     ``places`` are the replaced lines as FILE:LINE; ``left`` says of each other draw why it stays.
@@ -33,7 +33,7 @@ class Prepared:
         return "".join(diff(file.source, file.changed, str(file.path)) for file in self.files.values())
 
 
-def prepare(script: Path, at: Sequence[str] = ()) -> Prepared:
+def prepare(script: Path, at: Sequence[str] = ()) -> PreparedScript:
     """Find and replace the training noise of a script.
 
     Args:
@@ -56,7 +56,7 @@ def prepare(script: Path, at: Sequence[str] = ()) -> Prepared:
         files[path.resolve()] = Rewritten(path, source, rewrite(source, decision.chosen))
         places += [f"{path}:{draw.line}" for draw in decision.chosen]
         left += [f"{path}:{draw.line} stays: {reason}" for draw, reason in decision.others]
-    return Prepared(script, files, tuple(places), tuple(left))
+    return PreparedScript(script, files, tuple(places), tuple(left))
 
 
 def read_script(path: Path) -> str:

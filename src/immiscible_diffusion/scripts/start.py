@@ -10,7 +10,7 @@ from immiscible_diffusion.registry import make
 from immiscible_diffusion.scripts.draws import LIKE, SHAPED
 from immiscible_diffusion.scripts.execute import Launch, execute, launched, rerun
 from immiscible_diffusion.scripts.noise import PairedNoise, check_usable
-from immiscible_diffusion.scripts.prepare import Prepared, prepare
+from immiscible_diffusion.scripts.prepare import PreparedScript, prepare
 
 __all__ = ["first_process", "load", "paired_noise", "run_script", "start"]
 
@@ -20,7 +20,7 @@ def first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
-def paired_noise(coupling: str, prepared: Prepared, say: Callable[[str], None]) -> PairedNoise:
+def paired_noise(coupling: str, prepared: PreparedScript, say: Callable[[str], None]) -> PairedNoise:
     """Return the noise of a prepared script.
 
     Args:
@@ -36,7 +36,7 @@ def paired_noise(coupling: str, prepared: Prepared, say: Callable[[str], None]) 
     return PairedNoise(made, ", ".join(prepared.places), say)
 
 
-def run_script(prepared: Prepared, coupling: str, noise: PairedNoise, argv: Sequence[str]) -> None:
+def run_script(prepared: PreparedScript, coupling: str, noise: PairedNoise, argv: Sequence[str]) -> None:
     """Execute a prepared script; its exceptions pass through.
 
     Args:
@@ -70,7 +70,7 @@ def load(scope: dict[str, Any]) -> None:
     rerun(prepared.files, prepared.script, scope, _names(paired_noise(launch.coupling, prepared, _silent)))
 
 
-def _repeated() -> tuple[Launch, Prepared]:
+def _repeated() -> tuple[Launch, PreparedScript]:
     launch = launched()
     if launch is None:
         raise ValueError("this module is for processes that `immiscible run` starts")

@@ -73,16 +73,16 @@ def pairs(
     batches = shared(source, config.batch, config.seed, first, share)
     for i in range(first, config.steps, window):
         begun = time.perf_counter()
-        own = [_encoded(next(batches), codec, device) for _ in range(window)]
+        local_batches = [_encoded(next(batches), codec, device) for _ in range(window)]
         encoded = time.perf_counter()
         kept = copied(coupling.memory()) if isinstance(coupling, HasMemory) and window > 1 else None
         draws = stream(config.seed, i, "noise", device)
-        all_noise = _noise(coupling, own, draws, i, config.batch, share, group)
+        all_noise = _noise(coupling, local_batches, draws, i, config.batch, share, group)
         if i == first and share.world > 1:
             _check_apart(all_noise[0], group)
         spent = {"data": encoded - begun, "coupling": time.perf_counter() - encoded}
         seconds = {part: value / window for part, value in spent.items()}
-        for j, (batch, noise) in enumerate(zip(own, all_noise, strict=True), i):
+        for j, (batch, noise) in enumerate(zip(local_batches, all_noise, strict=True), i):
             # The coupling may pair the next batch, or training on this one may fail, before it becomes the state's.
             if isinstance(coupling, HasMemory) and j == i + window - 1:
                 kept = copied(coupling.memory())
@@ -113,8 +113,8 @@ def chosen_pairs(
         choice = coupling.choose(config.batch, stream(config.seed, i, "noise", device))
         chosen = time.perf_counter()
         rows = source.training_rows(choice.places.cpu(), choice.mirrored.cpu(), stream(config.seed, i, "data"))
-        own = Batch(*(None if part is None else share.of(part) for part in rows))  # type: ignore[arg-type]
-        batch = _encoded(own, codec, device)
+        local_batch = Batch(*(None if part is None else share.of(part) for part in rows))  # type: ignore[arg-type]
+        batch = _encoded(local_batch, codec, device)
         seconds = {"data": time.perf_counter() - chosen, "coupling": chosen - begun}
         memory = copied(coupling.memory()) if isinstance(coupling, HasMemory) else None
         noise = share.of(choice.noise)
@@ -140,19 +140,19 @@ def _encoded(batch: Batch, codec: Codec, device: torch.device) -> Batch:
 
 
 def _noise(
-    coupling: Coupling, own: list[Batch], draws: torch.Generator, step: int, total: int, share: Share, group: Any
+    coupling: Coupling, batches: list[Batch], draws: torch.Generator, step: int, total: int, share: Share, group: Any
 ) -> list[Tensor]:
     """Return the noise of this process's rows of every batch of a window, paired among the rows of all processes."""
     sizes = share.sizes(total) if share.world > 1 else []
-    first, count = sum(sizes[: share.rank]), len(own[0].raw)
+    first, count = sum(sizes[: share.rank]), len(batches[0].raw)
     if share.world == 1:
-        whole = own
-    elif isinstance(coupling, HasRowByRow) and coupling.row_by_row and own[0].mask is None:
-        whole = [Batch(among_zeros(batch.raw, sizes, share.rank), None) for batch in own]
+        whole = batches
+    elif isinstance(coupling, HasRowByRow) and coupling.row_by_row and batches[0].mask is None:
+        whole = [Batch(among_zeros(batch.raw, sizes, share.rank), None) for batch in batches]
     else:
         whole = [
             Batch(*(None if part is None else gathered(part, sizes, group) for part in batch))  # type: ignore[arg-type]
-            for batch in own
+            for batch in batches
         ]
     x, cond, index, mask = whole[0] if len(whole) == 1 else Batch(*map(_joined, zip(*whole, strict=True)))  # type: ignore[arg-type]
     with shared_on_purpose() if share.world > 1 else nullcontext():

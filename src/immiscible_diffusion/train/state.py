@@ -144,7 +144,7 @@ class Averages:
         module, parameters = self.modules[name]
         weights = self.weights
         if self.sharded:
-            parameters, weights = ([local_part(each) for each in tensors] for tensors in (parameters, weights))
+            parameters, weights = ([local_part(tensor) for tensor in tensors] for tensors in (parameters, weights))
             for part in module.modules():  # a forward pass may have left it whole, which would not be averaged
                 if callable(reshard := getattr(part, "reshard", None)):
                     reshard()

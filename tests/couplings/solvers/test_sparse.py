@@ -66,9 +66,9 @@ def test_missing_pairs_are_found_and_added(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(sparse, "_PAIRS", 9)
     cost = structured(1024, 0)
     best = total(cost, linear_sum_assignment(cost.double().numpy())[1])
-    found = solve_sparse(cost)
-    assert found is not None
-    assert total(cost, found) == pytest.approx(best, rel=1e-9)
+    index = solve_sparse(cost)
+    assert index is not None
+    assert total(cost, index) == pytest.approx(best, rel=1e-9)
     monkeypatch.setattr(sparse, "_missing", lambda *args: np.empty(0, np.int64))
     unproven = solve_sparse(cost)
     assert unproven is not None

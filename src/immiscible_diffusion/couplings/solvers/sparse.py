@@ -82,12 +82,12 @@ def _promising(cost: Tensor) -> tuple[_Ints, _Ints, _Floats]:
     rows = 1 / (kernel @ columns)
     shares = (kernel[sample] * rows[sample, None] * columns).flatten()
     limit = shares.topk(_PAIRS * len(shares) // b).values[-1] / rows
-    found = [
+    pairs = [
         (kernel[start : start + _BLOCK].mul_(columns) > limit[start : start + _BLOCK, None]).nonzero()
         + torch.tensor([start, 0])
         for start in range(0, b, _BLOCK)
     ]
-    i, j = torch.cat(found).T.numpy()
+    i, j = torch.cat(pairs).T.numpy()
     return i, j, (first - unit * columns.log()).double().numpy()
 
 
@@ -105,8 +105,8 @@ class _Problem:
         if not np.isfinite(self.costs).all() or not self.counts.all() or len(np.unique(self.j)) < b:
             return None
         costs = self.costs - np.repeat(np.minimum.reduceat(self.costs, self.starts[:-1]), self.counts)
-        found = lap.lapmod(b, costs, self.starts.astype(np.int32), self.j.astype(np.int32), return_cost=False)[0]
-        columns: _Ints = np.asarray(found, dtype=np.int64)
+        matching = lap.lapmod(b, costs, self.starts.astype(np.int32), self.j.astype(np.int32), return_cost=False)[0]
+        columns: _Ints = np.asarray(matching, dtype=np.int64)
         chosen = (self.j == np.repeat(columns, self.counts)).sum()
         return columns if chosen == b and len(np.unique(columns)) == b else None
 
@@ -140,13 +140,13 @@ def _missing(cost: Tensor, columns: _Ints, potential: _Floats, tolerance: float)
     """Return i b + j of the pairs that lie below their potentials, at most eight a row."""
     b = len(cost)
     index, shift = torch.from_numpy(columns), torch.from_numpy(potential.astype(np.float32))
-    own = cost.gather(1, index[:, None])[:, 0] - shift[index] - tolerance
-    found = []
+    limit = cost.gather(1, index[:, None])[:, 0] - shift[index] - tolerance
+    missing = []
     for start in range(0, b, _BLOCK):
-        reduced, least = cost[start : start + _BLOCK] - shift, own[start : start + _BLOCK, None]
+        reduced, least = cost[start : start + _BLOCK] - shift, limit[start : start + _BLOCK, None]
         rows = (reduced.amin(1, keepdim=True) < least).nonzero()[:, 0]
         if len(rows):
             values, pairs = reduced[rows].topk(8, 1, largest=False)
             keys = (rows[:, None] + start) * b + pairs
-            found.append(keys[values < least[rows]].numpy())
-    return np.concatenate(found) if found else np.empty(0, np.int64)
+            missing.append(keys[values < least[rows]].numpy())
+    return np.concatenate(missing) if missing else np.empty(0, np.int64)

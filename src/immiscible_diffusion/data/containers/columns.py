@@ -14,12 +14,12 @@ _USABLE = re.compile(rf"{_NUMBERS}|{_TEXTS}|dictionary<values=({_NUMBERS}|{_TEXT
 
 
 def chosen_columns(
-    there: Sequence[str], features: Mapping[str, Mapping[str, Any]], columns: Columns, where: str
+    names: Sequence[str], features: Mapping[str, Mapping[str, Any]], columns: Columns, where: str
 ) -> Columns:
     """Return the columns that are named, or else found by their names, whatever the case, and by the hub's notes.
 
     Args:
-        there: the table's columns.
+        names: the table's columns.
         features: the hub's notes on them, where there are any.
         columns: the names that are wanted; an empty one is found.
         where: the table's name in messages.
@@ -27,13 +27,13 @@ def chosen_columns(
     Raises:
         ValueError: no such column, no column of images, or two that could be meant.
     """
-    typed = {kind: [name for name in there if features.get(name, {}).get("_type") == kind] for kind in _TYPES}
-    image = columns.image or _one_of(typed["Image"] or there, _IMAGES, typed["Image"], "image", where)
-    label = columns.label or _one_of(there, LABELS, typed["ClassLabel"], "label", where)
+    typed = {kind: [name for name in names if features.get(name, {}).get("_type") == kind] for kind in _TYPES}
+    image = columns.image or _one_of(typed["Image"] or names, _IMAGES, typed["Image"], "image", where)
+    label = columns.label or _one_of(names, LABELS, typed["ClassLabel"], "label", where)
     for what, name in (("image", image), ("label", label), ("caption", columns.caption)):
-        if name not in there and (name or what == "image") and (what, name) != ("label", "none"):
+        if name not in names and (name or what == "image") and (what, name) != ("label", "none"):
             lacking = f"no {what} column {name!r}" if name else f"no column is called {', '.join(_IMAGES)}"
-            raise ValueError(f"{lacking} in {where}; there are {list(there)}: set source.{what}")
+            raise ValueError(f"{lacking} in {where}; there are {list(names)}: set source.{what}")
     return Columns(image, "" if label == "none" else label, columns.caption)
 
 

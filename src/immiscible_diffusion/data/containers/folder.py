@@ -59,8 +59,8 @@ def list_folder(root: Path, split: str, columns: Columns) -> Listing:
 def _walk(base: Path, inside: str, bad: list[Bad]) -> Iterator[tuple[str, int]]:
     """Yield relative path and bytes of the images below a folder; what cannot be used is added to ``bad``."""
     try:
-        with os.scandir(base / inside) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        with os.scandir(base / inside) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
         if not inside:
             raise ValueError(f"cannot read the folder {base}: {error.strerror}") from error

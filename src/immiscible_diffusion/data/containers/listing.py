@@ -93,7 +93,7 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class _Picked:
+class _SubsetReader:
     read: Reader
     rows: Labels
 
@@ -102,7 +102,7 @@ class _Picked:
 
 
 @dataclass(frozen=True)
-class _Joined:
+class _JoinedReader:
     first: Reader
     count: int
     second: Reader
@@ -117,7 +117,7 @@ def subset(listing: Listing, rows: Sequence[int]) -> Listing:
     return replace(
         listing,
         names=[listing.names[i] for i in chosen],
-        read=_Picked(listing.read, chosen),
+        read=_SubsetReader(listing.read, chosen),
         sizes=listing.sizes[chosen],
         labels=None if listing.labels is None else [listing.labels[i] for i in chosen],
         captions=None if listing.captions is None else tuple(listing.captions[i] for i in chosen),
@@ -138,7 +138,7 @@ def joined(first: Listing, second: Listing) -> Listing:
         captions = first.captions + second.captions
     return Listing(
         [*first.names, *second.names],
-        _Joined(first.read, len(first.names), second.read),
+        _JoinedReader(first.read, len(first.names), second.read),
         np.concatenate([first.sizes, second.sizes]),
         labels,
         first.classes,

@@ -20,7 +20,7 @@ from immiscible_diffusion.data.containers.splits import no_split, of_split, spli
 from immiscible_diffusion.data.containers.tables import list_hub, list_parquet
 from immiscible_diffusion.streams import stream
 
-__all__ = ["OnBad", "Opened", "open_rows", "open_split"]
+__all__ = ["ImageSet", "OnBad", "open_rows", "open_split"]
 
 OnBad = Literal["stop", "skip"]
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -28,7 +28,7 @@ _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".gz", ".bz2", 
 
 
 @dataclass(frozen=True)
-class Opened:
+class ImageSet:
     """Training and held-out rows of one listing, and row -> reason of the images found to be bad when decoded."""
 
     where: str
@@ -76,7 +76,7 @@ class Opened:
 
 def open_rows(
     path: str, columns: Columns, *, split: str, held_out_split: str, held_out_rows: int, limit: int, on_bad: OnBad
-) -> Opened:
+) -> ImageSet:
     """Return training and held-out rows.
 
     Without a held-out split, a fixed random choice is held out; with one, its rows follow the training rows.
@@ -124,7 +124,7 @@ def open_rows(
             + ("hold out" if len(train) else "train; lower source.held_out_rows, or add images")
         )
     classes = classes_of(listing.labels, names, train.tolist(), held.tolist(), plain(path))
-    opened = Opened(plain(path), listing, train, held, classes)
+    opened = ImageSet(plain(path), listing, train, held, classes)
     if listing.bad:
         opened.warn(listing.bad[0])
     return opened
@@ -153,9 +153,9 @@ def open_split(path: str, split: str, columns: Columns) -> Listing:
     if kind == "file" and suffix == ".zip":
         return list_zip(place, split, columns)
     if kind == "file" and suffix in (".parquet", ".tar"):
-        own = split_of(place.name)
-        if (split_of(split) or split) not in ("train", own):  # one file is trained on whatever it is called
-            raise no_split(where, split, [own or "train"])
+        file_split = split_of(place.name)
+        if (split_of(split) or split) not in ("train", file_split):  # one file is trained on whatever it is called
+            raise no_split(where, split, [file_split or "train"])
         return list_parquet([place], columns) if suffix == ".parquet" else list_shards([place], columns)
     if kind in ("file", "other"):
         packed = suffix and place.name.lower().endswith(_PACKED)

@@ -172,11 +172,11 @@ def _image_of(group: _Group, image: str) -> str | None:
         if image.lower() in group.places:
             return image.lower()
         raise UnreadableError(f"there is no {image!r} beside {sorted(group.places)}")
-    found = [suffix for suffix in group.places if f".{suffix}" in IMAGE_SUFFIXES]
-    if len(found) > 1:
-        raise UnreadableError(f"it has more than one image, {sorted(found)}: set source.image")
-    if found:
-        return found[0]
+    suffixes = [suffix for suffix in group.places if f".{suffix}" in IMAGE_SUFFIXES]
+    if len(suffixes) > 1:
+        raise UnreadableError(f"it has more than one image, {sorted(suffixes)}: set source.image")
+    if suffixes:
+        return suffixes[0]
     beside = {"cls", "json", "txt"}
     if set(group.places) <= beside and "cls" not in group.places:
         return None

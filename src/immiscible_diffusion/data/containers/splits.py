@@ -93,11 +93,11 @@ def of_split(files: Sequence[Path], split: str, root: Path) -> list[Path]:
     """
     where = plain(str(root))
     named = {path: split_of(path.name) or _folders_split(path, root) for path in files}
-    wanted, there = split_of(split) or split, sorted({name for name in named.values() if name})
+    wanted, split_names = split_of(split) or split, sorted({name for name in named.values() if name})
     nameless = [path for path, name in named.items() if name is None]
-    if there and nameless:
-        raise ValueError(f"{plain(str(nameless[0]))} names no split, but others in {where} do: {there}")
-    if not there:
+    if split_names and nameless:
+        raise ValueError(f"{plain(str(nameless[0]))} names no split, but others in {where} do: {split_names}")
+    if not split_names:
         names = {path.relative_to(root).as_posix().removesuffix(path.suffix) for path in files}
         if splits := like_splits({name for name in names if "/" not in name}):
             raise ValueError(
@@ -107,7 +107,7 @@ def of_split(files: Sequence[Path], split: str, root: Path) -> list[Path]:
         _refuse_inner(names, where, from_depth=0)
     chosen = [path for path, name in named.items() if (name or "train") == wanted]
     if not chosen:
-        raise no_split(where, split, there)
+        raise no_split(where, split, split_names)
     return chosen
 
 

@@ -187,12 +187,12 @@ def list_hub(name: str, split: str, columns: Columns) -> Listing:
 def _features(schema: Any) -> Mapping[str, Mapping[str, Any]]:
     """Return the notes on the columns that the hub's library wrote into a file; empty if there are none."""
     try:
-        found = parsed_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parsed_json((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(features, dict):
         return {}
-    return {str(name): kind for name, kind in found.items() if isinstance(kind, dict)}
+    return {str(name): kind for name, kind in features.items() if isinstance(kind, dict)}
 
 
 def _class_names(feature: Mapping[str, Any] | None) -> tuple[str, ...] | None:

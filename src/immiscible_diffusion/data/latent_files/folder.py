@@ -106,10 +106,10 @@ def encode(
         if manifest.held_out is None:
             manifest = dataclasses.replace(manifest, held_out=store_held_out(job, held_out))
             write_json(folder / MANIFEST, manifest.plain())
-        there = {shard.file for shard in manifest.shards}
-        tasks = [(i, _of(manifest, i, training)) for i in range(manifest.count) if shard_name(i) not in there]
+        files = {shard.file for shard in manifest.shards}
+        tasks = [(i, _of(manifest, i, training)) for i in range(manifest.count) if shard_name(i) not in files]
         for shard in results(job.make, tasks, workers) if workers else starmap(job.make, tasks):
-            shards = sorted([*manifest.shards, shard], key=lambda each: each.number)
+            shards = sorted([*manifest.shards, shard], key=lambda entry: entry.number)
             manifest = dataclasses.replace(manifest, shards=tuple(shards))
             write_json(folder / MANIFEST, manifest.plain())
             yield _progress(manifest)
@@ -181,12 +181,12 @@ def _planned(source: HasRandomAccess, codec: HasMoments, options: dict[str, Any]
 
 
 def _refuse_others(
-    there: Manifest, source: HasRandomAccess, codec: HasMoments, folder: Path, options: dict[str, Any]
+    manifest: Manifest, source: HasRandomAccess, codec: HasMoments, folder: Path, options: dict[str, Any]
 ) -> None:
     """Raise ValueError where the folder was begun with another source, encoder or option."""
-    if source.rows != there.rows:
-        raise ValueError(f"{folder} was encoded with rows = {there.rows}, not {source.rows}: choose another folder")
-    probe = torch.tensor(there.probe_rows)
+    if source.rows != manifest.rows:
+        raise ValueError(f"{folder} was encoded with rows = {manifest.rows}, not {source.rows}: choose another folder")
+    probe = torch.tensor(manifest.probe_rows)
     came = {
         "image_shape": list(source.shape),
         "classes": source.classes,
@@ -195,11 +195,11 @@ def _refuse_others(
         **options,
     }
     for name, value in came.items():
-        if value != getattr(there, name):
+        if value != getattr(manifest, name):
             raise ValueError(
-                f"{folder} was encoded with {name} = {getattr(there, name)}, not {value}: choose another folder"
+                f"{folder} was encoded with {name} = {getattr(manifest, name)}, not {value}: choose another folder"
             )
-    if content_hash(source, probe) != there.probe_sha256:
+    if content_hash(source, probe) != manifest.probe_sha256:
         raise ValueError(f"{folder} was encoded from another source, whose images differ: choose another folder")
 
 

@@ -43,14 +43,14 @@ class Job:
         parts: dict[str, list[Tensor]] = defaultdict(list)
         with one_thread():
             for numbers in torch.split(rows, manifest.batch):
-                batch, found = take(self.source, numbers)
-                if not len(found):
+                batch, good_rows = take(self.source, numbers)
+                if not len(good_rows):
                     continue
                 _update(digest, self.source, batch)
-                parts["rows"].append(found)
+                parts["rows"].append(good_rows)
                 for side in ("", "_flipped")[: 1 + manifest.flip]:
                     images = batch.raw.flip(-1) if side else batch.raw
-                    for name, moment in self._moments(images, found.tolist()).items():
+                    for name, moment in self._moments(images, good_rows.tolist()).items():
                         parts[name + side].append(moment)
                 if batch.cond is not None:
                     parts["labels"].append(batch.cond)
@@ -183,9 +183,9 @@ def _write(job: Job, name: str, tensors: dict[str, Tensor], content: str) -> Sha
     captions: Sequence[Sequence[str]] = []
     if job.manifest.captions and isinstance(job.source, HasCaptions):
         captions = job.source.captions(tensors["rows"])
-        if not all(each and all(each) for each in captions):
+        if not all(row and all(row) for row in captions):
             raise ValueError(f"a row of {name} has no caption, or an empty one, where others have captions")
-        texts = [text.encode() for each in captions for text in each]
+        texts = [text.encode() for row in captions for text in row]
         tensors["captions"] = torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8)
         tensors["caption_ends"] = torch.tensor(list(accumulate(map(len, texts))))
         tensors["row_ends"] = torch.tensor(list(accumulate(map(len, captions))))

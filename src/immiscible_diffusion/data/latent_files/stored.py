@@ -162,7 +162,7 @@ def read_manifest(folder: Path) -> Manifest:
     if version != FORMAT:
         raise ValueError(f"{path} has format {version!r}; this version reads format {FORMAT}: encode the images again")
     try:
-        shards = tuple(_typed(Shard, each) for each in values["shards"])
+        shards = tuple(_typed(Shard, entry) for entry in values["shards"])
         held_out = None if values["held_out"] is None else _typed(Shard, values["held_out"])
         manifest: Manifest = _typed(Manifest, values | {"shards": shards, "held_out": held_out})
     except (KeyError, TypeError, ValueError) as error:
@@ -188,13 +188,13 @@ def check_file(folder: Path, manifest: Manifest, shard: Shard, *, content: bool 
     try:
         with safe_open(path, "pt") as file:
             held = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            found = {name: (each.get_dtype(), each.get_shape()) for name, each in held.items()}
+            header = {name: (tensor.get_dtype(), tensor.get_shape()) for name, tensor in held.items()}
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is damaged: {error}; encode again to restore it") from error
-    if "captions" in found:
-        found["captions"] = (found["captions"][0], [-1])
-    if found != layout(manifest, shard):
-        raise ValueError(f"{path} holds {found}, not {layout(manifest, shard)}; encode again to restore it")
+    if "captions" in header:
+        header["captions"] = (header["captions"][0], [-1])
+    if header != layout(manifest, shard):
+        raise ValueError(f"{path} holds {header}, not {layout(manifest, shard)}; encode again to restore it")
     if content and digest_of_file(path) != shard.sha256:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the manifest's; encode again to restore it")
 
@@ -211,7 +211,7 @@ def _typed(cls: type[Any], values: dict[str, Any]) -> Any:
 def _fits(value: Any, hint: Any) -> bool:
     origin, inner = get_origin(hint), get_args(hint)
     if origin is UnionType:
-        return any(_fits(value, each) for each in inner)
+        return any(_fits(value, member) for member in inner)
     if origin in (list, tuple):
-        return isinstance(value, origin) and all(_fits(each, inner[0]) for each in value)
+        return isinstance(value, origin) and all(_fits(item, inner[0]) for item in value)
     return type(value) is (origin or hint)  # a bool is no int here
