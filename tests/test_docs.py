@@ -86,11 +86,16 @@ def test_the_questions_say_what_is_recorded() -> None:
     assert f"(p = {final('few-steps-flow/cpu', 'assignment', 2)['p']:.4f}".replace("0.", ".") in text
     assert f"(p = {final('few-steps-flow/cpu', 'assignment', 10)['p']:.3f}".replace("0.", ".") in text
     few = "few-steps-couplings/cpu"
-    three, windows = ("independent", "rotated", "assignment"), "windows-1024"
-    for steps in (10, 1):
-        a, b, c = (number(final(few, arm, steps)["mean"]) for arm in three)
-        assert f"at {a}, {b} and {c} " in text
-    assert f"at {number(final(few, windows, 10)['mean'])} and {number(final(few, windows, 1)['mean'])} (" in text
+    for steps, where in ((1, "in one sampling step"), (2, "at 2 steps"), (10, "at 10 steps")):
+        arms = ("independent", "rotated", "flipped", "assignment")
+        *ends, last = (number(final(few, arm, steps)["mean"]) for arm in arms)
+        assert f"{where} at {', '.join(ends)} and {last}:" in text
+    gains = [-final(few, arm, 2)["difference"] for arm in ("assignment", "rotated")]
+    assert 2 < gains[0] / gains[1] < 2.5
+    assert all(final(few, "flipped", steps)["difference"] > 0 for steps in (2, 5, 10))
+    assert final(few, "rotated", 10)["p"] > 0.05 > final(few, "assignment", 10)["p"]
+    pools = [number(final(few, "windows-1024", steps)["mean"]) for steps in (1, 10)]
+    assert f"end at {pools[0]} in one step and at {pools[1]} at 10 (" in text
     assert {percent("fig5-table4-ddim/cpu", "assignment", steps) for steps in (100, 500, 1000)} == {"1 %", "2 %"}
     ddim = recorded("few-steps-ddim/cpu")
 
