@@ -29,7 +29,7 @@ _COUNTS = 1, 2, 5, 10, 50
 """The numbers of sampling steps that it has a column for."""
 _FACES = "few-steps-faces-cpu"
 """The page of the record whose samples are shown."""
-_LIMITS = ["fig5-table4-ddim-cpu", "few-steps-consistency-cpu", "digits-consistency", "sd-fine-tuning-cpu"]
+_LIMITS = ["few-steps-data-sets-cpu", "few-steps-consistency-cpu", "digits-consistency", "sd-fine-tuning-cpu"]
 """Pages of the records in which assignment gains nothing, each with the finding at its most sampling steps."""
 _POLICY = "diffusion-policy-cpu"
 """The page of the record whose policies were carried out."""

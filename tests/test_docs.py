@@ -347,8 +347,7 @@ def readme_problems(text: str) -> list[str]:
     )  # fmt: skip
     faces = recorded("few-steps-faces/cpu")
     says = {
-        f"is {ends(faces, 2)} at 2 steps and {ends(faces, 4)} at 4": True,
-        "at 20 no difference is shown": faces["assignment", 20]["p"] > 0.05,
+        f"is {ends(faces, 2)} at 2 steps, {ends(faces, 4)} at 4 and {ends(faces, 20)} at 20": True,
         f"reaches comes {speedups('few-steps-flow/cpu')[10]:.1f} times sooner (1.7 to 2.6)": True,
         f"on digits {speedups('demo')[10]:.1f} times": True,
         f"take {milliseconds:.0f} ms": True,
@@ -371,7 +370,7 @@ def test_the_numbers_of_the_readme_are_the_recorded_ones() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme_problems(text) == []
     minus = "\N{MINUS SIGN}"
-    slips = {"0.966": "0.967", "9 ms": "8 ms", f"{minus}55 %": f"{minus}56 %", "2.1 times": "2.2 times"}
+    slips = {"8.02": "8.03", "9 ms": "8 ms", f"{minus}55 %": f"{minus}56 %", "2.1 times": "2.2 times"}
     for right, wrong in (slips | {"| 4,000 |": "| 5,000 |"}).items():
         assert len(readme_problems(text.replace(right, wrong))) == 1
 
