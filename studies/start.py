@@ -29,10 +29,18 @@ _COUNTS = 1, 2, 5, 10, 50
 """The numbers of sampling steps that it has a column for."""
 _FACES = "few-steps-faces-cpu"
 """The page of the record whose samples are shown."""
-_LIMITS = ["few-steps-data-sets-cpu", "few-steps-consistency-cpu", "digits-consistency", "sd-fine-tuning-cpu"]
+_LIMITS = ["few-steps-data-sets-cpu", "few-steps-16-pixels-consistency-cpu", "digits-consistency", "sd-fine-tuning-cpu"]
 """Pages of the records in which assignment gains nothing, each with the finding at its most sampling steps."""
 _POLICY = "diffusion-policy-cpu"
 """The page of the record whose policies were carried out."""
+_FLOORS = {
+    "few-steps-flow-cpu": "CIFAR-10 at 8 pixels",
+    "few-steps-16-pixels-cpu": "at 16",
+    "few-steps-latents-cpu": "its latents",
+    "few-steps-faces-cpu": "faces",
+    "demo": "digits",
+}
+"""Pages of the records whose noise floors are named, with their data."""
 _ARM = "assignment"
 _ROWS = 8
 _SIZES = [(64, 3072), (64, 16384), (256, 4096), (256, 16384), (1024, 4096)]
@@ -57,6 +65,7 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         "gains": [row for view in gains for row in _gain(view)][:_ROWS],
         "ends": [row for page, arms in _ENDS.items() if page in by_page for row in _end(by_page[page], arms)],
         "columns": _COUNTS,
+        "floors": ", ".join(f"{name} {_floor(by_page[page])}" for page, name in _FLOORS.items() if page in by_page),
         "faces": by_page.get(_FACES),
         "figures": [view for view in gains if view["figure"]],
         "limits": list(_limits(by_page, root)),
@@ -113,6 +122,11 @@ def _mean(cells: Sequence[str]) -> str:
 def _mark(cells: Sequence[str]) -> str:
     """Return the mark of a difference that is near the noise floor."""
     return " †" if cells[3].endswith("†") else ""
+
+
+def _floor(view: Mapping[str, Any]) -> str:
+    """Return what real images score, the last row of a table of ends, without its deviation."""
+    return _mean(view["finals"][view["metrics"][0]][-1])
 
 
 def _last_finding(view: Mapping[str, Any]) -> str:

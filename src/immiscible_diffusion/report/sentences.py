@@ -41,14 +41,21 @@ def measured_once(curves: Sequence[Row]) -> bool:
 def findings(numbers: Row, metric: str) -> list[str]:
     """Return the findings of a record, a sentence for each number of sampling steps and group, losses included.
 
+    † marks differences at the end that are near the noise floor, as in tables.
+
     Args:
         numbers: ``speedups``, without those of sampling steps that were measured once, at the end of training;
-            ``finals``; ``rising``.
+            ``finals``; ``rising``; ``instrument``.
         metric: the one to tell of.
     """
     rows, ends = (of_metric(numbers[key], metric) for key in ("speedups", "finals"))
     rises, quality = metric in numbers["rising"], numbers.get("reaches", "final")
-    endings = {(row["arm"], row["sampling_steps"]): words for row in ends if (words := ended(row, rises))}
+    near = {(row["arm"], row["sampling_steps"]) for row in ends if _near_floor(row, _instrument(numbers, metric))}
+    endings = {
+        key: words.replace(" (", f"{' †' * (key in near)} (")
+        for row in ends
+        if (words := ended(row, rises)) and (key := (row["arm"], row["sampling_steps"]))
+    }
     sentences = []
     for (group, count), same in _grouped(rows, "group", "sampling_steps"):
         faster = [(_arm(row), words) for row in same if (words := _sooner(row))]
@@ -60,17 +67,18 @@ def findings(numbers: Row, metric: str) -> list[str]:
         target = f"{metric_name(metric)}, {number(same[0]['target'])}"
         sentences.append(f"At {where} independent noise reaches its {quality} {target}, {reached}: {clauses}.")
     followed = {row["sampling_steps"] for row in rows}
-    return sentences + _end_findings([row for row in ends if row["sampling_steps"] not in followed], metric, rises)
+    return sentences + _end_findings([row for row in ends if row["sampling_steps"] not in followed], metric, endings)
 
 
-def _end_findings(ends: Sequence[Row], metric: str, rises: bool) -> list[str]:
+def _end_findings(ends: Sequence[Row], metric: str, endings: Mapping[tuple[str, int], str]) -> list[str]:
     """Return how each arm ends against its reference, a sentence for each reference and number of sampling steps."""
     compared = [row for row in ends if "reference" in row]
-    return [
-        f"At {counted(count)} {reference} ends at a {metric_name(metric)} of {number(same[0]['reference_mean'])}: "
-        f"{_clauses([(_arm(row), ended(row, rises)) for row in same], 'difference')}."
-        for (reference, count), same in _grouped(compared, "reference", "sampling_steps")
-    ]
+    sentences = []
+    for (reference, count), same in _grouped(compared, "reference", "sampling_steps"):
+        clauses = _clauses([(_arm(row), endings.get((row["arm"], count), "")) for row in same], "difference")
+        base = f"{metric_name(metric)} of {number(same[0]['reference_mean'])}"
+        sentences.append(f"At {counted(count)} {reference} ends at a {base}: {clauses}.")
+    return sentences
 
 
 def _grouped(rows: Sequence[Row], *keys: str) -> list[tuple[tuple[Any, ...], list[Row]]]:
@@ -197,13 +205,18 @@ def final_rows(numbers: Row, metric: str) -> list[list[str]]:
 
     Differences that are near the noise floor have a mark, see ``_near_floor``.
     """
-    instrument = [] if metric in numbers["rising"] else numbers["instrument"]
+    instrument = _instrument(numbers, metric)
     rows = [
         _final_cells(row, " †" if _near_floor(row, instrument) else "") for row in of_metric(numbers["finals"], metric)
     ]
     real = [(who, entry["floor"][metric]) for entry, who in floors(numbers["instrument"], metric)]
     cells = [[f"real images{who}", "-", f"{number(floor['mean'])} ± {number(floor['sd'])}"] for who, floor in real]
     return [*rows, *([*row, "-", "-"] for row in cells)]
+
+
+def _instrument(numbers: Row, metric: str) -> Sequence[Row]:
+    """Return the entries of ``instrument.json``; none for metrics of which larger values are better."""
+    return () if metric in numbers["rising"] else numbers.get("instrument", ())
 
 
 def _near_floor(row: Row, instrument: Sequence[Row]) -> bool:
