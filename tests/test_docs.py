@@ -188,6 +188,24 @@ def test_the_questions_say_what_is_recorded() -> None:
         assert f"{percent('nearest-start/cpu', 'l2-4, plain start', steps)} worse at {steps}" in text
 
 
+def test_the_claims_of_the_papers_are_judged_by_the_records() -> None:
+    def better(name: str, arm: str, steps: int) -> bool:
+        row = recorded(f"{name}/cpu")[arm, steps]
+        return row["p"] < 0.05 and row["difference"] < 0
+
+    held = [("few-steps-flow", "assignment", 10), ("few-steps-ddim", "v-assignment", 2)]
+    held += [("fig4a-table3-consistency", "assignment", 1), ("few-steps-couplings", "flipped", 1)]
+    held += [("sd-class-conditional", "assignment", 5)]
+    held += [("painting", f"{where}-nearest", 5) for where in ("inside", "outside")]
+    assert [claim for claim in held if not better(*claim)] == []
+    shown = [(f"fig4{part}-consistency", "assignment", steps) for part in "bc" for steps in (1, 2)]
+    shown += [("few-steps-consistency", f"{recipe}-assignment", 1) for recipe in ("lognormal", "weighted")]
+    shown += [("few-steps-couplings", "flipped", 2), ("sd-class-conditional", "assignment", 20)]
+    shown += [("sd-fine-tuning", "assignment", steps) for steps in (5, 20)]
+    shown += [("painting", f"{where}-nearest", 20) for where in ("inside", "outside")]
+    assert [claim for claim in shown if better(*claim)] == []
+
+
 def test_the_question_of_consistency_says_what_larger_images_do() -> None:
     text = " ".join((ROOT / "docs" / "faq.md").read_text(encoding="utf-8").split())
     ends = recorded("few-steps-16-pixels-consistency/cpu")
