@@ -87,8 +87,8 @@ def test_the_questions_say_what_is_recorded() -> None:
     assert f"(p = {final('few-steps-flow/cpu', 'assignment', 10)['p']:.3f}".replace("0.", ".") in text
     few = "few-steps-couplings/cpu"
     for steps, where in ((1, "in one sampling step"), (2, "at 2 steps"), (10, "at 10 steps")):
-        arms = ("independent", "rotated", "flipped", "assignment")
-        *ends, last = (number(final(few, arm, steps)["mean"]) for arm in arms)
+        compared = ("independent", "rotated", "flipped", "assignment")
+        *ends, last = (number(final(few, arm, steps)["mean"]) for arm in compared)
         assert f"{where} at {', '.join(ends)} and {last}:" in text
     gains = [-final(few, arm, 2)["difference"] for arm in ("assignment", "rotated")]
     assert 2 < gains[0] / gains[1] < 2.5

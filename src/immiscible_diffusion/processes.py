@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 
-__all__ = ["News", "on_stop_signals", "one_thread", "process_context", "results", "run_tasks"]
+__all__ = [
+    "News",
+    "end_with_the_parent",
+    "on_stop_signals",
+    "one_thread",
+    "process_context",
+    "results",
+    "run_tasks",
+    "without_interrupts",
+]
 
 T = TypeVar("T")
 if TYPE_CHECKING:
@@ -167,7 +176,7 @@ def _start(
     context = process_context()
     here, worker_end = context.Pipe()
     process = context.Process(target=_serve, args=(work, worker_end, threads, dict(os.environ)))
-    with _without_interrupts():
+    with without_interrupts():
         process.start()
     worker_end.close()
     running[here] = process, task
@@ -204,7 +213,7 @@ def _death(exitcode: int | None) -> str:
 
 
 @contextmanager
-def _without_interrupts() -> Iterator[None]:
+def without_interrupts() -> Iterator[None]:
     """Hold back Ctrl-C; a process started here never gets it, but learns from its parent that it is to stop."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -228,7 +237,7 @@ def _serve(work: Callable[..., Any], parent: _Pipe, threads: int | None, environ
     if inspect.isgeneratorfunction(work):
         on_stop_signals(lambda *_: terminated.set())
     else:
-        threading.Thread(target=_end_with_the_parent, daemon=True).start()
+        end_with_the_parent()
     try:
         while True:
             task = pickle.loads(parent.recv_bytes())  # noqa: S301
@@ -271,7 +280,16 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _end_with_the_parent() -> None:
+def end_with_the_parent(_worker: int = 0) -> None:
+    """End this process as soon as the one that started it is gone, even by ``kill -9``; call it in a worker.
+
+    torch's loader looks at the parent's number alone: of a copy of the server that is the server, which lives on while
+    a copy does. The argument is the number that torch's loader gives a worker.
+    """
+    threading.Thread(target=_wait_for_the_parents_end, daemon=True).start()
+
+
+def _wait_for_the_parents_end() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -95,7 +95,7 @@ def test_the_map_costs_what_the_linear_programme_does() -> None:
     reached = product[torch.arange(1024), assign_data(NOISE, DATA, dual)].mean()
     assert float(reached) == pytest.approx(best, rel=0.005)
     assert bound(product, torch.zeros(32)) > 1.1 * best
-    assert bound(product, fit_dual(DATA, noises=1, seed=1)) > 1.01 * best
+    assert bound(product, fit_dual(DATA, noises=1, seed=1)) > 1.005 * best  # the start of the fit is not enough
     assert bound(product, dual.roll(1)) > 1.01 * best
 
 

@@ -1,10 +1,8 @@
 """Decode rows ahead through torch's ``DataLoader``, in an order that does not depend on the number of workers."""
 
-import signal
-import sys
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple, cast
@@ -16,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from immiscible_diffusion.data._decode import Decoder, Pixels, UnreadableError
 from immiscible_diffusion.data._memory import free_bytes
-from immiscible_diffusion.processes import process_context
+from immiscible_diffusion.processes import end_with_the_parent, process_context, without_interrupts
 
 __all__ = ["AHEAD", "CHUNK", "DecodedBatch", "chunks", "decoded", "loaded"]
 
@@ -83,10 +81,11 @@ def decoded(decoder: Decoder, batches: Iterator[Tensor], workers: int) -> Genera
         num_workers=workers,
         multiprocessing_context=process_context() if workers else None,
         prefetch_factor=AHEAD if workers else None,
+        worker_init_fn=end_with_the_parent,
         collate_fn=tuple,  # leaves arrays as they are: they come through a pipe and need no shared memory
         generator=torch.Generator(),  # else it draws a seed from the global one
     )
-    with _interrupts_held():
+    with without_interrupts():
         made = iter(loader)
     try:
         while parts := list(islice(made, count)):
@@ -142,16 +141,3 @@ def check_fits(count: int, needed: int) -> None:
 def chunks(rows: Tensor) -> list[Tensor]:
     """Return the rows in pieces of a size that is worth sharing out."""
     return [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Start processes that never see an interrupt, not even before their first line."""
-    if sys.platform == "win32":
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
