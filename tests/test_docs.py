@@ -204,6 +204,9 @@ def test_the_claims_of_the_papers_are_judged_by_the_records() -> None:
     shown += [("sd-fine-tuning", "assignment", steps) for steps in (5, 20)]
     shown += [("painting", f"{where}-nearest", 20) for where in ("inside", "outside")]
     assert [claim for claim in shown if better(*claim)] == []
+    scale = recorded("image-scale/cpu")
+    for steps, best in ((2, "1"), (20, "0.5")):  # deviations; images in [-1, 1] have one of 0.5
+        assert min(("0.5", "1", "2"), key=lambda name: scale[f"{name}-independent", steps]["mean"]) == best
 
 
 def test_the_question_of_consistency_says_what_larger_images_do() -> None:
