@@ -142,9 +142,9 @@ def _limits(by_page: Mapping[str, Mapping[str, Any]], root: Path) -> Iterator[tu
     for page in _LIMITS:
         if page in by_page:
             yield by_page[page], _last_finding(by_page[page])
-    record = root / "results" / "diffusion-policy" / "cpu" / "rollout.json"
-    if _POLICY in by_page and record.is_file():
-        yield by_page[_POLICY], _policy(record)
+    policies = by_page.get(_POLICY)
+    if policies and (record := root / policies["folder"] / "rollout.json").is_file():
+        yield policies, _policy(record)
 
 
 def _policy(record: Path) -> str:

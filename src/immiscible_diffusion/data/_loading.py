@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple, cast
@@ -85,7 +85,7 @@ def decoded(decoder: Decoder, batches: Iterator[Tensor], workers: int) -> Genera
         collate_fn=tuple,  # leaves arrays as they are: they come through a pipe and need no shared memory
         generator=torch.Generator(),  # else it draws a seed from the global one
     )
-    with without_interrupts():
+    with without_interrupts() if workers else nullcontext():
         made = iter(loader)
     try:
         while parts := list(islice(made, count)):

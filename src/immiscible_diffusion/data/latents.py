@@ -179,13 +179,13 @@ class Latents:
             check_file(Path(self.path), stored.manifest, shard, content=True)
         return len(stored.files)
 
-    def _stored(self) -> "_LatentsFolder":
+    def _stored(self) -> "_Folder":
         path = Path(self.path) / MANIFEST
         # The time tells another encoding into the same folder.
         return _checked(Path(self.path), path.stat().st_mtime_ns if path.is_file() else 0)
 
 
-class _LatentsFolder(NamedTuple):
+class _Folder(NamedTuple):
     """A folder that was looked at: its files, held-out images last, and the first row and caption of each."""
 
     folder: Path
@@ -200,7 +200,7 @@ class _LatentsFolder(NamedTuple):
 
 
 @cache
-def _checked(folder: Path, written: int) -> _LatentsFolder:
+def _checked(folder: Path, written: int) -> _Folder:
     manifest = read_manifest(folder)
     if not manifest.finished or manifest.held_out is None:
         progress = f"{len(manifest.shards)} of {manifest.count} shards"
@@ -209,9 +209,7 @@ def _checked(folder: Path, written: int) -> _LatentsFolder:
     for shard in files:
         check_file(folder, manifest, shard)
     first_rows = [0, *accumulate(shard.rows for shard in manifest.shards)]
-    return _LatentsFolder(
-        folder, written, manifest, files, first_rows, [0, *accumulate(shard.captions for shard in files)]
-    )
+    return _Folder(folder, written, manifest, files, first_rows, [0, *accumulate(shard.captions for shard in files)])
 
 
 @lru_cache(_OPEN_SHARDS)
@@ -222,9 +220,7 @@ def _open(path: Path, written: int) -> Callable[[str], Any]:
     return cache(safe_open(path, "pt").get_slice)
 
 
-def _drawn_row(
-    stored: _LatentsFolder, position: int, epoch_seed: int, flip: bool
-) -> tuple[Tensor, Tensor | None, Tensor]:
+def _drawn_row(stored: _Folder, position: int, epoch_seed: int, flip: bool) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return one row's draw in one epoch, its condition and its number."""
     file = bisect_right(stored.first_rows, position) - 1
     row = stored.open(file)("rows")[position - stored.first_rows[file]]
@@ -235,7 +231,7 @@ def _drawn_row(
 
 
 def _row(
-    stored: _LatentsFolder, position: int, mirrored: bool, generator: torch.Generator | None
+    stored: _Folder, position: int, mirrored: bool, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return one row, its condition and its number; without a generator, its mean and its first caption."""
     file = bisect_right(stored.first_rows, position) - 1

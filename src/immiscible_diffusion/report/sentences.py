@@ -50,12 +50,8 @@ def findings(numbers: Row, metric: str) -> list[str]:
     """
     rows, ends = (of_metric(numbers[key], metric) for key in ("speedups", "finals"))
     rises, quality = metric in numbers["rising"], numbers.get("reaches", "final")
-    near = {(row["arm"], row["sampling_steps"]) for row in ends if _near_floor(row, _instrument(numbers, metric))}
-    endings = {
-        key: words.replace(" (", f"{' †' * (key in near)} (")
-        for row in ends
-        if (words := ended(row, rises)) and (key := (row["arm"], row["sampling_steps"]))
-    }
+    instrument = _instrument(numbers, metric)
+    endings = {(row["arm"], row["sampling_steps"]): ended(row, rises, _mark(row, instrument)) for row in ends}
     sentences = []
     for (group, count), same in _grouped(rows, "group", "sampling_steps"):
         faster = [(_arm(row), words) for row in same if (words := _sooner(row))]
@@ -100,13 +96,19 @@ def _clauses(words: Sequence[tuple[str, str]], missing: str) -> str:
     return "; ".join([*(f"{arm} {text}" for arm, text in words if text), *([unclear] if last else [])])
 
 
-def ended(row: Row, rises: bool) -> str:
-    """Return how much better or worse an arm ends than its reference, where a paired t-test says so; else nothing."""
+def ended(row: Row, rises: bool, mark: str = "") -> str:
+    """Return how much better or worse an arm ends than its reference, where a paired t-test says so; else nothing.
+
+    Args:
+        row: one of ``finals``.
+        rises: whether larger values are better.
+        mark: stands behind the amount.
+    """
     p, change, base = row.get("p"), row.get("difference"), row.get("reference_mean")
     if p is None or p >= SURE or change is None or base is None:
         return ""
     amount = f"{100 * abs(change) / base:.0f} %" if base > 0 else number(abs(change))
-    return f"{amount} {'better' if (change > 0) == rises else 'worse'} (p = {p:.2g})"
+    return f"{amount} {'better' if (change > 0) == rises else 'worse'}{mark} (p = {p:.2g})"
 
 
 def _sooner(row: Row) -> str:
@@ -203,12 +205,10 @@ def floor_findings(instrument: Sequence[Row], metric: str) -> list[str]:
 def final_rows(numbers: Row, metric: str) -> list[list[str]]:
     """Return the rows of the table of ends, for one metric, and below them what real images score, over draws.
 
-    Differences that are near the noise floor have a mark, see ``_near_floor``.
+    Differences that are near the noise floor have a mark, see ``_mark``.
     """
     instrument = _instrument(numbers, metric)
-    rows = [
-        _final_cells(row, " †" if _near_floor(row, instrument) else "") for row in of_metric(numbers["finals"], metric)
-    ]
+    rows = [_final_cells(row, _mark(row, instrument)) for row in of_metric(numbers["finals"], metric)]
     real = [(who, entry["floor"][metric]) for entry, who in floors(numbers["instrument"], metric)]
     cells = [[f"real images{who}", "-", f"{number(floor['mean'])} ± {number(floor['sd'])}"] for who, floor in real]
     return [*rows, *([*row, "-", "-"] for row in cells)]
@@ -219,8 +219,8 @@ def _instrument(numbers: Row, metric: str) -> Sequence[Row]:
     return () if metric in numbers["rising"] else numbers.get("instrument", ())
 
 
-def _near_floor(row: Row, instrument: Sequence[Row]) -> bool:
-    """Return whether an arm ends within ten noise floors of its reference: what real images score in place of samples.
+def _mark(row: Row, instrument: Sequence[Row]) -> str:
+    """Return a mark if an arm ends within ten noise floors of its reference: what real images score for samples.
 
     Args:
         row: one of ``finals``.
@@ -228,7 +228,8 @@ def _near_floor(row: Row, instrument: Sequence[Row]) -> bool:
     """
     entries = [entry["floor"][row["metric"]] for entry, _ in floors(instrument, row["metric"]) if _has(entry, row)]
     difference = row.get("difference")
-    return bool(entries) and difference is not None and abs(difference) < _FLOORS * entries[0]["mean"]
+    near = bool(entries) and difference is not None and abs(difference) < _FLOORS * entries[0]["mean"]
+    return " †" if near else ""
 
 
 def _has(entry: Row, row: Row) -> bool:
