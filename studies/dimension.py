@@ -4,16 +4,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.report.record import read_record
 from immiscible_diffusion.report.sentences import number
-from immiscible_diffusion.report.uncertainty import t_interval
+from studies.changes import changes
 
 __all__ = ["gains_by_dimension", "nearness"]
 
-_ARM, _REFERENCE = "assignment", "independent"
+_ARM = "assignment"
 _LATENT_BATCH = 64
 """The batch whose rows of the benchmark are shown."""
 _STUDIED = "few-steps-dimension/cpu", "few-steps-latents/cpu"
@@ -43,16 +41,13 @@ def _gains(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
     numbers = read_record(path)
-    metric = numbers["metrics"][0]
-    ends = {(row["arm"], row["sampling_steps"]): row["by_seed"] for row in numbers["finals"] if row["metric"] == metric}
+    changed = changes(numbers, numbers["metrics"][0])
     for arm, configuration in numbers["configurations"].items():
-        label, dash, coupling = arm.rpartition("-")
-        if coupling == _ARM:
-            for count in sorted({steps for name, steps in ends if name == arm}):
-                pair = ends[f"{label}{dash}{_REFERENCE}", count], ends[arm, count]
+        if arm.rpartition("-")[2] == _ARM:
+            for count in sorted({steps for name, steps in changed if name == arm}):
                 _, size, d = _data(configuration["source"])
                 latents = configuration["source"]["use"] == "latents"
-                yield {"data": size, "latents": latents, "d": d, "sampling_steps": count, **_change(*pair)}
+                yield {"data": size, "latents": latents, "d": d, "sampling_steps": count, **changed[arm, count]}
 
 
 def _data(source: Mapping[str, Any]) -> tuple[str, str, int]:
@@ -63,14 +58,6 @@ def _data(source: Mapping[str, Any]) -> tuple[str, str, int]:
         return "latents of CIFAR-10 at 64 pixels", "64 pixels, as latents", _LATENTS
     size = source["size"]
     return f"CIFAR-10 at {size} pixels", f"{size} pixels", 3 * size**2
-
-
-def _change(reference: Mapping[str, float], arm: Mapping[str, float]) -> dict[str, float]:
-    seeds = sorted(set(reference) & set(arm))
-    logs = np.array([np.log(arm[seed] / reference[seed]) for seed in seeds])
-    low, high = t_interval(logs) or (logs.mean(), logs.mean())
-    percent, least, most = (100 * float(np.expm1(value)) for value in (logs.mean(), low, high))
-    return {"percent": percent, "low": least, "high": most}
 
 
 def nearness(root: Path) -> list[dict[str, Any]]:

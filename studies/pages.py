@@ -20,6 +20,8 @@ from immiscible_diffusion.report.sentences import (
     speedup_cells,
 )
 from immiscible_diffusion.report.speedup import Curve, falling
+from studies.changes import changes
+from studies.details import details
 from studies.exhibits import exhibits
 from studies.papers import papers, states
 from studies.published import published, published_note, published_thresholds
@@ -47,6 +49,7 @@ def pages(root: Path) -> dict[str, bytes]:
     values = _everything(root)
     texts = {f"{_FOLDER}/{view['page']}.md": render(_TEMPLATES / "record.md", view=view) for view in values["views"]}
     texts[f"{_FOLDER}/README.md"] = render(_TEMPLATES / "start.md", **start(values["views"], root))
+    texts[f"{_FOLDER}/details.md"] = render(_TEMPLATES / "details.md", **details(values["views"], root))
     texts[f"{_FOLDER}/tables.md"] = render(_TEMPLATES / "results.md", **values)
     return {name: wrapped(text.decode()).encode() for name, text in texts.items()}
 
@@ -97,6 +100,7 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "speedups": {metric: [_speedup(row) for row in of_metric(numbers["speedups"], metric)] for metric in metrics},
         "qualities": {metric: _qualities(numbers, metric) for metric in metrics},
         "curved": bool(numbers["speedups"]),
+        "changes": changes(numbers, metrics[0]),
         "finals": {metric: final_rows(numbers, metric) for metric in metrics},
         "costs": [_cost(arm, pair, numbers.get("pace", {}).get(arm)) for arm, pair in numbers["pairs"].items()],
         "configuration": json.dumps(first, indent=2),

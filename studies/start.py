@@ -7,42 +7,39 @@ from typing import Any
 
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.runs.rollout import by_arm
+from studies.changes import change_text
+from studies.details import mark
 from studies.dimension import gains_by_dimension, nearness
 
 __all__ = ["start"]
 
-_GAINS = ["few-steps-flow-cpu", "demo"]
-"""Pages of the records that the first table is about, real images first."""
-_ENDS = {
-    "few-steps-ddim-cpu": ["eps-assignment", "x0-assignment", "v-assignment"],
-    "few-steps-16-pixels-cpu": ["x0-assignment", "v-assignment"],
-    "few-steps-16-pixels-consistency-cpu": ["published-assignment", "weighted-assignment"],
-    "few-steps-times-cpu": ["edm-assignment", "edm-noise-assignment"],
-    "few-steps-consistency-cpu": ["published-assignment", "lognormal-assignment", "weighted-assignment"],
-    "few-steps-data-sets-cpu": ["semidiscrete", "oversampled", "cached"],
-    "sd-unconditional-cpu": ["assignment", "nearest"],
-    "painting-cpu": ["inside-nearest", "outside-nearest"],
-    "sd-class-conditional-cpu": ["assignment", "assignment-per-class"],
-}
-"""Pages of the records that the second table is about, with the arms that it shows of them."""
+_HEADLINE = [
+    ("few-steps-flow-cpu", "assignment", "flow matching", "8 x 8 pixels"),
+    ("few-steps-dimension-cpu", "16-pixels-assignment", "flow matching", "16 x 16 pixels"),
+    ("few-steps-dimension-cpu", "32-pixels-assignment", "flow matching", "32 x 32 pixels"),
+    ("few-steps-latents-cpu", "assignment", "flow matching", "latents of 64 x 64 pixels"),
+    ("few-steps-ddim-cpu", "x0-assignment", "DDIM, predicts the image", "8 x 8 pixels"),
+    ("few-steps-ddim-cpu", "v-assignment", "DDIM, predicts v", "8 x 8 pixels"),
+    ("few-steps-ddim-cpu", "eps-assignment", "DDIM, predicts the noise", "8 x 8 pixels"),
+    ("few-steps-16-pixels-cpu", "x0-assignment", "DDIM, predicts the image", "16 x 16 pixels"),
+    ("few-steps-16-pixels-cpu", "v-assignment", "DDIM, predicts v", "16 x 16 pixels"),
+    ("few-steps-consistency-cpu", "published-assignment", "consistency, published levels", "8 x 8 pixels"),
+    ("few-steps-consistency-cpu", "weighted-assignment", "consistency, better levels", "8 x 8 pixels"),
+    ("few-steps-16-pixels-consistency-cpu", "published-assignment", "consistency, published levels", "16 x 16 pixels"),
+    ("few-steps-16-pixels-consistency-cpu", "weighted-assignment", "consistency, better levels", "16 x 16 pixels"),
+]
+"""Pages and arms of the first table, with method and images of CIFAR-10 as it names them."""
 _COUNTS = 1, 2, 5, 10, 50
 """The numbers of sampling steps that it has a column for."""
+_SOONER = "few-steps-flow-cpu"
+"""The page of the record whose curves are shown."""
 _FACES = "few-steps-faces-cpu"
 """The page of the record whose samples are shown."""
 _LIMITS = ["few-steps-data-sets-cpu", "few-steps-16-pixels-consistency-cpu", "digits-consistency", "sd-fine-tuning-cpu"]
 """Pages of the records in which assignment gains nothing, each with the finding at its most sampling steps."""
 _POLICY = "diffusion-policy-cpu"
 """The page of the record whose policies were carried out."""
-_FLOORS = {
-    "few-steps-flow-cpu": "CIFAR-10 at 8 pixels",
-    "few-steps-16-pixels-cpu": "at 16",
-    "few-steps-latents-cpu": "its latents",
-    "few-steps-faces-cpu": "faces",
-    "demo": "digits",
-}
-"""Pages of the records whose noise floors are named, with their data."""
 _ARM = "assignment"
-_ROWS = 8
 _SIZES = [(64, 3072), (64, 16384), (256, 4096), (256, 16384), (1024, 4096)]
 """(batch, coordinates) of the table of costs."""
 CONTENDERS = ["this library, fp32", "torch.cdist + scipy (denoising-diffusion-pytorch)", "official"]
@@ -60,73 +57,38 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
     """
     rows, gained = nearness(root), gains_by_dimension(root)
     by_page = {view["page"]: view for view in views}
-    gains = [by_page[page] for page in _GAINS if page in by_page]
+    faces = by_page.get(_FACES)
     return {
-        "gains": [row for view in gains for row in _gain(view)][:_ROWS],
-        "ends": [row for page, arms in _ENDS.items() if page in by_page for row in _end(by_page[page], arms)],
+        "headline": [_change(by_page[page], *about) for page, *about in _HEADLINE if page in by_page],
         "columns": _COUNTS,
-        "floors": ", ".join(f"{name} {_floor(by_page[page])}" for page, name in _FLOORS.items() if page in by_page),
-        "faces": by_page.get(_FACES),
-        "figures": [view for view in gains if view["figure"]],
+        "curves": by_page.get(_SOONER),
+        "sooner": _sooner(by_page[_SOONER]) if _SOONER in by_page else "",
+        "faces": faces,
+        "face_changes": _changes(list(faces["changes"].values())) if faces else "",
+        "face_counts": _listed([str(count) for _, count in faces["changes"]]) if faces else "",
         "limits": list(_limits(by_page, root)),
         "costs": _costs(root),
-        "shares": [(view, view["costs"]) for view in gains],
-        "dimensions": rows,
-        "qualities": _qualities(gained),
         "largest": _largest(rows, gained),
         "share": _share(gained),
         "short": _short(gained),
-        "counts": sorted({row["sampling_steps"] for row in gained}),
         "latents": next((row for row in rows if row["d"] == _LATENT_NUMBERS), None),
         "picture": "results/figures/dimension.svg" if (root / "results/figures/dimension.svg").is_file() else "",
     }
 
 
-def _gain(view: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each number of sampling steps: how much sooner assignment is, and how much better at the end."""
-    metric = view["metrics"][0]
-    ends = {tuple(cells[:2]): cells for cells in view["finals"][metric]}
-    for cells in view["speedups"][metric]:
-        arm, steps, _, _, _, ratio, interval, _ = cells
-        if arm == _ARM:
-            first, last = ends["independent", steps], ends[arm, steps]
-            ended = [first[2], last[2] + _mark(last), last[4]]
-            yield {
-                "title": view["title"],
-                "page": view["page"],
-                "cells": [view["train_steps"], steps, ratio, interval, *ended],
-            }
+def _change(view: Mapping[str, Any], arm: str, method: str, images: str) -> dict[str, Any]:
+    """Return a row of the first table: how far an arm ends from independent noise, by the number of sampling steps."""
+    marks = {tuple(cells[:2]): mark(cells) for cells in view["finals"][view["metrics"][0]]}
+    changed = {count: view["changes"].get((arm, count)) for count in _COUNTS}
+    cells = [f"{change_text(row)}{marks[arm, str(count)]}" if row else "-" for count, row in changed.items()]
+    return {"method": method, "page": view["page"], "cells": [images, view["train_steps"], *cells]}
 
 
-def _end(view: Mapping[str, Any], arms: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each of these arms: where it and its independent noise end, by the number of sampling steps."""
-    ends = {tuple(cells[:2]): cells for cells in view["finals"][view["metrics"][0]]}
-    grouped = "independent" not in {arm for arm, _ in ends}
-    for arm in arms:
-        group, _, coupling = arm.rpartition("-") if grouped else ("", "", arm)
-        plain = f"{group}-independent" if group else "independent"
-        pairs = [(ends.get((plain, str(steps))), ends.get((arm, str(steps)))) for steps in _COUNTS]
-        said = [f"{_mean(a)} → {_mean(b)}{_mark(b)} ({b[4]})" if a and b else "-" for a, b in pairs]
-        yield {
-            "title": view["title"],
-            "page": view["page"],
-            "cells": [view["train_steps"], group or "-", coupling, *said],
-        }
-
-
-def _mean(cells: Sequence[str]) -> str:
-    """Return the mean of a row of ends without its deviation."""
-    return cells[2].partition(" ± ")[0]
-
-
-def _mark(cells: Sequence[str]) -> str:
-    """Return the mark of a difference that is near the noise floor."""
-    return " †" if cells[3].endswith("†") else ""
-
-
-def _floor(view: Mapping[str, Any]) -> str:
-    """Return what real images score, the last row of a table of ends, without its deviation."""
-    return _mean(view["finals"][view["metrics"][0]][-1])
+def _sooner(view: Mapping[str, Any]) -> str:
+    """Return how many times sooner assignment is, with its interval, by the number of sampling steps, in words."""
+    rows = [cells for cells in view["speedups"][view["metrics"][0]] if cells[0] == _ARM]
+    ratios = [f"{ratio.removesuffix(' x')} times ({interval})" for *_, ratio, interval, _ in rows]
+    return f"{_listed(ratios)} sooner at {_listed([cells[1] for cells in rows])} sampling steps"
 
 
 def _last_finding(view: Mapping[str, Any]) -> str:
@@ -159,9 +121,9 @@ def _policy(record: Path) -> str:
     plain, paired, aware = map(shown, ("independent", "assignment", "conditional"))
     return (
         f"At {most} sampling steps a share of {paired[0]} of the episodes succeed with plain assignment and {plain[0]} "
-        f"with independent noise, and of these {paired[1]} and {plain[1]} take the rarer of two ways: what the policy "
-        "observes decides most of its actions, and plain assignment lets the noise tell it. With `conditional`, which "
-        f"compares the observations, too, {aware[0]} succeed and {aware[1]} of these take the rarer way."
+        f"with independent noise; of these {paired[1]} and {plain[1]} take the rarer of two ways. What the policy "
+        f"observes decides its actions: pair by `conditional`, with which {aware[0]} succeed and {aware[1]} of these "
+        "take the rarer way ([table](../diffusion-policy.md))."
     )
 
 
@@ -169,21 +131,9 @@ def _largest(rows: Sequence[Mapping[str, Any]], gained: Sequence[Mapping[str, An
     """Return name, nearness and changes by sampling steps of the largest images whose quality was measured, or None."""
     if not gained:
         return None
-    cells = {row["sampling_steps"]: _change(row) for row in gained if row["d"] == gained[-1]["d"]}
+    cells = {row["sampling_steps"]: change_text(row) for row in gained if row["d"] == gained[-1]["d"]}
     shown = next(row["shown"] for row in rows if row["d"] == gained[-1]["d"])
     return {"name": gained[-1]["data"], "shown": shown, "cells": cells}
-
-
-def _qualities(gained: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return a row a data set: the change of the distance by the number of sampling steps."""
-    changes = {(row["data"], row["sampling_steps"]): _change(row) for row in gained}
-    counts = sorted({row["sampling_steps"] for row in gained})
-    sizes = dict.fromkeys((row["data"], row["d"]) for row in gained)
-    return [[data, f"{d:,}", *(changes.get((data, count), "-") for count in counts)] for data, d in sizes]
-
-
-def _change(row: Mapping[str, Any]) -> str:
-    return f"{row['percent']:+.0f} % ({row['low']:+.0f} to {row['high']:+.0f})"
 
 
 def _share(gained: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The page in two minutes: every number is a record's, and what is not recorded is left out."""
+"""The page in two minutes and the detailed one: every number is a record's; what is not recorded is left out."""
 
 import json
 import re
@@ -22,6 +22,10 @@ def page(root: Path) -> str:
     return pages(root)["docs/results/README.md"].decode()
 
 
+def details(root: Path) -> str:
+    return pages(root)["docs/results/details.md"].decode()
+
+
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A repository with the demo's record and the benchmarks."""
@@ -38,19 +42,19 @@ def test_gains_are_those_of_the_record(copy: Path) -> None:
         if (row["arm"], row["sampling_steps"], row["metric"]) == ("assignment", 5, "frechet")
     )
     cells = f"| 5 | {row['ratio']:.2f} x | {row['low']:.2f} to {row['high']:.2f} |"
-    assert cells in page(copy)
+    assert cells in details(copy)
     path.write_text(path.read_text().replace(json.dumps(row["ratio"]), json.dumps(row["ratio"] + 1)))
-    assert cells not in page(copy)  # control: another record, another page
-    assert f"| 5 | {row['ratio'] + 1:.2f} x |" in page(copy)
+    assert cells not in details(copy)  # control: another record, another page
+    assert f"| 5 | {row['ratio'] + 1:.2f} x |" in details(copy)
 
 
 def test_ends_are_compared_within_their_recipe(copy: Path) -> None:
-    assert "## Other methods" not in page(copy)
+    assert "## Other methods" not in details(copy)
     name = "few-steps-consistency"
     shutil.copytree(ROOT / "results" / name, copy / "results" / name)
     finals = read_json(copy / "results" / name / "cpu" / "summary.json")["finals"]
     means = {row["arm"]: number(row["mean"]) for row in finals if row["sampling_steps"] == 1}
-    rows = [line for line in page(copy).splitlines() if line.startswith("| [CIFAR-10 by consistency training]")]
+    rows = [line for line in details(copy).splitlines() if line.startswith("| [CIFAR-10 by consistency training]")]
     assert len(rows) == 3
     for line, recipe in zip(rows, ("published", "lognormal", "weighted"), strict=True):
         _, _, variant, coupling, one, two, five, *_ = line.split(" | ")
@@ -61,7 +65,7 @@ def test_ends_are_compared_within_their_recipe(copy: Path) -> None:
 
 
 def test_quality_is_shown_by_the_numbers_in_an_image() -> None:
-    text = page(ROOT)
+    text = details(ROOT)
     gained = gains_by_dimension(ROOT)
     finals = {
         (row["arm"], row["sampling_steps"]): row["by_seed"]
@@ -90,6 +94,21 @@ def test_what_latents_gain_is_set_beside_pixels_of_as_many_numbers() -> None:
     low, high = change["32 pixels", 5] / 2, change["32 pixels", 2]
     assert f"4 sampling steps: expect a distance {low:.0f} to {high:.0f} % lower." in text
     assert f"So at 4 steps expect a distance {low:.0f} to {high:.0f} % lower" in text
+
+
+def test_headline_is_the_change_between_the_ends_of_a_record() -> None:
+    finals = read_json(ROOT / "results" / "few-steps-ddim" / "cpu" / "summary.json")["finals"]
+    ends = {(row["arm"], row["sampling_steps"]): row["by_seed"] for row in finals}
+    (line,) = (
+        line for line in page(ROOT).splitlines() if line.startswith("| [DDIM, predicts v](few-steps-ddim-cpu.md)")
+    )
+    _, images, steps, one, *cells = line.strip("| ").split(" | ")
+    assert (images, steps, one) == ("8 x 8 pixels", "2,000", "-")
+    for count, cell in zip((2, 5, 10, 50), cells, strict=True):
+        plain, paired = (ends[f"v-{arm}", count] for arm in ("independent", "assignment"))
+        change = 100 * (geometric_mean([paired[seed] / plain[seed] for seed in plain]) - 1)
+        assert cell.startswith(f"{change:+.0f} % (")
+        assert cell.endswith("†") == (count == 50)
 
 
 def test_what_is_said_in_short_is_recorded() -> None:
@@ -148,6 +167,7 @@ def test_what_is_not_recorded_is_left_out(copy: Path) -> None:
     shutil.rmtree(copy / "results")
     (copy / "results").mkdir()
     assert "##" not in page(copy)
+    assert details(copy).count("## ") == 1  # how to read it
 
 
 def test_nearness_is_drawn_and_falls_with_the_coordinates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

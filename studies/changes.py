@@ -1,0 +1,52 @@
+"""By how many per cent an arm ends from independent noise, with its interval over paired seeds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from immiscible_diffusion.report.sentences import of_metric
+from immiscible_diffusion.report.uncertainty import t_interval
+
+__all__ = ["change", "change_text", "changes"]
+
+
+def change(reference: Mapping[str, float], arm: Mapping[str, float]) -> dict[str, float]:
+    """Return ``percent``: the change in the geometric mean over paired seeds, and its 95 % interval ``low``, ``high``.
+
+    The interval is Student's t of the logarithms; of one seed it has no width.
+
+    Args:
+        reference: seed -> distance of independent noise.
+        arm: seed -> distance of the arm.
+    """
+    seeds = sorted(set(reference) & set(arm))
+    logs = np.array([np.log(arm[seed] / reference[seed]) for seed in seeds])
+    low, high = t_interval(logs) or (logs.mean(), logs.mean())
+    percent, least, most = (100 * float(np.expm1(value)) for value in (logs.mean(), low, high))
+    return {"percent": percent, "low": least, "high": most}
+
+
+def changes(numbers: Mapping[str, Any], metric: str) -> dict[tuple[str, int], dict[str, float]]:
+    """Return (arm, sampling steps) -> ``change`` from its reference at the end of training, of a record.
+
+    Args:
+        numbers: a record.
+        metric: a distance. Where larger values are better nothing is returned.
+    """
+    rows = [] if metric in numbers["rising"] else of_metric(numbers["finals"], metric)
+    ends = {(row["arm"], row["sampling_steps"]): row["by_seed"] for row in rows}
+    return {
+        (row["arm"], row["sampling_steps"]): change(ends[row["reference"], row["sampling_steps"]], row["by_seed"])
+        for row in rows
+        if "reference" in row
+    }
+
+
+def change_text(row: Mapping[str, Any]) -> str:
+    """Return a change as the cells of tables show it.
+
+    >>> change_text({"percent": -45.2, "low": -48.1, "high": -41.9})
+    '-45 % (-48 to -42)'
+    """
+    return f"{row['percent']:+.0f} % ({row['low']:+.0f} to {row['high']:+.0f})"

@@ -1,0 +1,115 @@
+"""What the detailed page says: how qualities are measured, and every comparison with where both sides end."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from studies.changes import change_text
+from studies.dimension import gains_by_dimension, nearness
+
+__all__ = ["details", "mark"]
+
+_GAINS = ["few-steps-flow-cpu", "demo"]
+"""Pages of the records that the first table is about, real images first."""
+_ENDS = {
+    "few-steps-ddim-cpu": ["eps-assignment", "x0-assignment", "v-assignment"],
+    "few-steps-16-pixels-cpu": ["x0-assignment", "v-assignment"],
+    "few-steps-16-pixels-consistency-cpu": ["published-assignment", "weighted-assignment"],
+    "few-steps-times-cpu": ["edm-assignment", "edm-noise-assignment"],
+    "few-steps-consistency-cpu": ["published-assignment", "lognormal-assignment", "weighted-assignment"],
+    "few-steps-data-sets-cpu": ["semidiscrete", "oversampled", "cached"],
+    "sd-unconditional-cpu": ["assignment", "nearest"],
+    "painting-cpu": ["inside-nearest", "outside-nearest"],
+    "sd-class-conditional-cpu": ["assignment", "assignment-per-class"],
+}
+"""Pages of the records that the second table is about, with the arms that it shows of them."""
+_COUNTS = 1, 2, 5, 10, 50
+"""The numbers of sampling steps that it has a column for."""
+_FLOORS = {
+    "few-steps-flow-cpu": "CIFAR-10 at 8 pixels",
+    "few-steps-16-pixels-cpu": "CIFAR-10 at 16 pixels",
+    "few-steps-latents-cpu": "latents of CIFAR-10 at 64 pixels",
+    "few-steps-faces-cpu": "faces, as latents",
+    "demo": "digits",
+}
+"""Pages of the records whose noise floors are named, with their data."""
+_ARM = "assignment"
+_ROWS = 8
+
+
+def details(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
+    """Return the values of the page's template.
+
+    Args:
+        views: all records, as the pages show them.
+        root: the repository's root. What is not recorded there is left out.
+    """
+    gained = gains_by_dimension(root)
+    by_page = {view["page"]: view for view in views}
+    gains = [by_page[page] for page in _GAINS if page in by_page]
+    return {
+        "floors": [(name, by_page[page], _floor(by_page[page])) for page, name in _FLOORS.items() if page in by_page],
+        "gains": [row for view in gains for row in _gain(view)][:_ROWS],
+        "digits": next((view for view in gains if view["page"] == "demo"), None),
+        "ends": [row for page, arms in _ENDS.items() if page in by_page for row in _end(by_page[page], arms)],
+        "columns": _COUNTS,
+        "dimensions": nearness(root),
+        "qualities": _qualities(gained),
+        "counts": sorted({row["sampling_steps"] for row in gained}),
+        "latents": any(row["latents"] for row in gained),
+    }
+
+
+def _gain(view: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each number of sampling steps: how much sooner assignment is, and how much better at the end."""
+    metric = view["metrics"][0]
+    ends = {tuple(cells[:2]): cells for cells in view["finals"][metric]}
+    for cells in view["speedups"][metric]:
+        arm, steps, _, _, _, ratio, interval, _ = cells
+        if arm == _ARM:
+            first, last = ends["independent", steps], ends[arm, steps]
+            ended = [first[2], last[2] + mark(last), last[4]]
+            yield {
+                "title": view["title"],
+                "page": view["page"],
+                "cells": [view["train_steps"], steps, ratio, interval, *ended],
+            }
+
+
+def _end(view: Mapping[str, Any], arms: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each of these arms: where it and its independent noise end, by the number of sampling steps."""
+    ends = {tuple(cells[:2]): cells for cells in view["finals"][view["metrics"][0]]}
+    grouped = "independent" not in {arm for arm, _ in ends}
+    for arm in arms:
+        group, _, coupling = arm.rpartition("-") if grouped else ("", "", arm)
+        plain = f"{group}-independent" if group else "independent"
+        pairs = [(ends.get((plain, str(steps))), ends.get((arm, str(steps)))) for steps in _COUNTS]
+        said = [f"{_mean(a)} → {_mean(b)}{mark(b)} ({b[4]})" if a and b else "-" for a, b in pairs]
+        yield {
+            "title": view["title"],
+            "page": view["page"],
+            "cells": [view["train_steps"], group or "-", coupling, *said],
+        }
+
+
+def _mean(cells: Sequence[str]) -> str:
+    """Return the mean of a row of ends without its deviation."""
+    return cells[2].partition(" ± ")[0]
+
+
+def mark(cells: Sequence[str]) -> str:
+    """Return the mark of a difference that is near the noise floor."""
+    return " †" if cells[3].endswith("†") else ""
+
+
+def _floor(view: Mapping[str, Any]) -> str:
+    """Return what real images score, the last row of a table of ends."""
+    return str(view["finals"][view["metrics"][0]][-1][2])
+
+
+def _qualities(gained: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return a row a data set: the change of the distance by the number of sampling steps."""
+    changes = {(row["data"], row["sampling_steps"]): change_text(row) for row in gained}
+    counts = sorted({row["sampling_steps"] for row in gained})
+    sizes = dict.fromkeys((row["data"], row["d"]) for row in gained)
+    return [[data, f"{d:,}", *(changes.get((data, count), "-") for count in counts)] for data, d in sizes]
