@@ -12,19 +12,21 @@ __all__ = ["change", "change_text", "changes"]
 
 
 def change(reference: Mapping[str, float], arm: Mapping[str, float]) -> dict[str, float]:
-    """Return ``percent``: the change in the geometric mean over paired seeds, and its 95 % interval ``low``, ``high``.
+    """Return ``percent``: the mean difference over paired seeds by the reference's mean; ``low``, ``high``: its range.
 
-    The interval is Student's t of the logarithms; of one seed it has no width.
+    The range is the 95 % interval of the paired differences by Student's t, so that it holds 0 where the paired t-test
+    of a record has p above .05; of one seed it has no width.
 
     Args:
         reference: seed -> distance of independent noise.
         arm: seed -> distance of the arm.
     """
     seeds = sorted(set(reference) & set(arm))
-    logs = np.array([np.log(arm[seed] / reference[seed]) for seed in seeds])
-    low, high = t_interval(logs) or (logs.mean(), logs.mean())
-    percent, least, most = (100 * float(np.expm1(value)) for value in (logs.mean(), low, high))
-    return {"percent": percent, "low": least, "high": most}
+    differences = np.array([arm[seed] - reference[seed] for seed in seeds])
+    unit = float(np.mean([reference[seed] for seed in seeds])) / 100
+    middle = float(differences.mean())
+    low, high = t_interval(differences) or (middle, middle)
+    return {"percent": middle / unit, "low": low / unit, "high": high / unit}
 
 
 def changes(numbers: Mapping[str, Any], metric: str) -> dict[tuple[str, int], dict[str, float]]:

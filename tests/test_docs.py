@@ -77,8 +77,7 @@ def test_the_questions_say_what_is_recorded() -> None:
         return dict(row)
 
     def percent(experiment: str, arm: str, steps: int) -> str:
-        ratio = final(experiment, arm, steps)["mean"] / final(experiment, "independent", steps)["mean"]
-        return f"{100 * (ratio - 1):.0f} %"
+        return f"{-better(final(experiment, arm, steps)):.0f} %"
 
     for steps in (2, 10):
         plain, paired = (final("few-steps-flow/cpu", arm, steps)["mean"] for arm in ("independent", "assignment"))
@@ -99,20 +98,18 @@ def test_the_questions_say_what_is_recorded() -> None:
     assert {percent("fig5-table4-ddim/cpu", "assignment", steps) for steps in (100, 500, 1000)} == {"1 %", "2 %"}
     ddim = recorded("few-steps-ddim/cpu")
 
-    def better(name: str, steps: int) -> str:
-        plain, paired = (ddim[f"{name}-{arm}", steps]["mean"] for arm in ("independent", "assignment"))
-        return f"{100 * (1 - paired / plain):.0f} %"
+    def ahead(name: str, steps: int) -> str:
+        return f"{better(ddim[f'{name}-assignment', steps]):.0f} %"
 
-    assert f"ends {better('v', 5)} better at 5 sampling steps where v is predicted, {better('x0', 5)} where x0" in text
+    assert f"ends {ahead('v', 5)} better at 5 sampling steps where v is predicted, {ahead('x0', 5)} where x0" in text
     assert (
-        f"is and {better('eps', 5)} where eps is. At 50 steps it ends {better('v', 50)} better with v (p = .036)"
-        in text
+        f"is and {ahead('eps', 5)} where eps is. At 50 steps it ends {ahead('v', 50)} better with v (p = .036)" in text
     )
     assert round(ddim["v-assignment", 50]["p"], 3) == 0.036
     larger = recorded("few-steps-16-pixels/cpu")
 
     def gain(arm: str, steps: int) -> str:
-        return f"{-100 * larger[arm, steps]['difference'] / larger[arm, steps]['reference_mean']:.0f}"
+        return f"{better(larger[arm, steps]):.0f}"
 
     (v2, v5, v10), (x2, x5, x10) = ([gain(f"{name}-assignment", n) for n in (2, 5, 10)] for name in ("v", "x0"))
     assert (
@@ -178,10 +175,7 @@ def test_the_questions_say_what_is_recorded() -> None:
     matched = [row for (arm, _), row in sweep.items() if arm.startswith("nearest") and "plain" not in arm]
     assert len(matched) == 20
     assert all(row["p"] > 0.05 or row["difference"] > 0 for row in matched)
-    near, plain = (
-        100 * (1 - ddim[arm, 5]["mean"] / ddim["v-independent", 5]["mean"])
-        for arm in ("v-nearest", "v-nearest, plain start")
-    )
+    near, plain = (better(ddim[arm, 5]) for arm in ("v-nearest", "v-nearest, plain start"))
     assert f"{near:.0f} % better at 5 steps where v is predicted, {plain:.0f} % from N(0, I), and nowhere worse" in text
     assert not any(row["p"] < 0.05 and row["difference"] > 0 for (arm, _), row in ddim.items() if "nearest" in arm)
     for steps in (10, 50):
@@ -189,7 +183,7 @@ def test_the_questions_say_what_is_recorded() -> None:
 
 
 def test_the_claims_of_the_papers_are_judged_by_the_records() -> None:
-    def better(name: str, arm: str, steps: int) -> bool:
+    def holds(name: str, arm: str, steps: int) -> bool:
         row = recorded(f"{name}/cpu")[arm, steps]
         return row["p"] < 0.05 and row["difference"] < 0
 
@@ -197,13 +191,13 @@ def test_the_claims_of_the_papers_are_judged_by_the_records() -> None:
     held += [("fig4a-table3-consistency", "assignment", 1), ("few-steps-couplings", "flipped", 1)]
     held += [("sd-class-conditional", "assignment", 5)]
     held += [("painting", f"{where}-nearest", 5) for where in ("inside", "outside")]
-    assert [claim for claim in held if not better(*claim)] == []
+    assert [claim for claim in held if not holds(*claim)] == []
     shown = [(f"fig4{part}-consistency", "assignment", steps) for part in "bc" for steps in (1, 2)]
     shown += [("few-steps-consistency", f"{recipe}-assignment", 1) for recipe in ("lognormal", "weighted")]
     shown += [("few-steps-couplings", "flipped", 2), ("sd-class-conditional", "assignment", 20)]
     shown += [("sd-fine-tuning", "assignment", steps) for steps in (5, 20)]
     shown += [("painting", f"{where}-nearest", 20) for where in ("inside", "outside")]
-    assert [claim for claim in shown if better(*claim)] == []
+    assert [claim for claim in shown if holds(*claim)] == []
     scale = recorded("image-scale/cpu")
     for steps, best in ((2, "1"), (20, "0.5")):  # deviations; images in [-1, 1] have one of 0.5
         assert min(("0.5", "1", "2"), key=lambda name: scale[f"{name}-independent", steps]["mean"]) == best
@@ -221,7 +215,7 @@ def test_the_question_of_consistency_says_what_larger_images_do() -> None:
     assert base == weighted
     assert f"with the weight 1 / gap both end at {base}." in text
     five, ten = (ends["weighted-assignment", steps] for steps in (5, 10))
-    worse = [f"{100 * row['difference'] / row['reference_mean']:.0f} % worse" for row in (five, ten)]
+    worse = [f"{-better(row):.0f} % worse" for row in (five, ten)]
     p = f"{five['p']:.2g}".replace("0.", ".")
     assert f"assignment ends {worse[0]} in 5 steps (p = {p}) and {worse[1]} in 10" in text
 
@@ -231,8 +225,7 @@ def test_the_question_of_times_and_levels_says_what_is_recorded() -> None:
     ends = recorded("few-steps-times/cpu")
 
     def off(times: str, steps: int) -> str:
-        plain, paired = (ends[f"{times}-{arm}", steps]["mean"] for arm in ("independent", "assignment"))
-        return f"{100 * (1 - paired / plain):.0f} %"
+        return f"{better(ends[f'{times}-assignment', steps]):.0f} %"
 
     def falls(levels: str, steps: int, verb: str = " falls") -> str:
         plain, paired = (ends[f"{levels}-{arm}", steps]["mean"] for arm in ("independent", "assignment"))
@@ -257,8 +250,7 @@ def test_the_question_of_settings_says_what_is_recorded() -> None:
     ends = recorded("few-steps-settings/cpu")
 
     def off(name: str, steps: int) -> str:
-        row = ends[f"{name}-assignment", steps]
-        return f"{-100 * row['difference'] / row['reference_mean']:.0f}"
+        return f"{better(ends[f'{name}-assignment', steps]):.0f}"
 
     assert f"takes {off('plain', 1)} % off the distance in one sampling step and {off('plain', 10)} % in 10" in text
     for name, words in (
@@ -276,17 +268,13 @@ def test_the_page_of_samplers_says_what_latents_do() -> None:
     text = " ".join((ROOT / "docs" / "samplers.md").read_text(encoding="utf-8").split())
     ends = recorded("sd-unconditional/cpu")
 
-    def better(arm: str) -> str:
-        return f"{-100 * ends[arm, 5]['difference'] / ends[arm, 5]['reference_mean']:.0f} % better"
-
-    assert f"ends {better('nearest')} than independent noise at 5 steps from the matched start" in text
-    assert f"and {better('nearest, plain start')} from N(0, I), and level with it at 20" in text
+    near, plain = (f"{better(ends[arm, 5]):.0f} % better" for arm in ("nearest", "nearest, plain start"))
+    assert f"ends {near} than independent noise at 5 steps from the matched start" in text
+    assert f"and {plain} from N(0, I), and level with it at 20" in text
     assert all(ends[arm, 20]["p"] > 0.05 for arm in ("nearest", "nearest, plain start"))
     larger = recorded("few-steps-16-pixels/cpu")
     points = {
-        round(
-            100 * (larger[f"{arm}, plain start", n]["mean"] - larger[arm, n]["mean"]) / larger[arm, n]["reference_mean"]
-        )
+        round(better(larger[arm, n]) - better(larger[f"{arm}, plain start", n]))
         for arm in ("x0-nearest", "v-nearest")
         for n in (1, 2, 5, 10)
     }
@@ -308,6 +296,11 @@ def recorded(name: str, metric: str = "frechet") -> dict[tuple[str, int], dict[s
     """Return the final numbers of a record by arm and sampling steps."""
     finals = json.loads((ROOT / "results" / name / "summary.json").read_text(encoding="utf-8"))["finals"]
     return {(row["arm"], row["sampling_steps"]): row for row in finals if row["metric"] == metric}
+
+
+def better(row: dict[str, float]) -> float:
+    """Return by how many per cent an arm ends better than independent noise, of a row of final numbers."""
+    return -100 * row["difference"] / row["reference_mean"]
 
 
 def speedups(name: str) -> dict[int, float]:
@@ -355,8 +348,7 @@ def gain_cells(name: str, arm: str) -> list[str]:
         elif row["p"] > 0.05:
             cells.append("n.s.")
         else:
-            percent = round(100 * row["difference"] / row["reference_mean"])
-            cells.append(f"{percent:+} %".replace("-", "\N{MINUS SIGN}") + " †" * ((arm, str(steps)) in near))
+            cells.append(f"{-better(row):+.0f} %".replace("-", "\N{MINUS SIGN}") + " †" * ((arm, str(steps)) in near))
     return cells
 
 

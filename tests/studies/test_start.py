@@ -4,13 +4,14 @@ import json
 import re
 import shutil
 from pathlib import Path
-from statistics import geometric_mean, mean, stdev
+from statistics import mean, stdev
 
 import pytest
 
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.report.sentences import number
 from studies.__main__ import run
+from studies.changes import changes
 from studies.dimension import gains_by_dimension, nearness
 from studies.pages import pages
 from studies.study_figures import dimension_figure
@@ -74,8 +75,7 @@ def test_quality_is_shown_by_the_numbers_in_an_image() -> None:
     for row in [row for row in gained if "latents" not in row["data"]]:
         label = row["data"].replace(" ", "-")
         plain, paired = (finals[f"{label}-{arm}", row["sampling_steps"]] for arm in ("independent", "assignment"))
-        ratios = [paired[seed] / plain[seed] for seed in ("0", "1", "2")]
-        assert row["percent"] == pytest.approx(100 * (geometric_mean(ratios) - 1))
+        assert row["percent"] == pytest.approx(100 * (mean(paired.values()) / mean(plain.values()) - 1))
         assert row["low"] < row["percent"] < row["high"]
         assert row["data"] in text
     assert [(row["data"], row["d"]) for row in gained if row["sampling_steps"] == 2][:2] == [
@@ -98,17 +98,25 @@ def test_what_latents_gain_is_set_beside_pixels_of_as_many_numbers() -> None:
 
 def test_headline_is_the_change_between_the_ends_of_a_record() -> None:
     finals = read_json(ROOT / "results" / "few-steps-ddim" / "cpu" / "summary.json")["finals"]
-    ends = {(row["arm"], row["sampling_steps"]): row["by_seed"] for row in finals}
+    rows = {row["sampling_steps"]: row for row in finals if row["arm"] == "v-assignment"}
     (line,) = (
         line for line in page(ROOT).splitlines() if line.startswith("| [DDIM, predicts v](few-steps-ddim-cpu.md)")
     )
     _, images, steps, one, *cells = line.strip("| ").split(" | ")
     assert (images, steps, one) == ("8 x 8 pixels", "2,000", "-")
     for count, cell in zip((2, 5, 10, 50), cells, strict=True):
-        plain, paired = (ends[f"v-{arm}", count] for arm in ("independent", "assignment"))
-        change = 100 * (geometric_mean([paired[seed] / plain[seed] for seed in plain]) - 1)
-        assert cell.startswith(f"{change:+.0f} % (")
+        row = rows[count]
+        assert cell.startswith(f"{100 * row['difference'] / row['reference_mean']:+.0f} % (")
         assert cell.endswith("†") == (count == 50)
+
+
+def test_an_interval_holds_no_difference_where_the_test_finds_none() -> None:
+    for name in ("few-steps-ddim", "few-steps-consistency", "few-steps-16-pixels"):
+        record = read_json(ROOT / "results" / name / "cpu" / "summary.json")
+        rows = {(row["arm"], row["sampling_steps"]): row for row in record["finals"] if "p" in row}
+        assert {key: row["p"] < 0.05 for key, row in rows.items()} == {
+            key: not row["low"] <= 0 <= row["high"] for key, row in changes(record, "frechet").items()
+        }
 
 
 def test_what_is_said_in_short_is_recorded() -> None:
