@@ -139,9 +139,10 @@ def test_a_failure_that_is_no_images_surfaces_with_its_message() -> None:
     """In a worker, with the worker's own lines; the pixels of one decoder do not fit its size."""
     with (
         closing(decoded(dataclasses.replace(decoder(Shades()), size=-1), iter([torch.arange(4)]), 1)) as made,
-        pytest.raises(ValueError, match=r"negative dimensions are not allowed"),
+        pytest.raises(ValueError, match=r"negative dimensions are not allowed") as failed,
     ):
         next(made)
+    assert not children(), failed  # while the error is held
 
 
 def test_the_global_generator_is_left_alone() -> None:

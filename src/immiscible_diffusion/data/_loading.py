@@ -95,9 +95,11 @@ def decoded(decoder: Decoder, batches: Iterator[Tensor], workers: int) -> Genera
             reasons = zip(order.tolist(), chain.from_iterable(reasons for _, reasons in parts), strict=True)
             yield DecodedBatch(rows, pixels, dict(sorted((i, reason) for i, reason in reasons if reason)))
         return
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except Exception as error:
+        if not workers:
             raise
+        if not (isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")):
+            raise error.with_traceback(None)  # torch's frames hold the workers, alive
         death = str(error).splitlines()[0].rstrip(". ")
     finally:
         del made  # ends the workers
