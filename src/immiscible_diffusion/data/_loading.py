@@ -99,7 +99,7 @@ def decoded(decoder: Decoder, batches: Iterator[Tensor], workers: int) -> Genera
         if not workers:
             raise
         if not (isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")):
-            raise error.with_traceback(None)  # torch's frames hold the workers, alive
+            raise error.with_traceback(None) from None  # torch's frames hold the workers, alive
         death = str(error).splitlines()[0].rstrip(". ")
     finally:
         del made  # ends the workers
