@@ -1,14 +1,15 @@
 """By how many per cent an arm ends from independent noise, with its interval over paired seeds."""
 
 from collections.abc import Mapping
+from statistics import mean
 from typing import Any
 
 import numpy as np
 
-from immiscible_diffusion.report.sentences import of_metric
+from immiscible_diffusion.report.sentences import measured_once, of_metric
 from immiscible_diffusion.report.uncertainty import t_interval
 
-__all__ = ["change", "change_text", "changes"]
+__all__ = ["best_changes", "change", "change_text", "changes"]
 
 
 def change(reference: Mapping[str, float], arm: Mapping[str, float]) -> dict[str, float]:
@@ -43,6 +44,32 @@ def changes(numbers: Mapping[str, Any], metric: str) -> dict[tuple[str, int], di
         for row in rows
         if "reference" in row
     }
+
+
+def best_changes(numbers: Mapping[str, Any], metric: str) -> dict[tuple[str, int], dict[str, float]]:
+    """Return (arm, sampling steps) -> ``change`` between the best qualities on the way, with both means, of a record.
+
+    The means are ``reference`` and ``best``: an engineer who keeps the best checkpoint has these.
+
+    Args:
+        numbers: a record.
+        metric: a distance. Where larger values are better nothing is returned.
+    """
+    curves = [] if metric in numbers["rising"] else of_metric(numbers["curves"], metric)
+    best = {
+        (row["label"], row["sampling_steps"]): {
+            seed: min(value for _, value in curve) for seed, curve in row["by_seed"].items()
+        }
+        for row in curves
+        if not measured_once([row])
+    }
+    changed = {}
+    for row in of_metric(numbers["finals"], metric):
+        pair = [best.get((row.get(key, ""), row["sampling_steps"]), {}) for key in ("reference", "arm")]
+        if all(pair):
+            means = {name: mean(side.values()) for name, side in zip(("reference", "best"), pair, strict=True)}
+            changed[row["arm"], row["sampling_steps"]] = means | change(*pair)
+    return changed
 
 
 def change_text(row: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from studies.changes import change_text
 from studies.dimension import gains_by_dimension, nearness
 
-__all__ = ["details", "mark"]
+__all__ = ["details", "marks"]
 
 _GAINS = ["few-steps-flow-cpu", "demo"]
 """Pages of the records that the first table is about, real images first."""
@@ -28,6 +28,7 @@ _COUNTS = 1, 2, 5, 10, 50
 _FLOORS = {
     "few-steps-flow-cpu": "CIFAR-10 at 8 pixels",
     "few-steps-16-pixels-cpu": "CIFAR-10 at 16 pixels",
+    "few-steps-dimension-cpu": "CIFAR-10 at 32 pixels",
     "few-steps-latents-cpu": "latents of CIFAR-10 at 64 pixels",
     "few-steps-faces-cpu": "faces, as latents",
     "demo": "digits",
@@ -54,7 +55,7 @@ def details(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         "ends": [row for page, arms in _ENDS.items() if page in by_page for row in _end(by_page[page], arms)],
         "columns": _COUNTS,
         "dimensions": nearness(root),
-        "qualities": _qualities(gained),
+        "qualities": _qualities(gained, by_page),
         "counts": sorted({row["sampling_steps"] for row in gained}),
         "latents": any(row["latents"] for row in gained),
     }
@@ -68,7 +69,7 @@ def _gain(view: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         arm, steps, _, _, _, ratio, interval, _ = cells
         if arm == _ARM:
             first, last = ends["independent", steps], ends[arm, steps]
-            ended = [first[2], last[2] + mark(last), last[4]]
+            ended = [first[2], last[2] + marks(view)[arm, steps], last[4]]
             yield {
                 "title": view["title"],
                 "page": view["page"],
@@ -78,13 +79,13 @@ def _gain(view: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _end(view: Mapping[str, Any], arms: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield a row for each of these arms: where it and its independent noise end, by the number of sampling steps."""
-    ends = {tuple(cells[:2]): cells for cells in view["finals"][view["metrics"][0]]}
+    ends, marked = {tuple(cells[:2]): cells for cells in view["finals"][view["metrics"][0]]}, marks(view)
     grouped = "independent" not in {arm for arm, _ in ends}
     for arm in arms:
         group, _, coupling = arm.rpartition("-") if grouped else ("", "", arm)
         plain = f"{group}-independent" if group else "independent"
         pairs = [(ends.get((plain, str(steps))), ends.get((arm, str(steps)))) for steps in _COUNTS]
-        said = [f"{_mean(a)} → {_mean(b)}{mark(b)} ({b[4]})" if a and b else "-" for a, b in pairs]
+        said = [f"{_mean(a)} → {_mean(b)}{marked[b[0], b[1]]} ({b[4]})" if a and b else "-" for a, b in pairs]
         yield {
             "title": view["title"],
             "page": view["page"],
@@ -97,9 +98,10 @@ def _mean(cells: Sequence[str]) -> str:
     return cells[2].partition(" ± ")[0]
 
 
-def mark(cells: Sequence[str]) -> str:
-    """Return the mark of a difference that is near the noise floor."""
-    return " †" if cells[3].endswith("†") else ""
+def marks(view: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+    """Return (arm, sampling steps as text) -> the mark of a difference that is near the noise floor, or nothing."""
+    ends = view["finals"][view["metrics"][0]]
+    return {(cells[0], cells[1]): " †" if cells[3].endswith("†") else "" for cells in ends}
 
 
 def _floor(view: Mapping[str, Any]) -> str:
@@ -107,9 +109,12 @@ def _floor(view: Mapping[str, Any]) -> str:
     return str(view["finals"][view["metrics"][0]][-1][2])
 
 
-def _qualities(gained: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _qualities(gained: Sequence[Mapping[str, Any]], by_page: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Return a row a data set: the change of the distance by the number of sampling steps."""
-    changes = {(row["data"], row["sampling_steps"]): change_text(row) for row in gained}
+    changes = {}
+    for row in gained:
+        view, count = by_page[row["page"]], row["sampling_steps"]
+        changes[row["data"], count] = f"{change_text(row)}{marks(view)[row['arm'], str(count)]}"
     counts = sorted({row["sampling_steps"] for row in gained})
     sizes = dict.fromkeys((row["data"], row["d"]) for row in gained)
     return [[data, f"{d:,}", *(changes.get((data, count), "-") for count in counts)] for data, d in sizes]

@@ -25,18 +25,19 @@ _LATENTS = 4 * 8 * 8
 def gains_by_dimension(root: Path) -> list[dict[str, Any]]:
     """Return how far assignment ends from independent noise, by data set and number of sampling steps.
 
-    ``data`` (its size), whether they are ``latents``, ``d``, ``sampling_steps``, and ``percent``: the change of the
-    distance at the end of training in the geometric mean over paired seeds; its 95 % interval ``low`` to ``high`` is
-    Student's t of the logarithms.
+    ``data`` (its size), whether they are ``latents``, ``d``, ``page`` and ``arm`` of the record, ``sampling_steps``,
+    and ``percent``, ``low`` and ``high`` of ``changes.change``.
 
     Args:
         root: the repository's root. What is not recorded there is left out.
     """
-    rows = [row for name in _STUDIED for row in _gains(root / "results" / name / "summary.json")]
+    rows = [
+        row for name in _STUDIED for row in _gains(root / "results" / name / "summary.json", name.replace("/", "-"))
+    ]
     return sorted(rows, key=lambda row: (row["d"], row["sampling_steps"]))
 
 
-def _gains(path: Path) -> Iterator[dict[str, Any]]:
+def _gains(path: Path, page: str) -> Iterator[dict[str, Any]]:
     """Yield a row for each data set and number of sampling steps of a record."""
     if not path.is_file():
         return
@@ -47,7 +48,8 @@ def _gains(path: Path) -> Iterator[dict[str, Any]]:
             for count in sorted({steps for name, steps in changed if name == arm}):
                 _, size, d = _data(configuration["source"])
                 latents = configuration["source"]["use"] == "latents"
-                yield {"data": size, "latents": latents, "d": d, "sampling_steps": count, **changed[arm, count]}
+                about = {"data": size, "latents": latents, "d": d, "arm": arm, "page": page}
+                yield about | {"sampling_steps": count, **changed[arm, count]}
 
 
 def _data(source: Mapping[str, Any]) -> tuple[str, str, int]:

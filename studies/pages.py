@@ -20,7 +20,7 @@ from immiscible_diffusion.report.sentences import (
     speedup_cells,
 )
 from immiscible_diffusion.report.speedup import Curve, falling
-from studies.changes import changes
+from studies.changes import best_changes, changes
 from studies.details import details
 from studies.exhibits import exhibits
 from studies.papers import papers, states
@@ -101,6 +101,8 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "qualities": {metric: _qualities(numbers, metric) for metric in metrics},
         "curved": bool(numbers["speedups"]),
         "changes": changes(numbers, metrics[0]),
+        "best_changes": best_changes(numbers, metrics[0]),
+        "pace": numbers.get("pace", {}),
         "finals": {metric: final_rows(numbers, metric) for metric in metrics},
         "costs": [_cost(arm, pair, numbers.get("pace", {}).get(arm)) for arm, pair in numbers["pairs"].items()],
         "configuration": json.dumps(first, indent=2),

@@ -6,9 +6,10 @@ from statistics import mean
 from typing import Any
 
 from immiscible_diffusion.files import read_json
+from immiscible_diffusion.report.sentences import counted, number
 from immiscible_diffusion.runs.rollout import by_arm
 from studies.changes import change_text
-from studies.details import mark
+from studies.details import marks
 from studies.dimension import gains_by_dimension, nearness
 
 __all__ = ["start"]
@@ -24,9 +25,10 @@ _HEADLINE = [
     ("few-steps-16-pixels-cpu", "x0-assignment", "DDIM, predicts the image", "16 x 16 pixels"),
     ("few-steps-16-pixels-cpu", "v-assignment", "DDIM, predicts v", "16 x 16 pixels"),
     ("few-steps-consistency-cpu", "published-assignment", "consistency, published levels", "8 x 8 pixels"),
-    ("few-steps-consistency-cpu", "weighted-assignment", "consistency, better levels", "8 x 8 pixels"),
+    ("few-steps-consistency-cpu", "lognormal-assignment", "consistency, lognormal levels", "8 x 8 pixels"),
+    ("few-steps-consistency-cpu", "weighted-assignment", "consistency, weighted levels", "8 x 8 pixels"),
     ("few-steps-16-pixels-consistency-cpu", "published-assignment", "consistency, published levels", "16 x 16 pixels"),
-    ("few-steps-16-pixels-consistency-cpu", "weighted-assignment", "consistency, better levels", "16 x 16 pixels"),
+    ("few-steps-16-pixels-consistency-cpu", "weighted-assignment", "consistency, weighted levels", "16 x 16 pixels"),
 ]
 """Pages and arms of the first table, with method and images of CIFAR-10 as it names them."""
 _COUNTS = 1, 2, 5, 10, 50
@@ -35,11 +37,18 @@ _SOONER = "few-steps-flow-cpu"
 """The page of the record whose curves are shown."""
 _FACES = "few-steps-faces-cpu"
 """The page of the record whose samples are shown."""
-_LIMITS = ["few-steps-data-sets-cpu", "few-steps-16-pixels-consistency-cpu", "digits-consistency", "sd-fine-tuning-cpu"]
-"""Pages of the records in which assignment gains nothing, each with the finding at its most sampling steps."""
+_LIMITS = [
+    ("few-steps-data-sets-cpu", "assignment", 50, "CIFAR-10 by flow matching at 8 x 8 pixels"),
+    ("few-steps-16-pixels-consistency-cpu", "weighted-assignment", 10, "Consistency training, weighted, at 16 x 16"),
+    ("digits-consistency", "assignment", 2, "Digits by consistency training with lognormal levels"),
+    ("sd-fine-tuning-cpu", "assignment", 20, "A small net of Stable Diffusion's kind, trained before without coupling"),
+]
+"""Pages and arms in which assignment gains nothing, with the sampling steps shown and what they are."""
 _POLICY = "diffusion-policy-cpu"
 """The page of the record whose policies were carried out."""
 _ARM = "assignment"
+_SHARE = "few-steps-dimension-cpu"
+"""The page of the record whose coupling is shown as a share of a training step."""
 _SIZES = [(64, 3072), (64, 16384), (256, 4096), (256, 16384), (1024, 4096)]
 """(batch, coordinates) of the table of costs."""
 CONTENDERS = ["this library, fp32", "torch.cdist + scipy (denoising-diffusion-pytorch)", "official"]
@@ -62,12 +71,13 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         "headline": [_change(by_page[page], *about) for page, *about in _HEADLINE if page in by_page],
         "columns": _COUNTS,
         "curves": by_page.get(_SOONER),
-        "sooner": _sooner(by_page[_SOONER]) if _SOONER in by_page else "",
+        "sooner": _sooner(by_page[_SOONER]) if _SOONER in by_page else [],
         "faces": faces,
-        "face_changes": _changes(list(faces["changes"].values())) if faces else "",
+        "face_changes": _listed([change_text(row) for row in faces["changes"].values()]) if faces else "",
         "face_counts": _listed([str(count) for _, count in faces["changes"]]) if faces else "",
         "limits": list(_limits(by_page, root)),
         "costs": _costs(root),
+        "shares": _shares(by_page[_SHARE]) if _SHARE in by_page else None,
         "largest": _largest(rows, gained),
         "share": _share(gained),
         "short": _short(gained),
@@ -78,35 +88,34 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
 
 def _change(view: Mapping[str, Any], arm: str, method: str, images: str) -> dict[str, Any]:
     """Return a row of the first table: how far an arm ends from independent noise, by the number of sampling steps."""
-    marks = {tuple(cells[:2]): mark(cells) for cells in view["finals"][view["metrics"][0]]}
+    marked = marks(view)
     changed = {count: view["changes"].get((arm, count)) for count in _COUNTS}
-    cells = [f"{change_text(row)}{marks[arm, str(count)]}" if row else "-" for count, row in changed.items()]
+    cells = [f"{change_text(row)}{marked[arm, str(count)]}" if row else "-" for count, row in changed.items()]
     return {"method": method, "page": view["page"], "cells": [images, view["train_steps"], *cells]}
 
 
-def _sooner(view: Mapping[str, Any]) -> str:
-    """Return how many times sooner assignment is, with its interval, by the number of sampling steps, in words."""
+def _sooner(view: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row for each number of sampling steps: how much sooner assignment is, and both at their best."""
     rows = [cells for cells in view["speedups"][view["metrics"][0]] if cells[0] == _ARM]
-    ratios = [f"{ratio.removesuffix(' x')} times ({interval})" for *_, ratio, interval, _ in rows]
-    return f"{_listed(ratios)} sooner at {_listed([cells[1] for cells in rows])} sampling steps"
+    return [
+        [steps, f"{ratio} ({interval})", number(best["reference"]), number(best["best"]), change_text(best)]
+        for _, steps, _, _, _, ratio, interval, _ in rows
+        if (best := view["best_changes"][_ARM, int(steps)])
+    ]
 
 
-def _last_finding(view: Mapping[str, Any]) -> str:
-    """Return the sentence about the most sampling steps."""
-    sentence = str([text for text in view["findings"] if text.startswith("At ")][-1])
-    first, _, others = sentence.partition(": ")
-    parts = [part for part in others.rstrip(".").split("; ") if _ARM in part]
-    return f"{first}: {'; '.join(parts)}."
-
-
-def _limits(by_page: Mapping[str, Mapping[str, Any]], root: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Yield each record in which assignment gains nothing, with the sentence that says so."""
-    for page in _LIMITS:
-        if page in by_page:
-            yield by_page[page], _last_finding(by_page[page])
+def _limits(by_page: Mapping[str, Mapping[str, Any]], root: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield page, training and finding of each record in which assignment gains nothing."""
+    for page, arm, count, words in _LIMITS:
+        if page in by_page and (arm, count) in by_page[page]["changes"]:
+            view = by_page[page]
+            change = f"{change_text(view['changes'][arm, count])}{marks(view)[arm, str(count)]}"
+            ends = {(cells[0], cells[1]): cells[2] for cells in view["finals"][view["metrics"][0]]}
+            plain, coupled = ends[arm.replace(_ARM, "independent"), str(count)], ends[arm, str(count)]
+            yield page, words, f"At {counted(count)} {plain} becomes {coupled}: {change}."
     policies = by_page.get(_POLICY)
     if policies and (record := root / policies["folder"] / "rollout.json").is_file():
-        yield policies, _policy(record)
+        yield _POLICY, "A diffusion policy", _policy(record)
 
 
 def _policy(record: Path) -> str:
@@ -176,6 +185,11 @@ def _changes(rows: Sequence[Mapping[str, Any]]) -> str:
 def _listed(words: Sequence[str]) -> str:
     """Return words as a sentence lists them: "2, 5 and 10"."""
     return f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
+
+
+def _shares(view: Mapping[str, Any]) -> list[str]:
+    """Return the coupling's share of a training step in per cent, at 8 and at 32 pixels."""
+    return [f"{view['pace'][f'{size}-pixels-{_ARM}']['coupling_percent']:.0f}" for size in (8, 32)]
 
 
 def _costs(root: Path) -> list[list[str]]:

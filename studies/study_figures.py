@@ -18,8 +18,6 @@ __all__ = ["denoising_figure", "dimension_figure", "levels_figure", "miscibility
 
 _LEAVES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#8c564b", "#bcbd22", "#7f3c8d"]
 """The palette of the other figures, longer: a colour a cluster or class."""
-_LARGE = 4000
-"""Of more coordinates, a point has its label on the left."""
 
 
 def miscibility_figure(panels: Sequence[tuple[str, Mapping[str, tuple[Tensor, Tensor, Tensor]]]]) -> bytes:
@@ -69,7 +67,7 @@ def dimension_figure(rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[
     if not rows:
         raise ValueError("the picture of dimensions needs a record at least: results/ or benchmarks/results/")
     plt = pyplot()
-    figure, axes = plt.subplots(1, 2 if gains else 1, figsize=(10.4 if gains else 6.4, 3.6), squeeze=False)
+    figure, axes = plt.subplots(1, 2 if gains else 1, figsize=(12 if gains else 7, 3.6), squeeze=False)
     _draw_nearness(axes[0, 0], rows)
     if gains:
         _draw_gains(axes[0, 1], gains)
@@ -78,21 +76,13 @@ def dimension_figure(rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[
 
 def _draw_nearness(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     for i, row in enumerate(rows):
-        axis.scatter(row["d"], row["percent"], color=COLOURS[1], zorder=3)
-        above = [other["d"] for other in rows if row["d"] < other["d"] < 1.5 * row["d"]]  # labels must not meet theirs
-        below = any(other["d"] < row["d"] < 1.5 * other["d"] for other in rows[1:])
-        right = row["d"] < _LARGE and (i == 0 or not above or above[0] >= _LARGE)
-        axis.annotate(
-            f"{row['data']}\nbatch {row['batch']}: {row['percent']:.2g} %",
-            (row["d"], row["percent"]),
-            (8, 22 if above else -8 if below else 6) if right else (-7, -26),
-            textcoords="offset points",
-            fontsize=8,
-            ha="left" if right else "right",
-        )
-    axis.set(xscale="log", yscale="log", xlabel="numbers in an image", ylabel="pairs nearer by, %")
-    axis.set(xlim=(20, 40000), ylim=(0.4, 28))
-    axis.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
+        axis.plot(row["percent"], i, "o", color=COLOURS[1], zorder=3)
+        axis.annotate(f"{row['percent']:.2g} %", (row["percent"], i), (7, -3), textcoords="offset points", fontsize=8)
+    names = [f"{row['data']}: {row['d']:,} numbers, batch {row['batch']}" for row in rows]
+    axis.set_yticks(range(len(rows)), names, fontsize=8)
+    axis.set(xscale="log", xlabel="pairs nearer by, %", xlim=(0.4, 28), ylim=(len(rows) - 0.5, -0.5))
+    axis.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
+    axis.xaxis.set_minor_locator(pyplot().matplotlib.ticker.NullLocator())
     axis.grid(alpha=0.3)
 
 
@@ -110,7 +100,7 @@ def _draw_gains(axis: Any, gains: Sequence[Mapping[str, Any]]) -> None:
         axis.plot([], [], "s", color="grey", markersize=3.5, label="in latents")
     sizes = sorted({row["d"] for row in gains if not row["latents"]})
     axis.axhline(0, color="black", linewidth=0.7, linestyle=":")
-    axis.set(xscale="log", xlabel="numbers in an image", ylabel="change of the Fréchet distance, %")
+    axis.set(xscale="log", xlabel="numbers in an image", ylabel="change of the Fréchet distance, %\n(below 0: better)")
     axis.set_xticks(sizes, [f"{d:,}" for d in sizes])
     axis.xaxis.set_minor_locator(pyplot().matplotlib.ticker.NullLocator())
     axis.legend(title="sampling steps", frameon=False, fontsize=8, title_fontsize=8)

@@ -129,6 +129,23 @@ def test_samples_fit_whatever_their_number_and_size(tmp_path: Path, size: int, a
         assert np.abs(corner.mean((0, 1)) - (250, 240 // arms * i, 0)).max() < 120 // arms, i
 
 
+def test_two_arms_lie_below_each_other(tmp_path: Path) -> None:
+    """The images of one noise meet: the second arm of 2 sampling steps is below the first, that of 4 beside it."""
+    numbers = record({f"arm{i}": {"0": [[1, 1.0]]} for i in range(2)}, counts=(2, 4))
+    for i in range(2):
+        folder = tmp_path / f"arm{i}-0" / "samples"
+        folder.mkdir(parents=True)
+        for count in (2, 4):
+            Image.fromarray(np.full((23, 23, 3), 60 * i + 20 * count, np.uint8)).save(
+                folder / f"steps-{count}-matched.png"
+            )
+    with Image.open(io.BytesIO(samples_figure(numbers, tmp_path))) as picture:
+        pixels = np.asarray(picture.convert("L")).astype(int)
+    height, width = (side // 2 for side in pixels.shape)
+    shades = [[pixels[row * height + 100, column * width + 100] for column in range(2)] for row in range(2)]
+    assert np.abs(np.array(shades) - [[40, 80], [100, 140]]).max() < 5
+
+
 def test_pictures_of_this_repository_are_small() -> None:
     root = Path(__file__).parents[2]
     pictures = [path for place in ("results", "docs") for path in (root / place).rglob("*") if path.is_file()]

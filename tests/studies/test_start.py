@@ -110,6 +110,29 @@ def test_headline_is_the_change_between_the_ends_of_a_record() -> None:
         assert cell.endswith("†") == (count == 50)
 
 
+def test_the_best_on_the_way_is_compared_with_the_best() -> None:
+    """Samples in few steps get worse while training goes on: the end alone would flatter assignment."""
+    curves = read_json(ROOT / "results" / "few-steps-flow" / "cpu" / "summary.json")["curves"]
+    lines = page(ROOT).splitlines()
+    for steps in (1, 2, 5, 10):
+        (line,) = (line for line in lines if re.match(rf"\| {steps} \| [\d.]+ x \(", line))
+        best = {
+            row["label"]: mean(min(value for _, value in curve) for curve in row["by_seed"].values())
+            for row in curves
+            if row["sampling_steps"] == steps
+        }
+        plain, paired = best["independent"], best["assignment"]
+        assert f"| {number(plain)} | {number(paired)} | {100 * (paired / plain - 1):+.0f} % (" in line
+        last = {
+            row["label"]: [curve[-1][1] for curve in row["by_seed"].values()]
+            for row in curves
+            if row["sampling_steps"] == steps
+        }
+        if steps <= 2:  # what the page says of both
+            assert all(mean(last[arm]) > 1.2 * best[arm] for arm in ("independent", "assignment"))
+            assert mean(last["independent"]) / plain > mean(last["assignment"]) / paired
+
+
 def test_an_interval_holds_no_difference_where_the_test_finds_none() -> None:
     for name in ("few-steps-ddim", "few-steps-consistency", "few-steps-16-pixels"):
         record = read_json(ROOT / "results" / name / "cpu" / "summary.json")

@@ -183,6 +183,8 @@ def _curve_panels(panels: Mapping[str, Sequence[Line]], columns: int, label: str
         for scaled, positive in ((axis.xaxis, True), (axis.yaxis, min(values, default=1) > 0)):
             if positive:
                 _log_scale(scaled)
+        steps = sorted({step for _, curves, _, _ in lines for curve in curves.values() for step, _ in curve})
+        axis.set_xticks([*(tick for tick in axis.get_xticks() if steps[0] <= tick < steps[-1] / 1.3), steps[-1]])
         axis.tick_params(which="both", labelsize=8)
         axis.grid(alpha=0.2)
         axis.set_xlabel("training steps" if axis in list(axes.flat)[max(0, len(panels) - columns) :] else "")

@@ -17,10 +17,11 @@ _MOST_COLUMNS = 4
 
 
 def samples_figure(numbers: Mapping[str, Any], folder: Path) -> bytes:
-    """Return the sample grids of a record's first seed as WebP, each arm's side by side, under the same initial noise.
+    """Return the sample grids of a record's first seed as WebP, each arm's under the same initial noise.
 
-    Up to four arms have a column each, and a row is a number of sampling steps. Small images are enlarged pixel for
-    pixel. Where 64 images an arm do not fit into 60 kB, fewer are shown.
+    Up to four arms have a column each, and a row is a number of sampling steps. Two arms of an even count of such
+    numbers lie below each other, so that the two images of one noise meet. Small images are enlarged pixel for pixel.
+    Where 64 images an arm do not fit into 60 kB, fewer are shown.
 
     Args:
         numbers: the record of the runs.
@@ -40,6 +41,10 @@ def samples_figure(numbers: Mapping[str, Any], folder: Path) -> bytes:
                 with Image.open(path) as opened:
                     grids[label, counted(count)] = np.asarray(opened.convert("RGB"))
     columns = len({label for label, _ in grids})
+    if columns == 2 and len(grids) % 4 == 0:
+        heads = [counted(count) for count in counts]
+        pairs = [(heads[i : i + 2], label) for i in range(0, len(heads), 2) for label, _, _ in labels]
+        grids = {(label, head): grids[label, head] for beside, label in pairs for head in beside}
     columns = columns if 1 < columns <= _MOST_COLUMNS else _MOST_COLUMNS
     return webp(
         _side_by_side({head: _cut(grid, rows) for head, grid in grids.items()}, columns) for rows in (8, 4, 2, 1)
