@@ -84,6 +84,13 @@ def test_the_questions_say_what_is_recorded() -> None:
         assert f"from {number(plain)} to {number(paired)}" in text
     assert f"(p = {final('few-steps-flow/cpu', 'assignment', 2)['p']:.4f}".replace("0.", ".") in text
     assert f"(p = {final('few-steps-flow/cpu', 'assignment', 10)['p']:.3f}".replace("0.", ".") in text
+    flow = json.loads((ROOT / "results" / "few-steps-flow" / "cpu" / "summary.json").read_text(encoding="utf-8"))
+    best = {
+        row["label"]: mean(min(value for _, value in curve) for curve in row["by_seed"].values())
+        for row in flow["curves"]
+        if row["sampling_steps"] == 2
+    }
+    assert f"{number(best['independent'])} becomes {number(best['assignment'])} at 2 steps." in text
     few = "few-steps-couplings/cpu"
     for steps, where in ((1, "in one sampling step"), (2, "at 2 steps"), (10, "at 10 steps")):
         compared = ("independent", "rotated", "flipped", "assignment")
