@@ -12,8 +12,9 @@ __all__ = ["details", "marks"]
 _GAINS = ["few-steps-flow-cpu", "demo"]
 """Pages of the records that the first table is about, real images first."""
 _ENDS = {
-    "few-steps-ddim-cpu": ["eps-assignment", "x0-assignment", "v-assignment"],
-    "few-steps-16-pixels-cpu": ["x0-assignment", "v-assignment"],
+    "few-steps-flow-cpu": ["assignment", "nearest"],
+    "few-steps-ddim-cpu": [f"{predict}-{arm}" for predict in ("eps", "x0", "v") for arm in ("assignment", "nearest")],
+    "few-steps-16-pixels-cpu": [f"{way}-{arm}" for way in ("x0", "v", "flow") for arm in ("assignment", "nearest")],
     "few-steps-16-pixels-consistency-cpu": ["published-assignment", "weighted-assignment"],
     "few-steps-times-cpu": ["edm-assignment", "edm-noise-assignment"],
     "few-steps-consistency-cpu": ["published-assignment", "lognormal-assignment", "weighted-assignment"],
