@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,8 +58,9 @@ def texts(svg: bytes) -> list[str]:
 
 def lines(svg: bytes) -> list[list[float]]:
     """Return the places (x, y, x, y) of all drawn lines of two points that are not of one axis alone."""
-    paths = [each.get("d", "").split() for each in ElementTree.fromstring(svg).iter(f"{SVG}path")]  # noqa: S314
-    pairs = [[float(path[i]) for i in (1, 2, 4, 5)] for path in paths if len(path) == 6 and path[3] == "L"]
+    paths = [each.get("d", "") for each in ElementTree.fromstring(svg).iter(f"{SVG}path")]  # noqa: S314
+    lists = [re.findall(r"-?[\d.]+", path) for path in paths if set(re.findall("[A-Za-z]", path)) == {"M"}]
+    pairs = [[float(number) for number in numbers] for numbers in lists if len(numbers) == 4]
     return [[x, y, u, v] for x, y, u, v in pairs if x != u and y != v]
 
 
