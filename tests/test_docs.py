@@ -269,6 +269,17 @@ def test_the_question_of_settings_says_what_is_recorded() -> None:
     assert min(ends, key=lambda key: ends[key]["mean"]) == ("double-rate-assignment", 10)
 
 
+def test_the_first_page_says_what_is_recorded() -> None:
+    text = " ".join((ROOT / "docs" / "index.md").read_text(encoding="utf-8").split())
+    large, flow, ddim = (recorded(f"few-steps-{name}/cpu") for name in ("dimension", "flow", "ddim"))
+    assert f"at 2 steps {better(large['32-pixels-assignment', 2]):.0f} % off the Fréchet distance on 32 x 32" in text
+    ten = [f"{better(row):.0f} % less" for row in (large["32-pixels-assignment", 10], flow["assignment", 10])]
+    assert f"{ten[0]} on CIFAR-10 at 32 x 32 pixels, {ten[1]} at 8 x 8" in text
+    many = [f"{better(row):.0f} % less" for row in (ddim["v-assignment", 50], recorded("demo")["assignment", 50])]
+    assert f"on CIFAR-10 {many[0]} by DDIM that predicts v, no difference shown elsewhere; {many[1]} on digits" in text
+    assert all(ddim[f"{name}-assignment", 50]["p"] > 0.05 for name in ("x0", "eps"))
+
+
 def test_the_page_of_samplers_says_what_latents_do() -> None:
     text = " ".join((ROOT / "docs" / "samplers.md").read_text(encoding="utf-8").split())
     ends = recorded("sd-unconditional/cpu")
