@@ -269,6 +269,16 @@ def test_the_question_of_settings_says_what_is_recorded() -> None:
     assert min(ends, key=lambda key: ends[key]["mean"]) == ("double-rate-assignment", 10)
 
 
+def test_what_noise_tells_of_the_class_is_recorded() -> None:
+    pairs = json.loads((ROOT / "results" / "demo" / "summary.json").read_text(encoding="utf-8"))["pairs"]
+    read, chance = (f"{100 * pairs['assignment'][key]:.0f} %" for key in ("leak_accuracy", "leak_chance"))
+    for name in ("faq", "choosing-a-coupling"):
+        text = " ".join((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8").split())
+        assert f"in {read} of cases, where chance is {chance} ([demo](results/demo.md))" in text
+    within = json.loads((ROOT / "results/sd-class-conditional/cpu/summary.json").read_text(encoding="utf-8"))["pairs"]
+    assert within["assignment-per-class"]["leak_accuracy"] <= within["assignment-per-class"]["leak_chance"]
+
+
 def test_the_first_page_says_what_is_recorded() -> None:
     text = " ".join((ROOT / "docs" / "index.md").read_text(encoding="utf-8").split())
     large, flow, ddim = (recorded(f"few-steps-{name}/cpu") for name in ("dimension", "flow", "ddim"))
@@ -276,7 +286,7 @@ def test_the_first_page_says_what_is_recorded() -> None:
     ten = [f"{better(row):.0f} % less" for row in (large["32-pixels-assignment", 10], flow["assignment", 10])]
     assert f"{ten[0]} on CIFAR-10 at 32 x 32 pixels, {ten[1]} at 8 x 8" in text
     many = [f"{better(row):.0f} % less" for row in (ddim["v-assignment", 50], recorded("demo")["assignment", 50])]
-    assert f"on CIFAR-10 {many[0]} by DDIM that predicts v, no difference shown elsewhere; {many[1]} on digits" in text
+    assert f"CIFAR-10: {many[0]} by DDIM predicting v, else no difference shown; digits: {many[1]}" in text
     assert all(ddim[f"{name}-assignment", 50]["p"] > 0.05 for name in ("x0", "eps"))
 
 
