@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from immiscible_diffusion.report.sentences import number
 from studies.changes import change_text
 from studies.dimension import gains_by_dimension, nearness
 
-__all__ = ["details", "marks"]
+__all__ = ["details", "floor", "marks"]
 
 _GAINS = ["few-steps-flow-cpu", "demo"]
 """Pages of the records that the first table is about, real images first."""
@@ -18,25 +19,29 @@ _ENDS = {
     "few-steps-16-pixels-consistency-cpu": ["published-assignment", "weighted-assignment"],
     "few-steps-times-cpu": ["edm-assignment", "edm-noise-assignment"],
     "few-steps-consistency-cpu": ["published-assignment", "lognormal-assignment", "weighted-assignment"],
-    "few-steps-data-sets-cpu": ["semidiscrete", "oversampled", "cached"],
+    "digits-consistency": ["assignment", "nearest"],
+    "few-steps-data-sets-cpu": ["assignment", "semidiscrete", "oversampled", "cached"],
     "sd-unconditional-cpu": ["assignment", "nearest"],
     "painting-cpu": ["inside-nearest", "outside-nearest"],
     "sd-class-conditional-cpu": ["assignment", "assignment-per-class"],
+    "sd-fine-tuning-cpu": ["assignment"],
 }
 """Pages of the records that the second table is about, with the arms that it shows of them."""
 _COUNTS = 1, 2, 5, 10, 50
 """The numbers of sampling steps that it has a column for."""
-_FLOORS = {
-    "few-steps-flow-cpu": "CIFAR-10 at 8 pixels",
-    "few-steps-16-pixels-cpu": "CIFAR-10 at 16 pixels",
-    "few-steps-dimension-cpu": "CIFAR-10 at 32 pixels",
-    "few-steps-latents-cpu": "latents of CIFAR-10 at 64 pixels",
-    "few-steps-faces-cpu": "faces, as latents",
-    "demo": "digits",
-}
-"""Pages of the records whose noise floors are named, with their data."""
+_FLOORS = [
+    ("few-steps-flow-cpu", "assignment", "CIFAR-10 at 8 pixels"),
+    ("few-steps-16-pixels-cpu", "v-assignment", "CIFAR-10 at 16 pixels"),
+    ("few-steps-dimension-cpu", "32-pixels-assignment", "CIFAR-10 at 32 pixels"),
+    ("few-steps-latents-cpu", "assignment", "latents of CIFAR-10 at 64 pixels"),
+    ("few-steps-faces-cpu", "assignment", "faces, as latents"),
+    ("demo", "assignment", "digits"),
+]
+"""Pages and arms of the records whose noise floors are named, with their data."""
 _ARM = "assignment"
 _ROWS = 8
+_LATENT_NUMBERS = 4096
+"""The numbers of a latent of 256 x 256 pixels."""
 
 
 def details(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
@@ -46,19 +51,22 @@ def details(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         views: all records, as the pages show them.
         root: the repository's root. What is not recorded there is left out.
     """
-    gained = gains_by_dimension(root)
+    rows, gained = nearness(root), gains_by_dimension(root)
     by_page = {view["page"]: view for view in views}
     gains = [by_page[page] for page in _GAINS if page in by_page]
     return {
-        "floors": [(name, by_page[page], _floor(by_page[page])) for page, name in _FLOORS.items() if page in by_page],
+        "floors": [(name, page, _floor(by_page[page], arm)) for page, arm, name in _FLOORS if page in by_page],
         "gains": [row for view in gains for row in _gain(view)][:_ROWS],
         "digits": next((view for view in gains if view["page"] == "demo"), None),
         "ends": [row for page, arms in _ENDS.items() if page in by_page for row in _end(by_page[page], arms)],
         "columns": _COUNTS,
-        "dimensions": nearness(root),
+        "dimensions": rows,
         "qualities": _qualities(gained, by_page),
         "counts": sorted({row["sampling_steps"] for row in gained}),
-        "latents": any(row["latents"] for row in gained),
+        "largest": _largest(rows, gained),
+        "share": share(gained),
+        "expected": expected(gained),
+        "latents": next((row for row in rows if row["d"] == _LATENT_NUMBERS), None),
     }
 
 
@@ -105,9 +113,15 @@ def marks(view: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     return {(cells[0], cells[1]): " †" if cells[3].endswith("†") else "" for cells in ends}
 
 
-def _floor(view: Mapping[str, Any]) -> str:
-    """Return what real images score, the last row of a table of ends."""
-    return str(view["finals"][view["metrics"][0]][-1][2])
+def floor(view: Mapping[str, Any], arm: str) -> Mapping[str, float]:
+    """Return ``mean`` and ``sd`` of what real images score for the samples of an arm, in the first metric."""
+    entries = [entry["floor"][view["metrics"][0]] for entry in view["instrument"] if arm in entry["arms"]]
+    return dict(entries[0])
+
+
+def _floor(view: Mapping[str, Any], arm: str) -> str:
+    score = floor(view, arm)
+    return f"{number(score['mean'])} ± {number(score['sd'])}"
 
 
 def _qualities(gained: Sequence[Mapping[str, Any]], by_page: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
@@ -119,3 +133,35 @@ def _qualities(gained: Sequence[Mapping[str, Any]], by_page: Mapping[str, Mappin
     counts = sorted({row["sampling_steps"] for row in gained})
     sizes = dict.fromkeys((row["data"], row["d"]) for row in gained)
     return [[data, f"{d:,}", *(changes.get((data, count), "-") for count in counts)] for data, d in sizes]
+
+
+def _largest(rows: Sequence[Mapping[str, Any]], gained: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return name, nearness and changes by sampling steps of the largest images whose quality was measured, or None."""
+    if not gained:
+        return None
+    cells = {row["sampling_steps"]: change_text(row) for row in gained if row["d"] == gained[-1]["d"]}
+    shown = next(row["shown"] for row in rows if row["d"] == gained[-1]["d"])
+    return {"name": gained[-1]["data"], "shown": shown, "cells": cells}
+
+
+def share(gained: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return how much latents gained in place of what pixels gained, at 2 and at 5 sampling steps.
+
+    The pixels are those of the most similar number of coordinates. Empty where latents were not measured.
+    """
+    latents = [row for row in gained if row["latents"]]
+    if not latents:
+        return []
+    pixels = [row for row in gained if not row["latents"]]
+    nearest = min((row["d"] for row in pixels), key=lambda d: abs(d - latents[0]["d"]))
+    by_steps = {(row["sampling_steps"], row["d"]): -row["percent"] for row in gained}
+    return [f"{by_steps[n, latents[0]['d']]:.0f} % in place of {by_steps[n, nearest]:.0f} %" for n in (2, 5)]
+
+
+def expected(gained: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    """Return by how many per cent large latents may gain in 4 sampling steps, at least and at most.
+
+    At least half of what the largest pixels gained at 5 steps, at most what they gained at 2.
+    """
+    by_steps = {row["sampling_steps"]: -row["percent"] for row in gained if row["d"] == gained[-1]["d"]}
+    return (f"{by_steps[5] / 2:.0f}", f"{by_steps[2]:.0f}") if by_steps else None

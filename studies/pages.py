@@ -103,6 +103,7 @@ def _view(path: Path, root: Path) -> dict[str, Any]:
         "changes": changes(numbers, metrics[0]),
         "best_changes": best_changes(numbers, metrics[0]),
         "pace": numbers.get("pace", {}),
+        "instrument": numbers["instrument"],
         "finals": {metric: final_rows(numbers, metric) for metric in metrics},
         "costs": [_cost(arm, pair, numbers.get("pace", {}).get(arm)) for arm, pair in numbers["pairs"].items()],
         "configuration": json.dumps(first, indent=2),

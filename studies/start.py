@@ -9,8 +9,8 @@ from immiscible_diffusion.files import read_json
 from immiscible_diffusion.report.sentences import counted, number
 from immiscible_diffusion.runs.rollout import by_arm
 from studies.changes import change_text
-from studies.details import marks
-from studies.dimension import gains_by_dimension, nearness
+from studies.details import expected, floor, marks
+from studies.dimension import gains_by_dimension
 
 __all__ = ["start"]
 
@@ -38,8 +38,6 @@ _SOONER = "few-steps-flow-cpu"
 _FACES = "few-steps-faces-cpu"
 """The page of the record whose samples are shown."""
 _LIMITS = [
-    ("few-steps-data-sets-cpu", "assignment", 50, "CIFAR-10 by flow matching at 8 x 8 pixels"),
-    ("few-steps-16-pixels-consistency-cpu", "weighted-assignment", 10, "Consistency training, weighted, at 16 x 16"),
     ("digits-consistency", "assignment", 2, "Digits by consistency training with lognormal levels"),
     ("sd-fine-tuning-cpu", "assignment", 20, "A small net of Stable Diffusion's kind, trained before without coupling"),
 ]
@@ -49,12 +47,10 @@ _POLICY = "diffusion-policy-cpu"
 _ARM = "assignment"
 _SHARE = "few-steps-dimension-cpu"
 """The page of the record whose coupling is shown as a share of a training step."""
-_SIZES = [(64, 3072), (64, 16384), (256, 4096), (256, 16384), (1024, 4096)]
+_SIZES = [(64, 3072), (64, 16384), (256, 4096), (1024, 4096)]
 """(batch, coordinates) of the table of costs."""
 CONTENDERS = ["this library, fp32", "torch.cdist + scipy (denoising-diffusion-pytorch)", "official"]
 """The columns of the table of costs, as the benchmark names them."""
-_LATENT_NUMBERS = 4096
-"""The numbers of a latent of 256 x 256 pixels."""
 
 
 def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
@@ -64,7 +60,7 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         views: all records, as the pages show them.
         root: the repository's root. What is not recorded there is left out.
     """
-    rows, gained = nearness(root), gains_by_dimension(root)
+    gained = gains_by_dimension(root)
     by_page = {view["page"]: view for view in views}
     faces = by_page.get(_FACES)
     return {
@@ -78,10 +74,8 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         "limits": list(_limits(by_page, root)),
         "costs": _costs(root),
         "shares": _shares(by_page[_SHARE]) if _SHARE in by_page else None,
-        "largest": _largest(rows, gained),
-        "share": _share(gained),
         "short": _short(gained),
-        "latents": next((row for row in rows if row["d"] == _LATENT_NUMBERS), None),
+        "expected": expected(gained),
         "picture": "results/figures/dimension.svg" if (root / "results/figures/dimension.svg").is_file() else "",
     }
 
@@ -96,12 +90,14 @@ def _change(view: Mapping[str, Any], arm: str, method: str, images: str) -> dict
 
 def _sooner(view: Mapping[str, Any]) -> list[list[str]]:
     """Return a row for each number of sampling steps: how much sooner assignment is, and both at their best."""
-    rows = [cells for cells in view["speedups"][view["metrics"][0]] if cells[0] == _ARM]
-    return [
-        [steps, f"{ratio} ({interval})", number(best["reference"]), number(best["best"]), change_text(best)]
-        for _, steps, _, _, _, ratio, interval, _ in rows
-        if (best := view["best_changes"][_ARM, int(steps)])
-    ]
+    near, shown = 10 * floor(view, _ARM)["mean"], []
+    for arm, steps, _, _, _, ratio, interval, _ in view["speedups"][view["metrics"][0]]:
+        if arm == _ARM:
+            best = view["best_changes"][arm, int(steps)]
+            mark = " †" * (abs(best["best"] - best["reference"]) < near)
+            ends = [number(best["reference"]), number(best["best"]), f"{change_text(best)}{mark}"]
+            shown.append([steps, f"{ratio} ({interval})", *ends])
+    return shown
 
 
 def _limits(by_page: Mapping[str, Mapping[str, Any]], root: Path) -> Iterator[tuple[str, str, str]]:
@@ -129,52 +125,25 @@ def _policy(record: Path) -> str:
 
     plain, paired, aware = map(shown, ("independent", "assignment", "conditional"))
     return (
-        f"At {most} sampling steps a share of {paired[0]} of the episodes succeed with plain assignment and {plain[0]} "
-        f"with independent noise; of these {paired[1]} and {plain[1]} take the rarer of two ways. What the policy "
-        f"observes decides its actions: pair by `conditional`, with which {aware[0]} succeed and {aware[1]} of these "
-        "take the rarer way ([table](../diffusion-policy.md))."
+        f"At {most} sampling steps a share of {plain[0]} of the episodes succeed with independent noise, {plain[1]} of "
+        f"them by the rarer of two ways; with plain assignment {paired[0]} and {paired[1]}, because what the policy "
+        f"observes decides its actions; with `conditional` {aware[0]} and {aware[1]} ([table](../diffusion-policy.md))."
     )
 
 
-def _largest(rows: Sequence[Mapping[str, Any]], gained: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return name, nearness and changes by sampling steps of the largest images whose quality was measured, or None."""
-    if not gained:
-        return None
-    cells = {row["sampling_steps"]: change_text(row) for row in gained if row["d"] == gained[-1]["d"]}
-    shown = next(row["shown"] for row in rows if row["d"] == gained[-1]["d"])
-    return {"name": gained[-1]["data"], "shown": shown, "cells": cells}
-
-
-def _share(gained: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return how much latents gained in place of what pixels gained, at 2 and at 5 sampling steps.
-
-    The pixels are those of the most similar number of coordinates. Empty where latents were not measured.
-    """
-    latents = [row for row in gained if row["latents"]]
-    if not latents:
-        return []
-    pixels = [row for row in gained if not row["latents"]]
-    nearest = min((row["d"] for row in pixels), key=lambda d: abs(d - latents[0]["d"]))
-    by_steps = {(row["sampling_steps"], row["d"]): -row["percent"] for row in gained}
-    return [f"{by_steps[n, latents[0]['d']]:.0f} % in place of {by_steps[n, nearest]:.0f} %" for n in (2, 5)]
-
-
 def _short(gained: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return the changes of the largest images and of latents, and what to expect of large latents in 4 steps."""
+    """Return the changes of the largest images and of latents in several sampling steps."""
     if not gained:
         return None
     several = [row for row in gained if row["sampling_steps"] > 1]
     counts = sorted({row["sampling_steps"] for row in several})
     largest = [row for row in several if row["d"] == gained[-1]["d"]]
     latents = [row for row in several if row["latents"]]
-    by_steps = {row["sampling_steps"]: -row["percent"] for row in largest}
     enlarged = {"data_name": "latents of CIFAR-10 enlarged to 64 pixels", "changes": _changes(latents)}
     return {
         "counts": _listed([str(count) for count in counts]),
         "largest": {"data_name": f"CIFAR-10 at {largest[0]['data']}", "changes": _changes(largest)},
         "latents": enlarged if latents else None,
-        "low": f"{by_steps[5] / 2:.0f}",
-        "high": f"{by_steps[2]:.0f}",
     }
 
 

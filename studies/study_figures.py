@@ -77,9 +77,10 @@ def dimension_figure(rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[
 def _draw_nearness(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     for i, row in enumerate(rows):
         axis.plot(row["percent"], i, "o", color=COLOURS[1], zorder=3)
-        axis.annotate(f"{row['percent']:.2g} %", (row["percent"], i), (7, -3), textcoords="offset points", fontsize=8)
+        axis.annotate(f"{row['percent']:.3g} %", (row["percent"], i), (7, -3), textcoords="offset points", fontsize=8)
     names = [f"{row['data']}: {row['d']:,} numbers, batch {row['batch']}" for row in rows]
     axis.set_yticks(range(len(rows)), names, fontsize=8)
+    axis.set_title("How much nearer pairs come", fontsize=10)
     axis.set(xscale="log", xlabel="pairs nearer by, %", xlim=(0.4, 28), ylim=(len(rows) - 0.5, -0.5))
     axis.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
     axis.xaxis.set_minor_locator(pyplot().matplotlib.ticker.NullLocator())
@@ -97,9 +98,10 @@ def _draw_gains(axis: Any, gains: Sequence[Mapping[str, Any]]) -> None:
             label = None if latents else str(count)
             axis.errorbar(x, middle, reach, fmt=style, color=colour, markersize=3.5, linewidth=1.3, label=label)
     if any(row["latents"] for row in gains):
-        axis.plot([], [], "s", color="grey", markersize=3.5, label="in latents")
+        axis.plot([], [], "s", color="grey", markersize=3.5, label="as latents")
     sizes = sorted({row["d"] for row in gains if not row["latents"]})
     axis.axhline(0, color="black", linewidth=0.7, linestyle=":")
+    axis.set_title("How much better samples are: CIFAR-10, with 95 % intervals", fontsize=10)
     axis.set(xscale="log", xlabel="numbers in an image", ylabel="change of the Fréchet distance, %\n(below 0: better)")
     axis.set_xticks(sizes, [f"{d:,}" for d in sizes])
     axis.xaxis.set_minor_locator(pyplot().matplotlib.ticker.NullLocator())

@@ -85,14 +85,14 @@ def test_quality_is_shown_by_the_numbers_in_an_image() -> None:
 
 
 def test_what_latents_gain_is_set_beside_pixels_of_as_many_numbers() -> None:
-    text = " ".join(page(ROOT).split())
+    said, text = (" ".join(source(ROOT).split()) for source in (page, details))
     change = {(row["data"], row["sampling_steps"]): -row["percent"] for row in gains_by_dimension(ROOT)}
     for steps in (2, 5):
         latents, pixels = change["64 pixels, as latents", steps], change["8 pixels", steps]
         assert f"{latents:.0f} % in place of {pixels:.0f} %" in text
         assert 0.4 < latents / pixels < 0.6  # "about half"
     low, high = change["32 pixels", 5] / 2, change["32 pixels", 2]
-    assert f"4 sampling steps: expect a distance {low:.0f} to {high:.0f} % lower." in text
+    assert f"4 sampling steps: expect a distance {low:.0f} to {high:.0f} % lower at the end of training." in said
     assert f"So at 4 steps expect a distance {low:.0f} to {high:.0f} % lower" in text
 
 
@@ -143,9 +143,10 @@ def test_an_interval_holds_no_difference_where_the_test_finds_none() -> None:
 
 
 def test_what_is_said_in_short_is_recorded() -> None:
+    names = "few-steps-ddim", "few-steps-consistency", "fig4a-table3-consistency", "sd-class-conditional"
     finals = {
         (name, row["arm"], row["sampling_steps"]): row
-        for name in ("few-steps-ddim", "few-steps-consistency", "few-steps-times")
+        for name in (*names, "sd-unconditional", "sd-fine-tuning", "few-steps-latents")
         for row in read_json(ROOT / "results" / name / "cpu" / "summary.json")["finals"]
         if "difference" in row
     }
@@ -154,20 +155,22 @@ def test_what_is_said_in_short_is_recorded() -> None:
         row = finals[name, arm, steps]
         return float(row["difference"] / row["reference_mean"])
 
-    for steps in (2, 5, 10):
-        image, v, noise = (part("few-steps-ddim", f"{predict}-assignment", steps) for predict in ("x0", "v", "eps"))
-        assert max(image, v) < noise < 0
     for predict in ("x0", "v", "eps"):
         assert part("few-steps-ddim", f"{predict}-assignment", 50) > -0.1
-    levels = {
-        name: finals["few-steps-consistency", f"{name}-assignment", 1]
-        for name in ("published", "lognormal", "weighted")
-    }
-    assert levels["published"]["difference"] < 0
-    for better in ("lognormal", "weighted"):
-        assert levels[better]["difference"] > 0
-        assert levels[better]["mean"] < levels["published"]["mean"]
-        assert levels[better]["reference_mean"] < levels["published"]["reference_mean"]
+    for levels in ("published", "lognormal", "weighted"):
+        for steps in (1, 2):
+            row = finals["few-steps-consistency", f"{levels}-assignment", steps]
+            assert row["p"] > 0.05 or row["difference"] > 0
+            published = finals["few-steps-consistency", "published-assignment", steps]
+            assert levels == "published" or row["mean"] < published["mean"]  # "better ones"
+            assert levels == "published" or row["reference_mean"] < published["reference_mean"]
+    assert finals["fig4a-table3-consistency", "assignment", 1]["p"] < 0.05
+    assert part("fig4a-table3-consistency", "assignment", 1) < 0
+    assert finals["sd-class-conditional", "assignment", 5]["p"] < 0.05
+    assert part("sd-class-conditional", "assignment", 5) < 0
+    small, latents = part("sd-unconditional", "assignment", 5), part("few-steps-latents", "assignment", 5)
+    assert abs(small - latents) < 0.02  # "as much as flow matching"
+    assert all(finals["sd-fine-tuning", "assignment", steps]["p"] > 0.05 for steps in (5, 20))
     costs = read_json(ROOT / "benchmarks" / "results" / "couplings.json")["rows"]
     times = {
         (row["b"], row["d"]): row["median_ms"]
@@ -175,7 +178,6 @@ def test_what_is_said_in_short_is_recorded() -> None:
         if (row["task"], row["name"]) == ("assignment", "this library, fp32")
     }
     assert round(times[64, 3072]) == 1
-    assert times[1024, 4096] > 100
 
 
 def test_how_policies_fare_is_recorded() -> None:
@@ -192,7 +194,7 @@ def test_how_policies_fare_is_recorded() -> None:
 
 def test_what_is_not_recorded_is_left_out(copy: Path) -> None:
     assert "## What it costs" in page(copy)
-    assert "have 4,096 numbers. At batch 64" in " ".join(page(copy).split())
+    assert "| latents of photographs at 256 pixels | 4,096 | 64 |" in details(copy)
     shutil.rmtree(copy / "benchmarks")
     assert "## What it costs" not in page(copy)
     shutil.rmtree(copy / "results")
