@@ -101,7 +101,7 @@ def _draw_gains(axis: Any, gains: Sequence[Mapping[str, Any]]) -> None:
         axis.plot([], [], "s", color="grey", markersize=3.5, label="as latents")
     sizes = sorted({row["d"] for row in gains if not row["latents"]})
     axis.axhline(0, color="black", linewidth=0.7, linestyle=":")
-    axis.set_title("How much better samples are: CIFAR-10, with 95 % intervals", fontsize=10)
+    axis.set_title("How much better samples are (bars: 95 %)", fontsize=10)
     axis.set(xscale="log", xlabel="numbers in an image", ylabel="change of the Fréchet distance, %\n(below 0: better)")
     axis.set_xticks(sizes, [f"{d:,}" for d in sizes])
     axis.xaxis.set_minor_locator(pyplot().matplotlib.ticker.NullLocator())
