@@ -16,7 +16,9 @@ _ENDS = {
     "few-steps-flow-cpu": ["assignment", "nearest"],
     "few-steps-ddim-cpu": [f"{predict}-{arm}" for predict in ("eps", "x0", "v") for arm in ("assignment", "nearest")],
     "few-steps-16-pixels-cpu": [f"{way}-{arm}" for way in ("x0", "v", "flow") for arm in ("assignment", "nearest")],
-    "few-steps-16-pixels-consistency-cpu": ["published-assignment", "weighted-assignment"],
+    "few-steps-16-pixels-consistency-cpu": [
+        f"{levels}-{arm}" for levels in ("published", "weighted") for arm in ("assignment", "nearest")
+    ],
     "few-steps-times-cpu": ["edm-assignment", "edm-noise-assignment"],
     "few-steps-consistency-cpu": ["published-assignment", "lognormal-assignment", "weighted-assignment"],
     "digits-consistency": ["assignment", "nearest"],

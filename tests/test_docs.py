@@ -223,6 +223,11 @@ def test_the_question_of_consistency_says_what_larger_images_do() -> None:
     worse = [f"{-better(row):.0f} % worse" for row in (five, ten)]
     p = f"{five['p']:.2g}".replace("0.", ".")
     assert f"assignment ends {worse[0]} in 5 steps (p = {p}) and {worse[1]} in 10" in text
+    near = [ends[f"{recipe}-nearest", steps] for recipe in ("weighted", "published") for steps in (5, 10)]
+    percents = [f"{abs(better(row)):.0f}" for row in near]
+    assert f"and nearest of 8 by inner product {percents[0]} and {percents[1]} % worse." in text
+    p_values = " and ".join(f"{row['p']:.3f}".replace("0.", ".") for row in near[2:])
+    assert f"nearest of 8 ends {percents[2]} and {percents[3]} % better there (p = {p_values})" in text
 
 
 def test_the_question_of_times_and_levels_says_what_is_recorded() -> None:
