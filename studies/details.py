@@ -66,7 +66,7 @@ def details(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         "qualities": _qualities(gained, by_page),
         "counts": sorted({row["sampling_steps"] for row in gained}),
         "largest": _largest(rows, gained),
-        "share": share(gained),
+        "share": _share(gained),
         "expected": expected(gained),
         "latents": next((row for row in rows if row["d"] == _LATENT_NUMBERS), None),
     }
@@ -146,7 +146,7 @@ def _largest(rows: Sequence[Mapping[str, Any]], gained: Sequence[Mapping[str, An
     return {"name": gained[-1]["data"], "shown": shown, "cells": cells}
 
 
-def share(gained: Sequence[Mapping[str, Any]]) -> list[str]:
+def _share(gained: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return how much latents gained in place of what pixels gained, at 2 and at 5 sampling steps.
 
     The pixels are those of the most similar number of coordinates. Empty where latents were not measured.

@@ -6,7 +6,7 @@ from statistics import mean
 from typing import Any
 
 from immiscible_diffusion.files import read_json
-from immiscible_diffusion.report.sentences import counted, number
+from immiscible_diffusion.report.sentences import FLOORS, counted, number
 from immiscible_diffusion.runs.rollout import by_arm
 from studies.changes import change_text
 from studies.details import expected, floor, marks
@@ -90,7 +90,7 @@ def _change(view: Mapping[str, Any], arm: str, method: str, images: str) -> dict
 
 def _sooner(view: Mapping[str, Any]) -> list[list[str]]:
     """Return a row for each number of sampling steps: how much sooner assignment is, and both at their best."""
-    near, shown = 10 * floor(view, _ARM)["mean"], []
+    near, shown = FLOORS * floor(view, _ARM)["mean"], []
     for arm, steps, _, _, _, ratio, interval, _ in view["speedups"][view["metrics"][0]]:
         if arm == _ARM:
             best = view["best_changes"][arm, int(steps)]

@@ -6,6 +6,7 @@ from typing import Any
 from immiscible_diffusion.report.measures import metric_name
 
 __all__ = [
+    "FLOORS",
     "SURE",
     "change_cell",
     "counted",
@@ -22,7 +23,7 @@ __all__ = [
 
 SURE = 0.05
 """A difference of smaller p is said to be one."""
-_FLOORS = 10
+FLOORS = 10
 """A difference below so many noise floors has a mark in tables."""
 
 Row = Mapping[str, Any]
@@ -228,7 +229,7 @@ def _mark(row: Row, instrument: Sequence[Row]) -> str:
     """
     entries = [entry["floor"][row["metric"]] for entry, _ in floors(instrument, row["metric"]) if _has(entry, row)]
     difference = row.get("difference")
-    near = bool(entries) and difference is not None and abs(difference) < _FLOORS * entries[0]["mean"]
+    near = bool(entries) and difference is not None and abs(difference) < FLOORS * entries[0]["mean"]
     return " †" if near else ""
 
 
