@@ -40,10 +40,10 @@ def samples_figure(numbers: Mapping[str, Any], folder: Path) -> bytes:
             if path.is_file():
                 with Image.open(path) as opened:
                     grids[label, counted(count)] = np.asarray(opened.convert("RGB"))
-    columns = len({label for label, _ in grids})
-    if columns == 2 and len(grids) % 4 == 0:
-        heads = [counted(count) for count in counts]
-        pairs = [(heads[i : i + 2], label) for i in range(0, len(heads), 2) for label, _, _ in labels]
+    shown, heads = (list(dict.fromkeys(key[side] for key in grids)) for side in (0, 1))
+    columns = len(shown)
+    if columns == 2 and len(heads) % 2 == 0 and len(grids) == 2 * len(heads):
+        pairs = [(heads[i : i + 2], label) for i in range(0, len(heads), 2) for label in shown]
         grids = {(label, head): grids[label, head] for beside, label in pairs for head in beside}
     columns = columns if 1 < columns <= _MOST_COLUMNS else _MOST_COLUMNS
     return webp(
