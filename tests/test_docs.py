@@ -84,6 +84,9 @@ def test_the_questions_say_what_is_recorded() -> None:
         assert f"from {number(plain)} to {number(paired)}" in text
     assert f"(p = {final('few-steps-flow/cpu', 'assignment', 2)['p']:.4f}".replace("0.", ".") in text
     assert f"(p = {final('few-steps-flow/cpu', 'assignment', 10)['p']:.3f}".replace("0.", ".") in text
+    late = [final("few-steps-flow/cpu", "assignment", steps) for steps in (50, 100)]
+    parts, p_values = [f"{better(row):.0f} %" for row in late], [f"{row['p']:.3f}"[1:] for row in late]
+    assert f"ends {parts[0]} better at 50 sampling steps and {parts[1]} at 100 (p = {' and '.join(p_values)})" in text
     best = bests("few-steps-flow/cpu")
     assert f"{number(best['independent', 2])} becomes {number(best['assignment', 2])} at 2 steps." in text
     few = "few-steps-couplings/cpu"
@@ -292,9 +295,10 @@ def test_the_first_page_says_what_is_recorded() -> None:
     assert f"at 2 steps {better(large['32-pixels-assignment', 2]):.0f} % off the Fréchet distance on 32 x 32" in text
     ten = [f"{better(row):.0f} % less" for row in (large["32-pixels-assignment", 10], flow["assignment", 10])]
     assert f"{ten[0]} on CIFAR-10 at 32 x 32 pixels, {ten[1]} at 8 x 8" in text
-    many = [f"{better(row):.0f} % less" for row in (ddim["v-assignment", 50], recorded("demo")["assignment", 50])]
-    assert f"CIFAR-10: {many[0]} by DDIM predicting v, else no difference shown; digits: {many[1]}" in text
-    assert all(ddim[f"{name}-assignment", 50]["p"] > 0.05 for name in ("x0", "eps"))
+    rows = flow["assignment", 50], ddim["v-assignment", 50], recorded("demo")["assignment", 50]
+    many = [f"{better(row):.0f} %" for row in rows]
+    assert f"CIFAR-10: {many[0]} less by flow matching, {many[1]} by DDIM predicting v; digits: {many[2]} less" in text
+    assert all(row["p"] < 0.05 for row in rows)
 
 
 def test_the_page_of_samplers_says_what_latents_do() -> None:
@@ -305,6 +309,9 @@ def test_the_page_of_samplers_says_what_latents_do() -> None:
     assert f"ends {near} than independent noise at 5 steps from the matched start" in text
     assert f"and {plain} from N(0, I), and level with it at 20" in text
     assert all(ends[arm, 20]["p"] > 0.05 for arm in ("nearest", "nearest, plain start"))
+    assert "helps by inner product at 1 to 100 steps" in text
+    flow = recorded("few-steps-flow/cpu")
+    assert all(flow["nearest", n]["mean"] < flow["nearest, plain start", n]["mean"] for n in (1, 2, 5, 10, 50, 100))
     larger = recorded("few-steps-16-pixels/cpu")
     points = {
         round(better(larger[arm, n]) - better(larger[f"{arm}, plain start", n]))
