@@ -186,8 +186,14 @@ def test_the_questions_say_what_is_recorded() -> None:
     near, plain = (better(ddim[arm, 5]) for arm in ("v-nearest", "v-nearest, plain start"))
     assert f"{near:.0f} % better at 5 steps where v is predicted, {plain:.0f} % from N(0, I), and nowhere worse" in text
     assert not any(row["p"] < 0.05 and row["difference"] > 0 for (arm, _), row in ddim.items() if "nearest" in arm)
-    for steps in (10, 50):
-        assert f"{percent('nearest-start/cpu', 'l2-4, plain start', steps)} worse at {steps}" in text
+    start = recorded("nearest-start/cpu")
+    plain_starts = [start[f"{arm}, plain start", 50] for arm in ("l2-4", "l2-64", "dot-64")]
+    of_four, of_many, of_dot = (f"{-better(row):.0f} % worse" for row in plain_starts)
+    assert (
+        f"nearest of 4 by distance ends {of_four}, of 64 {of_many}, and of 64 by inner product {of_dot}, all with p"
+        in text
+    )
+    assert all(row["p"] < 0.02 for row in plain_starts)
 
 
 def test_the_claims_of_the_papers_are_judged_by_the_records() -> None:
@@ -287,6 +293,36 @@ def test_what_noise_tells_of_the_class_is_recorded() -> None:
         assert f"in {read} of cases, where chance is {chance} ([demo](results/demo.md))" in text
     within = json.loads((ROOT / "results/sd-class-conditional/cpu/summary.json").read_text(encoding="utf-8"))["pairs"]
     assert within["assignment-per-class"]["leak_accuracy"] <= within["assignment-per-class"]["leak_chance"]
+
+
+def test_what_the_start_does_to_the_nearest_of_k_is_recorded() -> None:
+    rows = recorded("nearest-start/cpu")
+
+    def ends(arm: str, *steps: int) -> list[str]:
+        return [f"{abs(better(rows[arm, count])):.0f}" for count in steps]
+
+    text = " ".join((ROOT / "docs" / "choosing-a-coupling.md").read_text(encoding="utf-8").split())
+    few, few_plain, many = (ends(arm, 2, 10, 50) for arm in ("dot-4", "dot-4, plain start", "dot-64"))
+    assert f"it ends {few[0]}, {few[1]} and {few[2]} % better at 2, 10 and 50 sampling steps from its matched" in text
+    assert f"and {few_plain[0]}, {few_plain[1]} and {few_plain[2]} % better from N(0, I)" in text
+    assert f"Of 64 it ends {many[0]}, {many[1]} and {many[2]} % better from its matched start" in text
+    first, ten, fifty = ends("dot-64, plain start", 2, 10, 50)
+    assert f"from N(0, I) {first} % better at 2 and {ten} and {fifty} % worse at 10 and 50" in text
+    many, plain = ends("l2-64", 2, 10, 50), ends("l2-64, plain start", 2, 10, 50)
+    assert f"it ends {many[0]}, {many[1]} and {many[2]} % better from its matched start" in text
+    assert f"from N(0, I) {plain[0]} % better at 2 and {plain[1]} and {plain[2]} % worse" in text
+    said = " ".join((ROOT / "docs" / "samplers.md").read_text(encoding="utf-8").split())
+    assert "by distance at 50 steps, with 64 noises at 10, too" in said
+    helps = {
+        (arm, count): rows[arm, count]["mean"] < rows[f"{arm}, plain start", count]["mean"]
+        for arm in ("l2-4", "l2-64")
+        for count in (2, 10, 50)
+    }
+    assert [key for key, better_matched in helps.items() if better_matched] == [
+        ("l2-4", 50),
+        ("l2-64", 10),
+        ("l2-64", 50),
+    ]
 
 
 def test_the_first_page_says_what_is_recorded() -> None:
