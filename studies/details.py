@@ -8,7 +8,7 @@ from immiscible_diffusion.report.sentences import number
 from studies.changes import change_text
 from studies.dimension import gains_by_dimension, nearness
 
-__all__ = ["details", "floor", "marks"]
+__all__ = ["details", "expected", "marks"]
 
 _GAINS = ["few-steps-flow-cpu", "demo"]
 """Pages of the records that the first table is about, real images first."""
@@ -115,14 +115,9 @@ def marks(view: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     return {(cells[0], cells[1]): " †" if cells[3].endswith("†") else "" for cells in ends}
 
 
-def floor(view: Mapping[str, Any], arm: str) -> Mapping[str, float]:
-    """Return ``mean`` and ``sd`` of what real images score for the samples of an arm, in the first metric."""
-    entries = [entry["floor"][view["metrics"][0]] for entry in view["instrument"] if arm in entry["arms"]]
-    return dict(entries[0])
-
-
 def _floor(view: Mapping[str, Any], arm: str) -> str:
-    score = floor(view, arm)
+    """Return what real images score for the samples of an arm, in the first metric."""
+    score = next(entry["floor"][view["metrics"][0]] for entry in view["instrument"] if arm in entry["arms"])
     return f"{number(score['mean'])} ± {number(score['sd'])}"
 
 

@@ -6,10 +6,10 @@ from statistics import mean
 from typing import Any
 
 from immiscible_diffusion.files import read_json
-from immiscible_diffusion.report.sentences import FLOORS, counted, number
+from immiscible_diffusion.report.sentences import counted, floor_mark, number
 from immiscible_diffusion.runs.rollout import by_arm
 from studies.changes import change_text
-from studies.details import expected, floor, marks
+from studies.details import expected, marks
 from studies.dimension import gains_by_dimension
 
 __all__ = ["start"]
@@ -90,12 +90,16 @@ def _change(view: Mapping[str, Any], arm: str, method: str, images: str) -> dict
 
 def _sooner(view: Mapping[str, Any]) -> list[list[str]]:
     """Return a row for each number of sampling steps: how much sooner assignment is, and both at their best."""
-    near, shown = FLOORS * floor(view, _ARM)["mean"], []
-    for arm, steps, _, _, _, ratio, interval, _ in view["speedups"][view["metrics"][0]]:
+    metric, shown = view["metrics"][0], []
+    for arm, steps, _, _, _, ratio, interval, _ in view["speedups"][metric]:
         if arm == _ARM:
             best = view["best_changes"][arm, int(steps)]
-            mark = " †" * (abs(best["best"] - best["reference"]) < near)
-            ends = [number(best["reference"]), number(best["best"]), f"{change_text(best)}{mark}"]
+            compared = {"arm": arm, "metric": metric, "difference": best["best"] - best["reference"]}
+            ends = [
+                number(best["reference"]),
+                number(best["best"]),
+                change_text(best) + floor_mark(compared, view["instrument"]),
+            ]
             shown.append([steps, f"{ratio} ({interval})", *ends])
     return shown
 

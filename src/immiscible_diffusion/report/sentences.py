@@ -6,7 +6,6 @@ from typing import Any
 from immiscible_diffusion.report.measures import metric_name
 
 __all__ = [
-    "FLOORS",
     "SURE",
     "change_cell",
     "counted",
@@ -14,6 +13,7 @@ __all__ = [
     "final_rows",
     "findings",
     "floor_findings",
+    "floor_mark",
     "floors",
     "measured_once",
     "number",
@@ -23,7 +23,7 @@ __all__ = [
 
 SURE = 0.05
 """A difference of smaller p is said to be one."""
-FLOORS = 10
+_FLOORS = 10
 """A difference below so many noise floors has a mark in tables."""
 
 Row = Mapping[str, Any]
@@ -52,7 +52,7 @@ def findings(numbers: Row, metric: str) -> list[str]:
     rows, ends = (of_metric(numbers[key], metric) for key in ("speedups", "finals"))
     rises, quality = metric in numbers["rising"], numbers.get("reaches", "final")
     instrument = _instrument(numbers, metric)
-    endings = {(row["arm"], row["sampling_steps"]): ended(row, rises, _mark(row, instrument)) for row in ends}
+    endings = {(row["arm"], row["sampling_steps"]): ended(row, rises, floor_mark(row, instrument)) for row in ends}
     sentences = []
     for (group, count), same in _grouped(rows, "group", "sampling_steps"):
         faster = [(_arm(row), words) for row in same if (words := _sooner(row))]
@@ -206,10 +206,10 @@ def floor_findings(instrument: Sequence[Row], metric: str) -> list[str]:
 def final_rows(numbers: Row, metric: str) -> list[list[str]]:
     """Return the rows of the table of ends, for one metric, and below them what real images score, over draws.
 
-    Differences that are near the noise floor have a mark, see ``_mark``.
+    Differences that are near the noise floor have a mark, see ``floor_mark``.
     """
     instrument = _instrument(numbers, metric)
-    rows = [_final_cells(row, _mark(row, instrument)) for row in of_metric(numbers["finals"], metric)]
+    rows = [_final_cells(row, floor_mark(row, instrument)) for row in of_metric(numbers["finals"], metric)]
     real = [(who, entry["floor"][metric]) for entry, who in floors(numbers["instrument"], metric)]
     cells = [[f"real images{who}", "-", f"{number(floor['mean'])} ± {number(floor['sd'])}"] for who, floor in real]
     return [*rows, *([*row, "-", "-"] for row in cells)]
@@ -220,7 +220,7 @@ def _instrument(numbers: Row, metric: str) -> Sequence[Row]:
     return () if metric in numbers["rising"] else numbers.get("instrument", ())
 
 
-def _mark(row: Row, instrument: Sequence[Row]) -> str:
+def floor_mark(row: Row, instrument: Sequence[Row]) -> str:
     """Return a mark if an arm ends within ten noise floors of its reference: what real images score for samples.
 
     Args:
@@ -229,7 +229,7 @@ def _mark(row: Row, instrument: Sequence[Row]) -> str:
     """
     entries = [entry["floor"][row["metric"]] for entry, _ in floors(instrument, row["metric"]) if _has(entry, row)]
     difference = row.get("difference")
-    near = bool(entries) and difference is not None and abs(difference) < FLOORS * entries[0]["mean"]
+    near = bool(entries) and difference is not None and abs(difference) < _FLOORS * entries[0]["mean"]
     return " †" if near else ""
 
 
