@@ -90,7 +90,8 @@ CIFAR10 := data/cifar10
 INCEPTION := data/inception.safetensors
 EXPERIMENTS := few-steps-flow few-steps-couplings few-steps-ddim few-steps-data-sets few-steps-consistency consistency-recipes \
   few-steps-times few-steps-dimension few-steps-settings knn-sweep fig4a-table3-consistency fig5-table4-ddim fig7-ablation \
-  table5-norm nearest-start image-scale fig8-batch few-steps-16-pixels
+  table5-norm nearest-start image-scale fig8-batch few-steps-16-pixels few-steps-16-pixels-eps \
+  few-steps-16-pixels-consistency
 evidence: $(READY)
 	for name in $(EXPERIMENTS); do \
 	  reuse=$$(for done in $(EXPERIMENTS); do [ $$done = $$name ] && break; printf -- '--reuse runs/cpu/%s ' $$done; done); \

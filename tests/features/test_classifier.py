@@ -18,6 +18,7 @@ from immiscible_diffusion.codecs import Bounds
 from immiscible_diffusion.data import Detour, Images
 from immiscible_diffusion.features import Classifier, FittedClassifier
 from immiscible_diffusion.features import _classifier_net as recipe
+from immiscible_diffusion.features._resize import reduced
 from immiscible_diffusion.features.training_images import training_images
 from immiscible_diffusion.metrics import frechet_distance
 from immiscible_diffusion.types import Batch, HasFingerprint, HasFitting
@@ -37,11 +38,11 @@ def brief(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "immiscible-diffusion" / "classifiers"
 
 
-def unlabelled(folder: Path, count: int) -> Images:
+def unlabelled(folder: Path, count: int, size: int = 8) -> Images:
     folder.mkdir()
     for i, image in enumerate(Digits().take(torch.arange(count)).raw):
         Image.fromarray(image[0].numpy()).save(folder / f"{i:04d}.png")
-    return Images(str(folder), size=8, held_out_rows=count // 4)
+    return Images(str(folder), size=size, held_out_rows=count // 4)
 
 
 def test_it_knows_held_out_digits_and_says_how_many(digits: FittedClassifier) -> None:
@@ -107,6 +108,29 @@ def test_rotations_are_told_for_labelled_images_where_asked(brief: Path) -> None
     features = Classifier(task="rotation").fitted(Digits(), Pixels())
     assert features.task == "rotation"
     assert features.net[-1].out_features == 4
+
+
+def test_large_images_are_reduced_before_the_net_sees_them(brief: Path, tmp_path: Path) -> None:
+    source = unlabelled(tmp_path / "images", 80, size=72)
+    features = Classifier(size=8).fitted(source, Pixels())
+    raw = source.held_out().raw
+    assert (features.shape, features.size) == ((3, 72, 72), 8)
+    assert torch.equal(features(raw), recipe.penultimate(features.net, reduced(raw, 8)))
+    assert recipe.accuracy(features.net, reduced(raw, 8), None) == features.accuracy
+    again = Classifier(size=8).fitted(source, Pixels())
+    assert (again.size, again.seconds) == (8, features.seconds)  # read, not fitted
+    assert torch.equal(again(raw), features(raw))
+    other = Classifier(size=16).fitted(source, Pixels())
+    assert other.net[0].weight.shape != features.net[0].weight.shape or not equal(features, other)
+    with pytest.raises(ValueError, match=r"set evaluate.features.size = 64, or evaluate.features = 'pooled_pixels'"):
+        Classifier().fitted(source, Pixels())
+
+
+def test_training_images_are_reduced_as_held_out_ones() -> None:
+    images, _ = training_images(Digits(), Pixels(), 100)
+    small, _ = training_images(Digits(), Pixels(), 100, side=4)
+    assert torch.equal(small, reduced(images, 4))
+    assert small.shape == (100, 1, 4, 4)
 
 
 def test_the_same_fit_has_the_same_bits(brief: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +235,13 @@ def test_what_cannot_be_learned_is_refused(digits: FittedClassifier, tmp_path: P
         Classifier(task="classes")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="seed is -1"):
         Classifier(seed=-1)
+    for size in (-1, 3, 65):
+        with pytest.raises(ValueError, match=f"size is {size}; it must be 0, or 4 to 64 pixels"):
+            Classifier(size=size)
+    with pytest.raises(ValueError, match="must be 0 unless images are square and no smaller: Wide yields 8 x 16"):
+        Classifier(size=8).fitted(Wide(), Pixels())
+    with pytest.raises(ValueError, match="must be 0 unless images are square and no smaller: Digits yields 8 x 8"):
+        Classifier(size=9).fitted(Digits(), Pixels())
     with pytest.raises(ValueError, match=r"learn from images.*Detour yields.*set evaluate.features = 'values'"):
         Classifier().fitted(Detour(), Bounds())
     with pytest.raises(ValueError, match="4 to 64 pixels; Wide yields 8 x 65"):

@@ -91,4 +91,4 @@ def test_launch_writes_it_beside_the_pairs(tmp_path: Path) -> None:
     assert [error for _, error in runs] == [None]
     assert (tmp_path / "pairs.json").exists()
     (entry,) = read_json(tmp_path / "instrument.json", INSTRUMENT)
-    assert entry["features"] == {"use": "classifier", "task": "auto", "seed": 0}
+    assert entry["features"] == {"use": "classifier", "task": "auto", "seed": 0, "size": 0}

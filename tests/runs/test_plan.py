@@ -63,7 +63,8 @@ def test_images_are_not_enlarged(shortest: int, device: str, sizes: list[int]) -
         ({"rows": 300, "classes": 2}, 16, 1e9, "labels", "learns the 2 classes"),
         ({"rows": 1100}, 16, 1e9, "pooled_pixels", "without labels and there are 880"),
         ({"rows": 1200}, 16, 1e9, "rotation", "the images have no labels"),
-        ({"rows": 1500}, 128, 1e9, "pooled_pixels", "takes images of 8 to 64 pixels"),
+        ({"rows": 1500}, 4, 1e9, "pooled_pixels", "takes images of 8 pixels and more"),
+        ({"rows": 1500}, 128, 1e9, "rotation", "the images have no labels"),
         ({"rows": 1500}, 16, 1e-9, "pooled_pixels", "seconds to train"),
         ({"rows": 1500, "latents": True, "image_side": 64}, 8, 1e9, "pooled_pixels", "every latent decoded"),
         ({"rows": 1500, "classes": 1}, 16, 1e9, "rotation", "the images have no labels"),
@@ -78,6 +79,16 @@ def test_features_are_what_can_be_learned_in_time(
     assert (choice.value if isinstance(choice.value, str) else choice.value["task"]) == use
     assert why in choice.why
     assert (fitting > 0) == isinstance(choice.value, dict) or seconds < 1
+
+
+@pytest.mark.parametrize(("size", "reduced"), [(64, {}), (128, {"size": 64})])
+@pytest.mark.parametrize("classes", [None, 2])
+def test_images_of_more_than_64_pixels_are_reduced_for_the_classifier(
+    size: int, reduced: dict[str, int], classes: int | None
+) -> None:
+    task = "labels" if classes else "rotation"
+    choice, _ = _features(look(1500, classes=classes), size, {}, 1e9)
+    assert choice.value == {"use": "classifier", "task": task} | reduced
 
 
 def test_a_look_at_a_folder(tmp_path: Path) -> None:

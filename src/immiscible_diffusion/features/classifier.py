@@ -13,6 +13,7 @@ from immiscible_diffusion.cache import alone_in_cache, cache_folder, keep_in_cac
 from immiscible_diffusion.checks import check_choice, check_whole
 from immiscible_diffusion.extras import needs
 from immiscible_diffusion.features import _classifier_net as recipe
+from immiscible_diffusion.features._resize import reduced
 from immiscible_diffusion.features._weights import digest_of_state
 from immiscible_diffusion.features.training_images import stored, training_images
 from immiscible_diffusion.files import digest_of
@@ -46,17 +47,24 @@ class Classifier:
             of 64 pixels, noise of 16 grey levels or a 3 x 3 blur raise the Fréchet distance to 1.2 times its noise
             floor. ``auto``: labels where there are any.
         seed: of the first weights and the order of the images.
+        size: to which side in pixels, 4 to 64, square images are first reduced; 0 leaves them as they are. For images
+            of more than 64 pixels, and for those that were enlarged: detail that it takes away is not measured.
 
     Raises:
-        ValueError: an unknown task or a negative seed; where fitted: no images, or of other sizes or channels.
+        ValueError: an unknown task, a negative seed, or a size out of its range; where fitted: no images, or of other
+            sizes or channels.
     """
 
     task: Literal["auto", "labels", "rotation"] = "auto"
     seed: int = 0
+    size: int = 0
 
     def __post_init__(self) -> None:
         check_choice("task", self.task, Literal["auto", "labels", "rotation"])
         check_whole(seed=self.seed, at_least=0)
+        least, most = _SIDES
+        if self.size and not least <= self.size <= most:
+            raise ValueError(f"size is {self.size}; it must be 0, or {least} to {most} pixels")
 
     def __call__(self, raw: Tensor) -> Tensor:
         """Refuse: there is no network before ``fitted``.
@@ -96,6 +104,8 @@ class Classifier:
             "codec": describe("codec", codec) if decoded else None,
             "weights": codec.fingerprint() if decoded and isinstance(codec, HasMoments) else None,
         }
+        if self.size:
+            about["size"] = self.size
         digest = digest_of(json.dumps(about, sort_keys=True, default=str).encode())
         path = cache_folder() / "classifiers" / f"{digest[:32]}.safetensors"
         if (kept := _read(path, digest)) is not None:
@@ -103,7 +113,7 @@ class Classifier:
         with alone_in_cache(path):
             if (kept := _read(path, digest)) is not None:
                 return kept
-            made = _fit(source, codec, task, self.seed)
+            made = _fit(source, codec, task, self.seed, self.size)
             _keep(made, path, digest)
             return made
 
@@ -120,10 +130,16 @@ class Classifier:
                 f"{shape}, {image.dtype}: set evaluate.features = 'values', or others that fit"
             )
         least, most = _SIDES
-        if not least <= min(shape[1:]) <= max(shape[1:]) <= most:
+        if self.size and not self.size <= shape[1] == shape[2]:
+            raise ValueError(
+                f"size is {self.size}; it must be 0 unless images are square and no smaller: {name} yields "
+                f"{shape[1]} x {shape[2]}"
+            )
+        if not self.size and not least <= min(shape[1:]) <= max(shape[1:]) <= most:
+            smaller = f"evaluate.features.size = {most}, or " if most < shape[1] == shape[2] else ""
             raise ValueError(
                 f"the features `classifier` are for images of {least} to {most} pixels; {name} yields "
-                f"{shape[1]} x {shape[2]}: set evaluate.features = 'pooled_pixels' or 'inception'"
+                f"{shape[1]} x {shape[2]}: set {smaller}evaluate.features = 'pooled_pixels' or 'inception'"
             )
         if self.task == "labels" and source.classes is None:
             raise ValueError(
@@ -149,6 +165,7 @@ class FittedClassifier:
         accuracy: the share of held-out images that it tells right.
         held_out_rows: how many these are.
         seconds: how long the training took.
+        size: to which side images are reduced before the net sees them; 0 if they are not.
     """
 
     net: nn.Sequential
@@ -157,6 +174,7 @@ class FittedClassifier:
     accuracy: float
     held_out_rows: int
     seconds: float
+    size: int = 0
 
     def __call__(self, raw: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n f"]:
         """Return the features of images, (n, 128), on their device; they are computed on the CPU.
@@ -169,7 +187,8 @@ class FittedClassifier:
                 f"this classifier was trained on uint8 images {self.shape}; there came {tuple(raw.shape[1:])}, "
                 f"{raw.dtype}"
             )
-        return recipe.penultimate(self.net, raw.cpu()).to(raw.device)
+        seen = reduced(raw.cpu(), self.size) if self.size else raw.cpu()
+        return recipe.penultimate(self.net, seen).to(raw.device)
 
     @property
     def fingerprint(self) -> str:
@@ -178,18 +197,23 @@ class FittedClassifier:
 
 
 @torch.inference_mode(mode=False)
-def _fit(source: Source, codec: Codec, task: Task, seed: int) -> FittedClassifier:
+def _fit(source: Source, codec: Codec, task: Task, seed: int, size: int) -> FittedClassifier:
     begun = time.perf_counter()
     held_out = source.held_out()
-    unseen = stored(held_out.raw, codec)
-    images, labels = training_images(source, codec, max(1, _BYTES // unseen[0].numel()))
-    shape = tuple(images.shape[1:])
+    shape = tuple(stored(held_out.raw[:1], codec).shape[1:])
+    unseen = stored(held_out.raw, codec, size)
+    images, labels = training_images(source, codec, max(1, _BYTES // unseen[0].numel()), size)
     known = labels if task == "labels" else None
     classes = 4 if task == "rotation" else source.classes or 1
-    net = recipe.untrained((shape[0], shape[1], shape[2]), classes, seed)
+    net = recipe.untrained(_seen(shape, size), classes, seed)
     recipe.train(net, images, known, flip=isinstance(source, HasFlip) and source.flip, seed=seed)
     right = recipe.accuracy(net, unseen, held_out.cond if task == "labels" else None)
-    return FittedClassifier(net, shape, task, right, len(unseen), round(time.perf_counter() - begun, 3))
+    return FittedClassifier(net, shape, task, right, len(unseen), round(time.perf_counter() - begun, 3), size)
+
+
+def _seen(shape: tuple[int, ...], size: int) -> tuple[int, int, int]:
+    """Return the shape of the images that the net sees, (c, h, w)."""
+    return (shape[0], size, size) if size else (shape[0], shape[1], shape[2])
 
 
 def _keep(made: FittedClassifier, path: Path, digest: str) -> None:
@@ -203,6 +227,7 @@ def _keep(made: FittedClassifier, path: Path, digest: str) -> None:
         "accuracy": made.accuracy,
         "held_out_rows": made.held_out_rows,
         "seconds": made.seconds,
+        "size": made.size,
         "weights": digest_of_state(made.net.state_dict()),
     }
     text = json.dumps(record)
@@ -226,11 +251,11 @@ def _read(path: Path, digest: str) -> FittedClassifier | None:
     record: dict[str, Any] = json.loads(text)
     if record["weights"] != digest_of_state(state):
         return None
-    shape = tuple(record["shape"])
-    net = recipe.untrained((shape[0], shape[1], shape[2]), record["classes"], 0)
+    shape, size = tuple(record["shape"]), record.get("size", 0)
+    net = recipe.untrained(_seen(shape, size), record["classes"], 0)
     try:
         net.load_state_dict(state)
     except RuntimeError:  # of another net
         return None
     rest = {key: record[key] for key in ("task", "accuracy", "held_out_rows", "seconds")}
-    return FittedClassifier(net, shape, **rest)
+    return FittedClassifier(net, shape, size=size, **rest)

@@ -5,6 +5,7 @@ import itertools
 import torch
 from torch import Tensor
 
+from immiscible_diffusion.features._resize import reduced
 from immiscible_diffusion.features._shown import shown
 from immiscible_diffusion.types import Codec, Source
 
@@ -14,7 +15,7 @@ _READ, _DECODED = 500, 50
 """Rows read and decoded at a time: an autoencoder needs much memory for each."""
 
 
-def training_images(source: Source, codec: Codec, rows: int) -> tuple[Tensor, Tensor | None]:
+def training_images(source: Source, codec: Codec, rows: int, side: int = 0) -> tuple[Tensor, Tensor | None]:
     """Return training data as stored, (n, c, h, w) for images, and their class labels, (n,), or None without labels.
 
     The rows are distinct, in a fixed random order, and mirrored where the source mirrors them. A number that is not
@@ -24,6 +25,7 @@ def training_images(source: Source, codec: Codec, rows: int) -> tuple[Tensor, Te
         source: whose training rows.
         codec: brings back what is not stored as images, such as latents.
         rows: how many at most.
+        side: to which square images are reduced, in pixels; 0 leaves them as they are.
 
     >>> from immiscible_diffusion import Digits, Pixels
     >>> images, labels = training_images(Digits(), Pixels(), 200)
@@ -37,17 +39,24 @@ def training_images(source: Source, codec: Codec, rows: int) -> tuple[Tensor, Te
     if source.classes is not None:
         labels = torch.cat([batch.cond for batch in batches if batch.cond is not None])
     label = "reading training images for the features, once"
-    return torch.cat([stored(batch.raw, codec) for batch in shown(batches, reads, label)]), labels
+    return torch.cat([stored(batch.raw, codec, side) for batch in shown(batches, reads, label)]), labels
 
 
-def stored(raw: Tensor, codec: Codec) -> Tensor:
+def stored(raw: Tensor, codec: Codec, side: int = 0) -> Tensor:
     """Return data in the form of samples: images unchanged, other data encoded and decoded by the codec.
+
+    Square images are then reduced to ``side`` pixels, unless it is 0.
 
     >>> from immiscible_diffusion import Pixels
     >>> stored(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), Pixels()).shape
     torch.Size([2, 1, 8, 8])
     """
-    if raw.dtype == torch.uint8 and raw.ndim == 4:
+    is_image = raw.dtype == torch.uint8 and raw.ndim == 4
+    if is_image and not side:
         return raw
+    parts = []
     with torch.no_grad():
-        return torch.cat([codec.decode(codec.encode(part)) for part in torch.split(raw, _DECODED)])
+        for part in torch.split(raw, _DECODED):
+            images = part if is_image else codec.decode(codec.encode(part))
+            parts.append(reduced(images, side) if side else images)
+    return torch.cat(parts)

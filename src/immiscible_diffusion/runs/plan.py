@@ -29,7 +29,7 @@ _NEXT_SIZE = 4
 _CHANNELS = {"cpu": {16: [16, 32], 64: [16, 32, 64]}, "cuda": {16: [64, 128], 64: [64, 128, 128]}}
 """Device -> the largest side -> channels of the U-Net's levels."""
 _CLASSIFIED = 8, 64
-"""Sides of the images that a classifier of features can learn from."""
+"""Sides of the images that a classifier of features can learn from; larger ones are reduced first."""
 _LEAST_LEARNED = {"labels": 200, "rotation": 960}
 """Task -> the fewest training images; with fewer, blurred images score nearly like sharp ones (small_features.json)."""
 _LEAST_OF_CLASS = 20
@@ -167,24 +167,25 @@ def _features(look: Look, size: int, given: Mapping[str, Any], seconds: float) -
     reason = ""
     if look.latents:
         reason = "a classifier of features would need every latent decoded"
-    elif not least <= side <= most:
-        reason = f"a classifier of features takes images of {least} to {most} pixels"
+    elif side < least:
+        reason = f"a classifier of features takes images of {least} pixels and more"
     elif rows < _LEAST_LEARNED[task]:
         lack = "" if task == "labels" else " without labels"
         reason = f"a classifier of features needs {_LEAST_LEARNED[task]} training images{lack} and there are {rows}"
     else:
-        fitting = Classifier().fit_seconds((3, side, side), rows)
+        fitting = Classifier().fit_seconds((3, min(side, most), min(side, most)), rows)
         if fitting > _FEATURES_SHARE * seconds:
             reason = f"a classifier of features would take {math.ceil(fitting)} seconds to train (--minutes)"
     if reason:
         why = f"Averages of pixels on a grid, which show colour and layout but not sharpness: {reason}."
         return Choice(key, "pooled_pixels", why), 0.0
+    reduced = {"size": most} if side > most else {}
     if task == "labels":
         why = f"A small classifier that learns the {labels} classes of your images; a distance in it is not FID."
-        return Choice(key, {"use": "classifier", "task": "labels"}, why), fitting
+        return Choice(key, {"use": "classifier", "task": "labels"} | reduced, why), fitting
     lack = "the images have no labels" if labels < 2 else f"{labels} classes have fewer than 20 images each"
     why = f"A small classifier that learns which way up an image is, as {lack}; a distance in it is not FID."
-    return Choice(key, {"use": "classifier", "task": "rotation"}, why), fitting
+    return Choice(key, {"use": "classifier", "task": "rotation"} | reduced, why), fitting
 
 
 def _held_out(look: Look) -> int:
