@@ -214,10 +214,11 @@ def _setup(configuration: Mapping[str, Any]) -> str:
     wide = net.get("channels") or net.get("width") or net.get("depth")
     method = configuration["method"]
     way = f"{method['use']}, {method['predict']}" if method.get("predict") else method["use"]
+    decoded = ", encoded and decoded by the codec" if evaluate.get("reference") == "decoded" else ""
     return (
         f"{data}{size}; {way}; net {net['use']} {wide}; "
         f"{train['steps']:,} steps of {train['batch']}, learning rate {train['lr']:g}, average {train['ema']:g}; "
-        f"{evaluate['samples']:,} generated images a measurement against the held-out ones"
+        f"{evaluate['samples']:,} generated images a measurement against the held-out ones{decoded}"
     )
 
 

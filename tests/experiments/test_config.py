@@ -49,6 +49,7 @@ def test_a_configuration_survives_its_plain_form() -> None:
         ("evaluate.steps", [2, 5, 2], r"evaluate.steps and last_steps are \[2, 5, 2\] and \[\]; each number of"),
         ("evaluate.last_steps", [2], r"evaluate.steps and last_steps are \[2\] and \[2\]; each number of"),
         ("evaluate.last_steps", [0], r"evaluate.last_steps is \[0\]; it must be a list of sampling steps >= 1"),
+        ("evaluate.reference", "raw", r"evaluate.reference is 'raw'; it must be one of \['stored', 'decoded'\]"),
         ("net.channels", [7], "net.channels are"),
         ("net.channels", 8, "net.channels is 8; it must be a list, each a whole number"),
         ("net.channels", [8, "many"], r"net.channels is \[8, 'many'\]; it must be a list"),

@@ -130,6 +130,8 @@ def test_a_record_holds_what_real_images_score(runs: Path, root: Path) -> None:
         assert sentence in " ".join(html.unescape(page.read_text("utf-8")).split())
     (shared,) = floor_findings([entry | {"same_conditions": True} for entry in numbers["instrument"]], "frechet")
     assert "more than a perfect generator would: samples are made under the conditions of the held-out" in shared
+    (decoded,) = floor_findings([entry | {"reference": "decoded"} for entry in numbers["instrument"]], "frechet")
+    assert "against the 500 held-out images, which the codec encoded and decoded likewise, as a perfect" in decoded
     assert floor_findings([], "frechet") == floor_findings(numbers["instrument"], "another") == []
     both = [entry | {"arms": ["a"]}, entry | {"arms": ["b", "c"]}]
     assert [row[0] for row in final_rows({"finals": [], "instrument": both, "rising": []}, "frechet")] == [

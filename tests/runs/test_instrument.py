@@ -1,6 +1,7 @@
 """What an experiment records of its measuring instrument."""
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,22 @@ from immiscible_diffusion.features import Classifier, PooledPixels
 from immiscible_diffusion.features.training_images import training_images
 from immiscible_diffusion.files import read_json
 from immiscible_diffusion.metrics import Frechet, noise_floor
+from immiscible_diffusion.registry import register
+from immiscible_diffusion.runs.evaluation import held_out_features
 from immiscible_diffusion.runs.folder import INSTRUMENT
 from immiscible_diffusion.runs.instrument import write_instrument
 from immiscible_diffusion.runs.launch import launch
 
 CPU = torch.device("cpu")
+
+
+@register("codec")
+@dataclass(frozen=True)
+class Coarse(Pixels):
+    """A codec that loses detail, as autoencoders do."""
+
+    def decode(self, x: torch.Tensor) -> torch.Tensor:
+        return super().decode(x) // 64 * 64
 
 
 def cells(*overrides: tuple[str, Any]) -> list[Cell]:
@@ -54,6 +66,22 @@ def test_it_is_kept_while_it_fits(tmp_path: Path) -> None:
     (other,) = written(tmp_path, plain, ("evaluate.samples", 30))
     assert other["seconds"] >= 0
     assert other["samples"] == 30
+
+
+def test_held_out_images_are_encoded_and_decoded_where_asked(tmp_path: Path) -> None:
+    plain = [("evaluate.features", "pooled_pixels"), ("evaluate.metrics", ["frechet"])]
+    raw = Digits().held_out().raw
+    for reference, real in (("stored", raw), ("decoded", raw // 64 * 64)):
+        (cell, *_) = cells(*plain, ("evaluate.reference", reference))
+        lossy = replace(cell.config, codec=Coarse())
+        expected = PooledPixels()(real)
+        assert torch.equal(held_out_features(lossy, PooledPixels(), CPU), expected)
+        write_instrument([replace(cell, config=lossy)], tmp_path / reference, CPU)
+        (entry,) = read_json(tmp_path / reference / "instrument.json", INSTRUMENT)
+        assert entry["reference"] == reference
+        images, _ = training_images(Digits(), Pixels(), 160)
+        floor = noise_floor(PooledPixels()(images), expected, Frechet(), 40)
+        assert entry["floor"]["frechet"]["mean"] == pytest.approx(floor.mean)
 
 
 def test_fewer_training_rows_than_samples(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from immiscible_diffusion.checks import check_choice
 from immiscible_diffusion.registry import describe, make, read_table, written
 from immiscible_diffusion.train import Train
 from immiscible_diffusion.types import Codec, Coupling, Features, Method, Metric, NetDescription, Source
@@ -28,9 +29,13 @@ class Evaluation:
         metrics: the distances between them.
         guidance: the scale of classifier-free guidance; 1 is none.
         also: further networks, whose distances are kept as METRIC-NETWORK beside the distances in ``features``.
+        reference: what samples are compared with. ``stored``: the held-out data, so that a distance holds what the
+            codec loses, too. ``decoded``: these encoded and decoded by the codec, so that it holds the model's part
+            alone; for latents of an autoencoder.
 
     Raises:
-        ValueError: counts below 1, no sampling steps or one twice, or a guidance that is negative or not finite.
+        ValueError: counts below 1, no sampling steps or one twice, a guidance that is negative or not finite, or an
+            unknown reference.
     """
 
     every: int
@@ -43,6 +48,7 @@ class Evaluation:
     growth: float = 1.0
     last_steps: tuple[int, ...] = ()
     also: tuple[Features, ...] = ()
+    reference: Literal["stored", "decoded"] = "stored"
 
     def __post_init__(self) -> None:
         for name, value, least in (("every", self.every, 1), ("samples", self.samples, 2)):
@@ -64,6 +70,7 @@ class Evaluation:
             raise ValueError(f"growth is {self.growth}; it must be finite and at least 1")
         if not 0 <= self.guidance < math.inf:
             raise ValueError(f"guidance is {self.guidance}; it must be finite and at least 0")
+        check_choice("reference", self.reference, Literal["stored", "decoded"])
 
     @property
     def all_steps(self) -> tuple[int, ...]:

@@ -193,9 +193,11 @@ def floor_findings(instrument: Sequence[Row], metric: str) -> list[str]:
             if entry.get("same_conditions")
             else "as a perfect generator would"
         )
+        likewise = ", which the codec encoded and decoded likewise" if entry.get("reference") == "decoded" else ""
         sentence = (
             f"{drawn:,} real training {rows} in place of generated ones score a {metric_name(metric)} of "
-            f"{number(floor['mean'])} ± {number(floor['sd'])} against the {held_out:,} held-out {rows}{who}, {perfect}"
+            f"{number(floor['mean'])} ± {number(floor['sd'])} against the {held_out:,} held-out {rows}{who}{likewise}, "
+            f"{perfect}"
         )
         task = {"labels": "class", "rotation": "rotation"}.get(entry.get("task", ""))
         knows = f"; the classifier of features tells the {task} of {100 * entry.get('accuracy', 0):.0f} % of them"

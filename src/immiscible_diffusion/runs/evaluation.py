@@ -19,12 +19,22 @@ from immiscible_diffusion.runs.conditions import conditions_for, once
 from immiscible_diffusion.runs.pictures import save_grid, save_paths
 from immiscible_diffusion.runs.team import ALONE, Team
 from immiscible_diffusion.sample import Start, Trained, generate, with_guidance
-from immiscible_diffusion.types import Batch, Features, HasFingerprint, HasFitting, HasOriginal, HasPictures, Source
+from immiscible_diffusion.types import (
+    Batch,
+    Codec,
+    Features,
+    HasFingerprint,
+    HasFitting,
+    HasMoments,
+    HasOriginal,
+    HasPictures,
+    Source,
+)
 
 __all__ = ["evaluate", "fitted", "held_out_features", "measured_source", "networks"]
 
 _GRID, _TRIPLES = 64, 24
-_PART = 250
+_PART, _CODED = 250, 50
 _fitted: dict[str, Features] = {}
 
 
@@ -142,16 +152,36 @@ def fitted(config: Config, features: Features) -> Features:
 
 
 def held_out_features(config: Config, features: Features, device: torch.device) -> Tensor:
-    """Return the features of the held-out images, computed once for all evaluations of a process, if not before.
+    """Return the features of what samples are compared with, computed once for all evaluations of a process.
+
+    These are the held-out images or, with ``evaluate.reference = "decoded"``, what the codec makes of them.
 
     Args:
         config: the run.
         features: of ``fitted``.
         device: where they are computed.
     """
+    if config.evaluate.reference == "decoded":
+        features = _Decoded(features, config.codec)
     name = features.fingerprint if isinstance(features, HasFingerprint) else describe("features", features)
     source = measured_source(config)
     return once((describe("source", source), name), lambda: cached_features(source.held_out().raw.to(device), features))
+
+
+class _Decoded:
+    """The features of what a codec makes of images, with a fingerprint where the features have one."""
+
+    def __init__(self, features: Features, codec: Codec) -> None:
+        self._features, self._codec = features, codec
+        if isinstance(features, HasFingerprint):
+            weights = codec.fingerprint() if isinstance(codec, HasMoments) else None
+            about = [features.fingerprint, describe("codec", codec), weights]
+            self.fingerprint = json.dumps(about, sort_keys=True, default=str)
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        with torch.no_grad():
+            parts = [self._codec.decode(self._codec.encode(part)) for part in torch.split(raw, _CODED)]
+        return self._features(torch.cat(parts))
 
 
 def _sampling(asked: Evaluation) -> dict[str, int]:

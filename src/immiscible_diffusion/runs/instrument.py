@@ -68,7 +68,7 @@ def _measured_by(config: Config) -> dict[str, Any]:
         "source": describe("source", source),
         "listing": source.listing_digest() if isinstance(source, HasListing) else None,
         "codec": None if stored(raw, config.codec) is raw else plain["codec"],
-        **{key: plain["evaluate"][key] for key in ("features", "also", "metrics", "samples")},
+        **{key: plain["evaluate"][key] for key in ("features", "also", "metrics", "samples", "reference")},
     }
 
 
@@ -94,6 +94,7 @@ def _entry(config: Config, suffix: str, features: Features, device: torch.device
         "of": of,
         "features": describe("features", features),
         **_learned(network),
+        "reference": config.evaluate.reference,
         "samples": config.evaluate.samples,
         "drawn": drawn,
         "training_rows": len(training),
