@@ -152,9 +152,9 @@ def fitted(config: Config, features: Features) -> Features:
 
 
 def held_out_features(config: Config, features: Features, device: torch.device) -> Tensor:
-    """Return the features of what samples are compared with, computed once for all evaluations of a process.
+    """Return the features of the held-out images, computed once for all evaluations of a process, if not before.
 
-    These are the held-out images or, with ``evaluate.reference = "decoded"``, what the codec makes of them.
+    With ``evaluate.reference = "decoded"`` the codec encodes and decodes these images first.
 
     Args:
         config: the run.
@@ -169,7 +169,7 @@ def held_out_features(config: Config, features: Features, device: torch.device) 
 
 
 class _Decoded:
-    """The features of what a codec makes of images, with a fingerprint where the features have one."""
+    """The features of images that a codec encoded and decoded, with a fingerprint where the features have one."""
 
     def __init__(self, features: Features, codec: Codec) -> None:
         self._features, self._codec = features, codec
