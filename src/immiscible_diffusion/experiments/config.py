@@ -1,6 +1,7 @@
 """From the plain values of a file to the objects of a run, with errors that name the key."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -143,6 +144,20 @@ def read_config(values: Mapping[str, Any]) -> Config:
     parts = {kind: make(kind, values[kind]) for kind in kinds}
     train = read_table(Train, values["train"], "train")
     return Config(**parts, train=train, evaluate=_evaluation(values["evaluate"]))
+
+
+def with_defaults(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stored values of a run with each option that came since at its default.
+
+    A default is what earlier versions did. What can no longer be read is returned as it is.
+
+    Args:
+        plain: what ``Config.plain`` gave, in this version or in an earlier one, as JSON values.
+    """
+    try:
+        return dict(json.loads(json.dumps(read_config(plain).plain())))
+    except (ValueError, ImportError):
+        return dict(plain)
 
 
 def _evaluation(values: Any) -> Evaluation:

@@ -38,14 +38,7 @@ class Cell:
 
         What a file name cannot hold everywhere is an underscore in it.
         """
-        return self._folder({key: value for key, value in self.config.plain().items() if key != "evaluate"})
-
-    @property
-    def former_folder(self) -> str:
-        """The name that earlier versions gave the folder: their hash was of the evaluations too."""
-        return self._folder(self.config.plain())
-
-    def _folder(self, plain: Mapping[str, Any]) -> str:
+        plain = {key: value for key, value in self.config.plain().items() if key != "evaluate"}
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
         arm = re.sub(r"[^\w.,=+-]", "_", self.arm)[:_LONGEST].lstrip(".") or "run"
         return f"{arm}-seed{self.seed}-{digest}"

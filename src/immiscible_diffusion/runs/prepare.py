@@ -1,6 +1,8 @@
 """What comes before the first step of an experiment's runs: all checks, and what describes the runs in their folder."""
 
+import glob
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,15 +14,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from immiscible_diffusion.diagnostics.effect import Pairable, effect
 from immiscible_diffusion.diagnostics.idle import idle_reason
-from immiscible_diffusion.experiments.config import Config
+from immiscible_diffusion.experiments.config import Config, with_defaults
 from immiscible_diffusion.experiments.experiment import Cell, Experiment
-from immiscible_diffusion.files import write_json
+from immiscible_diffusion.files import read_json, write_json
 from immiscible_diffusion.registry import describe
 from immiscible_diffusion.runs.check import check_run
 from immiscible_diffusion.runs.checkpoint import newest_step
 from immiscible_diffusion.runs.conditions import EncodedCaptions, conditioned, with_prompts
-from immiscible_diffusion.runs.folder import is_finished
+from immiscible_diffusion.runs.folder import CONFIG, is_finished
 from immiscible_diffusion.runs.instrument import write_instrument
+from immiscible_diffusion.runs.records import but_evaluate
 from immiscible_diffusion.types import Coupling, HasPreparation
 
 __all__ = ["prepare", "run_name", "saved_steps"]
@@ -65,10 +68,23 @@ def saved_steps(cells: Sequence[Cell], folder: Path) -> list[str]:
 
 
 def _adopt(folder: Path, cell: Cell) -> None:
-    """Give a run folder of an earlier version the name that it has in this one."""
-    former, place = folder / cell.former_folder, folder / cell.folder
-    if former.is_dir() and not place.exists():
-        former.rename(place)
+    """Give the folder of a run that an earlier version began the name and the configuration that it has in this one.
+
+    The name has a hash of all options in it, and options come. Only folders of the same arm and seed are looked at.
+    """
+    place, plain = folder / cell.folder, json.loads(json.dumps(cell.config.plain()))
+    former = sorted(folder.glob(f"{glob.escape(place.name.rpartition('-')[0])}-*/config.json"))
+    for path in [place / "config.json"] if place.exists() else former:
+        try:
+            before = read_json(path, CONFIG)
+        except (OSError, ValueError):  # not written yet, or damaged: reading the records says so
+            continue
+        if but_evaluate(now := with_defaults(before)) == but_evaluate(plain):
+            if path.parent != place:
+                path.parent.rename(place)
+            if now != before:
+                write_json(place / "config.json", now)
+            return
 
 
 def _check(cells: Sequence[Cell], folder: Path, device: torch.device, threads: int) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from immiscible_diffusion.experiments.config import Config
+from immiscible_diffusion.experiments.config import Config, with_defaults
 from immiscible_diffusion.files import digest_of, read_json, whole_lines, write_json, write_lines
 from immiscible_diffusion.runs.folder import CONFIG, EVALUATION, LOG, SESSIONS, environment
 from immiscible_diffusion.types import HasListing
 
-__all__ = ["Records", "alike_but_when", "read_records"]
+__all__ = ["Records", "alike_but_when", "but_evaluate", "read_records"]
 
 Line = dict[str, Any]
 _WHEN = "every", "growth", "steps", "last_steps"
@@ -69,8 +69,8 @@ def read_records(config: Config, folder: Path) -> Records:
     path = folder / "config.json"
     if not path.exists():
         return Records(folder, [], [], [])
-    before, plain = read_json(path, CONFIG), _plain(config)
-    if _but_evaluate(before) != _but_evaluate(plain):
+    before, plain = with_defaults(read_json(path, CONFIG)), _plain(config)
+    if but_evaluate(before) != but_evaluate(plain):
         raise ValueError(f"{folder} holds a run with another configuration; choose another folder")
     log, evaluations = _lines(folder / "log.jsonl", LOG), _lines(folder / "evaluations.jsonl", EVALUATION)
     if evaluations and alike_but_when(before) != alike_but_when(plain):
@@ -100,7 +100,8 @@ def _plain(config: Config) -> dict[str, Any]:
     return dict(json.loads(json.dumps(config.plain())))
 
 
-def _but_evaluate(plain: Mapping[str, Any]) -> dict[str, Any]:
+def but_evaluate(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run's plain values without all that is measured: those that training depends on."""
     return {key: value for key, value in plain.items() if key != "evaluate"}
 
 

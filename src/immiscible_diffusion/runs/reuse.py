@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from immiscible_diffusion.experiments.config import Config
+from immiscible_diffusion.experiments.config import Config, with_defaults
 from immiscible_diffusion.experiments.experiment import Cell
 from immiscible_diffusion.files import new_folder, read_json, read_lines, write_bytes, write_json
 from immiscible_diffusion.runs.folder import CONFIG, EVALUATION, is_finished
@@ -18,8 +18,9 @@ __all__ = ["reuse"]
 def reuse(cells: Sequence[Cell], folder: Path, others: Sequence[Path]) -> list[str]:
     """Copy finished runs of other experiments that are the same, and return the names of the folders filled.
 
-    A run is the same if its configuration is, but for when and at how many sampling steps it was measured, and if all
-    that is asked for was. Images and training depend on nothing else, so that the numbers equal a new run's.
+    A run is the same if its configuration is, options that it lacks at their defaults, but for when and at how many
+    sampling steps it was measured, and if all that is asked for was. Images and training depend on nothing else, so
+    that the numbers equal a new run's.
 
     Args:
         cells: the runs that are wanted.
@@ -34,7 +35,7 @@ def reuse(cells: Sequence[Cell], folder: Path, others: Sequence[Path]) -> list[s
         runs = [path.parent for path in sorted(other.glob("*/config.json")) if is_finished(path.parent)]
         if not runs:
             raise ValueError(f"{other} has no finished run to reuse; it must hold run folders, such as runs/demo")
-        candidates += [(path, read_json(path / "config.json", CONFIG)) for path in runs]
+        candidates += [(path, with_defaults(read_json(path / "config.json", CONFIG))) for path in runs]
     filled = []
     for cell in cells:
         place, plain = folder / cell.folder, json.loads(json.dumps(cell.config.plain()))
