@@ -89,6 +89,7 @@ def test_images_of_more_than_64_pixels_are_reduced_for_the_classifier(
     task = "labels" if classes else "rotation"
     choice, _ = _features(look(1500, classes=classes), size, {}, 1e9)
     assert choice.value == {"use": "classifier", "task": task} | reduced
+    assert ("It sees them reduced to 64 pixels." in choice.why) == bool(reduced)
 
 
 def test_a_look_at_a_folder(tmp_path: Path) -> None:

@@ -180,11 +180,12 @@ def _features(look: Look, size: int, given: Mapping[str, Any], seconds: float) -
         why = f"Averages of pixels on a grid, which show colour and layout but not sharpness: {reason}."
         return Choice(key, "pooled_pixels", why), 0.0
     reduced = {"size": most} if side > most else {}
+    seen = f" It sees them reduced to {most} pixels." if reduced else ""
     if task == "labels":
-        why = f"A small classifier that learns the {labels} classes of your images; a distance in it is not FID."
+        why = f"A small classifier that learns the {labels} classes of your images; a distance in it is not FID.{seen}"
         return Choice(key, {"use": "classifier", "task": "labels"} | reduced, why), fitting
     lack = "the images have no labels" if labels < 2 else f"{labels} classes have fewer than 20 images each"
-    why = f"A small classifier that learns which way up an image is, as {lack}; a distance in it is not FID."
+    why = f"A small classifier that learns which way up an image is, as {lack}; a distance in it is not FID.{seen}"
     return Choice(key, {"use": "classifier", "task": "rotation"} | reduced, why), fitting
 
 
