@@ -19,6 +19,7 @@ import torch
 from immiscible_diffusion import registry
 from immiscible_diffusion.cli import run
 from immiscible_diffusion.cli.options import run_app
+from immiscible_diffusion.files import read_json, write_json
 from immiscible_diffusion.registry import lookup, names, register
 from immiscible_diffusion.report.measures import rises
 from immiscible_diffusion.report.record import record, speedup_values
@@ -142,6 +143,20 @@ def test_a_record_holds_what_real_images_score(runs: Path, root: Path) -> None:
 
 def pages_in(root: Path) -> list[Path]:
     return [root / "docs" / "results" / "image-scale-cpu.md"]
+
+
+def test_runs_of_an_earlier_version_are_reported(runs: Path, tmp_path: Path) -> None:
+    """Options that came later are missing in their configurations."""
+    earlier = tmp_path / "earlier"
+    shutil.copytree(runs, earlier)
+    for path in earlier.glob("*/config.json"):
+        plain = read_json(path)
+        for name in ("reference", "last_steps", "also", "guidance", "growth"):
+            del plain["evaluate"][name]
+        write_json(path, plain)
+    assert run(["report", str(earlier), "--record", str(tmp_path / "results" / "image-scale" / "cpu")]) == 0
+    assert studies(["pages", "--root", str(tmp_path)]) == 0
+    assert "compared with the held-out real ones, in" in " ".join((earlier / "report.html").read_text("utf-8").split())
 
 
 def test_a_finding_says_who_ends_better_where_no_speed_up_can_be_read() -> None:
