@@ -16,6 +16,7 @@ _ENDS = {
     "few-steps-flow-cpu": ["assignment", "nearest"],
     "few-steps-ddim-cpu": [f"{predict}-{arm}" for predict in ("eps", "x0", "v") for arm in ("assignment", "nearest")],
     "few-steps-16-pixels-cpu": [f"{way}-{arm}" for way in ("x0", "v", "flow") for arm in ("assignment", "nearest")],
+    "few-steps-16-pixels-eps-cpu": ["assignment", "nearest"],
     "few-steps-16-pixels-consistency-cpu": [
         f"{levels}-{arm}" for levels in ("published", "weighted") for arm in ("assignment", "nearest")
     ],

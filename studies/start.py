@@ -24,6 +24,7 @@ _HEADLINE = [
     ("few-steps-ddim-cpu", "eps-assignment", "DDIM, predicts the noise", "8 x 8 pixels"),
     ("few-steps-16-pixels-cpu", "x0-assignment", "DDIM, predicts the image", "16 x 16 pixels"),
     ("few-steps-16-pixels-cpu", "v-assignment", "DDIM, predicts v", "16 x 16 pixels"),
+    ("few-steps-16-pixels-eps-cpu", "assignment", "DDIM, predicts the noise", "16 x 16 pixels"),
     ("few-steps-consistency-cpu", "published-assignment", "consistency, published levels", "8 x 8 pixels"),
     ("few-steps-consistency-cpu", "lognormal-assignment", "consistency, lognormal levels", "8 x 8 pixels"),
     ("few-steps-consistency-cpu", "weighted-assignment", "consistency, weighted levels", "8 x 8 pixels"),

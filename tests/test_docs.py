@@ -102,7 +102,7 @@ def test_the_questions_say_what_is_recorded() -> None:
     assert f"end at {pools[0]} in one step and at {pools[1]} at 10 (" in text
     many = [final("fig5-table4-ddim/cpu", "assignment", steps) for steps in (20, 50, 100, 500, 1000)]
     eps_gains = [f"{better(row):.0f}" for row in many]
-    assert f"With eps it ends {min(eps_gains)} to {max(eps_gains)} % better at 20 to 1,000 sampling steps" in text
+    assert f"with eps it ends {min(eps_gains)} to {max(eps_gains)} % better at 20 to 1,000 sampling steps" in text
     assert all(row["p"] > 0.05 for row in many)
     ddim = recorded("few-steps-ddim/cpu")
 
@@ -413,6 +413,7 @@ GAINS = [
     ("sd-class-conditional/cpu", "assignment-per-class"),
     ("demo", "assignment"),
     ("few-steps-16-pixels/cpu", "v-assignment"),
+    ("few-steps-16-pixels-eps/cpu", "assignment"),
     ("few-steps-ddim/cpu", "v-assignment"),
     ("few-steps-ddim/cpu", "x0-assignment"),
     ("few-steps-ddim/cpu", "eps-assignment"),

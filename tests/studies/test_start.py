@@ -180,6 +180,22 @@ def test_what_is_said_in_short_is_recorded() -> None:
     assert round(times[64, 3072]) == 1
 
 
+def test_what_is_said_of_the_noise_at_16_pixels_is_recorded() -> None:
+    said = " ".join((ROOT / "docs" / "faq.md").read_text().split())
+    finals = {
+        (row["arm"], row["sampling_steps"]): row
+        for row in read_json(ROOT / "results" / "few-steps-16-pixels-eps" / "cpu" / "summary.json")["finals"]
+    }
+    five, ten = (finals["assignment", steps] for steps in (5, 10))
+    shares = {f"{-100 * row['difference'] / row['reference_mean']:.0f}" for row in (five, ten)}
+    sure = " and ".join(f"{row['p']:.2f}".removeprefix("0") for row in (five, ten))
+    assert shares == {"12"}
+    assert f"ends 12 % better at 5 and at 10, which three seeds cannot tell from chance (p = {sure})" in said
+    for steps, row in ((5, five), (10, ten)):
+        plain = list(finals["independent", steps]["by_seed"].values())
+        assert max(plain) - min(plain) > 2 * abs(row["difference"])  # "they differ more from each other"
+
+
 def test_how_policies_fare_is_recorded() -> None:
     lines = read_json(ROOT / "results" / "diffusion-policy" / "cpu" / "rollout.json")["lines"]
     guide = (ROOT / "docs" / "diffusion-policy.md").read_text()
