@@ -1,5 +1,6 @@
 """What the detailed page says: how qualities are measured, and every comparison with where both sides end."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ _FLOORS = [
     ("few-steps-flow-cpu", "assignment", "CIFAR-10 at 8 pixels"),
     ("few-steps-16-pixels-cpu", "v-assignment", "CIFAR-10 at 16 pixels"),
     ("few-steps-dimension-cpu", "32-pixels-assignment", "CIFAR-10 at 32 pixels"),
-    ("few-steps-latents-cpu", "assignment", "latents of CIFAR-10 at 64 pixels"),
+    ("few-steps-latents-cpu", "64-pixels-assignment", "latents of CIFAR-10 at 64 pixels"),
+    ("few-steps-latents-cpu", "128-pixels-assignment", "latents of CIFAR-10 at 128 pixels"),
     ("few-steps-faces-cpu", "assignment", "faces, as latents"),
     ("demo", "assignment", "digits"),
 ]
@@ -134,32 +136,52 @@ def _qualities(gained: Sequence[Mapping[str, Any]], by_page: Mapping[str, Mappin
 
 
 def _largest(rows: Sequence[Mapping[str, Any]], gained: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return name, nearness and changes by sampling steps of the largest images whose quality was measured, or None."""
-    if not gained:
+    """Return name, nearness and changes by sampling steps of the most pixels whose quality was measured, or None."""
+    pixels = [row for row in gained if not row["latents"]]
+    if not pixels:
         return None
-    cells = {row["sampling_steps"]: change_text(row) for row in gained if row["d"] == gained[-1]["d"]}
-    shown = next(row["shown"] for row in rows if row["d"] == gained[-1]["d"])
-    return {"name": gained[-1]["data"], "shown": shown, "cells": cells}
+    most = pixels[-1]
+    cells = {row["sampling_steps"]: change_text(row) for row in pixels if row["d"] == most["d"]}
+    shown = next(row["shown"] for row in rows if row["d"] == most["d"])
+    return {"name": most["data"], "shown": shown, "cells": cells}
+
+
+def _beside_pixels(gained: Sequence[Mapping[str, Any]], count: int) -> list[tuple[int, float, float]]:
+    """Return what latents gained in so many sampling steps beside pixels, in per cent, by size: (numbers, both gains).
+
+    The pixels are those of the most similar number of coordinates. Empty where latents or pixels were not measured.
+    """
+    rows = [row for row in gained if row["sampling_steps"] == count]
+    pixels = {row["d"]: -row["percent"] for row in rows if not row["latents"]}
+    return [
+        (row["d"], -row["percent"], pixels[min(pixels, key=lambda d: abs(math.log(d / row["d"])))])
+        for row in rows
+        if row["latents"] and pixels
+    ]
 
 
 def _share(gained: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return how much latents gained in place of what pixels gained, at 2 and at 5 sampling steps.
-
-    The pixels are those of the most similar number of coordinates. Empty where latents were not measured.
-    """
-    latents = [row for row in gained if row["latents"]]
-    if not latents:
-        return []
-    pixels = [row for row in gained if not row["latents"]]
-    nearest = min((row["d"] for row in pixels), key=lambda d: abs(d - latents[0]["d"]))
-    by_steps = {(row["sampling_steps"], row["d"]): -row["percent"] for row in gained}
-    return [f"{by_steps[n, latents[0]['d']]:.0f} % in place of {by_steps[n, nearest]:.0f} %" for n in (2, 5)]
+    """Return what latents gained in place of what pixels gained, at 2 and at 5 sampling steps, in words by size."""
+    by_count = {count: _beside_pixels(gained, count) for count in (2, 5)}
+    return [
+        f"{d:,} numbers gained "
+        + " and ".join(
+            f"{mine:.0f} % in place of {pixels:.0f} % at {count}"
+            for count, rows in by_count.items()
+            for numbers, mine, pixels in rows
+            if numbers == d
+        )
+        for d, _, _ in by_count[2]
+    ]
 
 
 def expected(gained: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     """Return by how many per cent large latents may gain in 4 sampling steps, at least and at most.
 
-    At least half of what the largest pixels gained at 5 steps, at most what they gained at 2.
+    At most what the most pixels gained at 2 steps. At least what they gained at 5, times the least that latents gained
+    there in place of pixels.
     """
-    by_steps = {row["sampling_steps"]: -row["percent"] for row in gained if row["d"] == gained[-1]["d"]}
-    return (f"{by_steps[5] / 2:.0f}", f"{by_steps[2]:.0f}") if by_steps else None
+    pixels = [row for row in gained if not row["latents"]]
+    by_steps = {row["sampling_steps"]: -row["percent"] for row in pixels if row["d"] == pixels[-1]["d"]}
+    least = min((mine / other for _, mine, other in _beside_pixels(gained, 5)), default=1.0)
+    return (f"{by_steps[5] * min(least, 1):.0f}", f"{by_steps[2]:.0f}") if by_steps else None

@@ -18,8 +18,8 @@ _STUDIED = "few-steps-dimension/cpu", "few-steps-latents/cpu"
 """Where qualities are read."""
 _RECORDS = "demo", *_STUDIED, "few-steps-flow/cpu"
 """Where distances are read; of equal data and batch the first is shown."""
-_LATENTS = 4 * 8 * 8
-"""The numbers of a latent of few-steps-latents."""
+_CHANNELS, _FACTOR = 4, 8
+"""The channels of a latent of few-steps-latents, and how many pixels one of its numbers stands for along a side."""
 
 
 def gains_by_dimension(root: Path) -> list[dict[str, Any]]:
@@ -46,18 +46,20 @@ def _gains(path: Path, page: str) -> Iterator[dict[str, Any]]:
     for arm, configuration in numbers["configurations"].items():
         if arm.rpartition("-")[2] == _ARM:
             for count in sorted({steps for name, steps in changed if name == arm}):
-                _, size, d = _data(configuration["source"])
+                _, size, d = _data(configuration["source"], arm)
                 latents = configuration["source"]["use"] == "latents"
                 about = {"data": size, "latents": latents, "d": d, "arm": arm, "page": page}
                 yield about | {"sampling_steps": count, **changed[arm, count]}
 
 
-def _data(source: Mapping[str, Any]) -> tuple[str, str, int]:
-    """Return name and size of the data of a source, and the numbers of one image."""
+def _data(source: Mapping[str, Any], arm: str) -> tuple[str, str, int]:
+    """Return name and size of the data of a source, and the numbers of one image; arms on latents begin with a size."""
     if source["use"] == "digits":
         return "digits, 8 x 8 pixels", "8 pixels", 64
     if source["use"] == "latents":
-        return "latents of CIFAR-10 at 64 pixels", "64 pixels, as latents", _LATENTS
+        side = int(arm.partition("-")[0])
+        numbers = _CHANNELS * (side // _FACTOR) ** 2
+        return f"latents of CIFAR-10 at {side} pixels", f"{side} pixels, as latents", numbers
     size = source["size"]
     return f"CIFAR-10 at {size} pixels", f"{size} pixels", 3 * size**2
 
@@ -92,6 +94,6 @@ def _recorded(path: Path) -> Iterator[dict[str, Any]]:
     numbers = read_record(path) if path.is_file() else {"configurations": {}}
     for arm, configuration in numbers["configurations"].items():
         if arm.rpartition("-")[2] == _ARM:
-            data, _, d = _data(configuration["source"])
+            data, _, d = _data(configuration["source"], arm)
             percent = numbers["pairs"][arm]["distance_reduction_percent"]
             yield {"data": data, "d": d, "batch": configuration["train"]["batch"], "percent": percent}

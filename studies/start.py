@@ -18,7 +18,8 @@ _HEADLINE = [
     ("few-steps-flow-cpu", "assignment", "flow matching", "8 x 8 pixels"),
     ("few-steps-dimension-cpu", "16-pixels-assignment", "flow matching", "16 x 16 pixels"),
     ("few-steps-dimension-cpu", "32-pixels-assignment", "flow matching", "32 x 32 pixels"),
-    ("few-steps-latents-cpu", "assignment", "flow matching", "latents of 64 x 64 pixels"),
+    ("few-steps-latents-cpu", "64-pixels-assignment", "flow matching", "latents of 64 x 64 pixels"),
+    ("few-steps-latents-cpu", "128-pixels-assignment", "flow matching", "latents of 128 x 128 pixels"),
     ("few-steps-ddim-cpu", "x0-assignment", "DDIM, predicts the image", "8 x 8 pixels"),
     ("few-steps-ddim-cpu", "v-assignment", "DDIM, predicts v", "8 x 8 pixels"),
     ("few-steps-ddim-cpu", "eps-assignment", "DDIM, predicts the noise", "8 x 8 pixels"),
@@ -138,18 +139,24 @@ def _policy(record: Path) -> str:
 
 def _short(gained: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return the changes of the largest images and of latents in several sampling steps."""
-    if not gained:
-        return None
     several = [row for row in gained if row["sampling_steps"] > 1]
     counts = sorted({row["sampling_steps"] for row in several})
-    largest = [row for row in several if row["d"] == gained[-1]["d"]]
+    pixels = [row for row in several if not row["latents"]]
+    if not pixels:
+        return None
+    largest = [row for row in pixels if row["d"] == pixels[-1]["d"]]
     latents = [row for row in several if row["latents"]]
-    enlarged = {"data_name": "latents of CIFAR-10 enlarged to 64 pixels", "changes": _changes(latents)}
+    latents = [row for row in latents if row["d"] == latents[-1]["d"]]
     return {
         "counts": _listed([str(count) for count in counts]),
         "largest": {"data_name": f"CIFAR-10 at {largest[0]['data']}", "changes": _changes(largest)},
-        "latents": enlarged if latents else None,
+        "latents": {"data_name": _enlarged(latents[-1]), "changes": _changes(latents)} if latents else None,
     }
+
+
+def _enlarged(row: Mapping[str, Any]) -> str:
+    """Return how a sentence names latents of the data of this row."""
+    return f"latents of CIFAR-10 enlarged to {row['data'].partition(',')[0]}"
 
 
 def _changes(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -409,7 +409,7 @@ GAINS = [
     ("few-steps-dimension/cpu", "32-pixels-assignment"),
     ("few-steps-flow/cpu", "assignment"),
     ("few-steps-data-sets/cpu", "semidiscrete"),
-    ("few-steps-latents/cpu", "assignment"),
+    ("few-steps-latents/cpu", "64-pixels-assignment"),
     ("sd-class-conditional/cpu", "assignment-per-class"),
     ("demo", "assignment"),
     ("few-steps-16-pixels/cpu", "v-assignment"),
