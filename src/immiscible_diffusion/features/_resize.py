@@ -42,13 +42,15 @@ def resized(raw: UInt8[Tensor, "n c h w"], size: int, how: Resize) -> Float[Tens
     return rows @ x @ columns.T
 
 
-def reduced(images: UInt8[Tensor, "n c h h"], side: int) -> UInt8[Tensor, "n c side side"]:
-    """Return square images reduced to this side as Pillow's bicubic filter does; of this side already, unchanged.
+def reduced(images: Tensor, side: int) -> Tensor:
+    """Return square images reduced to this side, (n, c, side, side), uint8, as Pillow's bicubic filter does.
+
+    Where ``side`` is 0, or their own, they are returned as they are.
 
     >>> reduced(torch.full((1, 3, 8, 8), 200, dtype=torch.uint8), 4).unique().tolist()
     [200]
     """
-    if images.shape[-1] == side:
+    if side in (0, images.shape[-1]):
         return images
     return torch.cat([as_bytes(resized(part, side, "clean_fid")) for part in torch.split(images, _ROWS)])
 

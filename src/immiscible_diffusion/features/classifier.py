@@ -187,8 +187,7 @@ class FittedClassifier:
                 f"this classifier was trained on uint8 images {self.shape}; there came {tuple(raw.shape[1:])}, "
                 f"{raw.dtype}"
             )
-        seen = reduced(raw.cpu(), self.size) if self.size else raw.cpu()
-        return recipe.penultimate(self.net, seen).to(raw.device)
+        return recipe.penultimate(self.net, reduced(raw.cpu(), self.size)).to(raw.device)
 
     @property
     def fingerprint(self) -> str:

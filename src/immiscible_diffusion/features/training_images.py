@@ -9,7 +9,7 @@ from immiscible_diffusion.features._resize import reduced
 from immiscible_diffusion.features._shown import shown
 from immiscible_diffusion.types import Codec, Source
 
-__all__ = ["stored", "training_images"]
+__all__ = ["decoded", "stored", "training_images"]
 
 _READ, _DECODED = 500, 50
 """Rows read and decoded at a time: an autoencoder needs much memory for each."""
@@ -51,12 +51,13 @@ def stored(raw: Tensor, codec: Codec, side: int = 0) -> Tensor:
     >>> stored(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), Pixels()).shape
     torch.Size([2, 1, 8, 8])
     """
-    is_image = raw.dtype == torch.uint8 and raw.ndim == 4
-    if is_image and not side:
-        return raw
-    parts = []
+    if raw.dtype == torch.uint8 and raw.ndim == 4:
+        return reduced(raw, side)
+    return decoded(raw, codec, side)
+
+
+def decoded(raw: Tensor, codec: Codec, side: int = 0) -> Tensor:
+    """Return data after a codec encoded and decoded them, some rows at a time, reduced to ``side`` as in ``stored``."""
     with torch.no_grad():
-        for part in torch.split(raw, _DECODED):
-            images = part if is_image else codec.decode(codec.encode(part))
-            parts.append(reduced(images, side) if side else images)
+        parts = [reduced(codec.decode(codec.encode(part)), side) for part in torch.split(raw, _DECODED)]
     return torch.cat(parts)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from immiscible_diffusion.experiments.config import Config, Evaluation
+from immiscible_diffusion.features.training_images import decoded
 from immiscible_diffusion.metrics import cached_features
 from immiscible_diffusion.priors import StandardNormal
 from immiscible_diffusion.registry import describe
@@ -34,7 +35,7 @@ from immiscible_diffusion.types import (
 __all__ = ["evaluate", "fitted", "held_out_features", "measured_source", "networks"]
 
 _GRID, _TRIPLES = 64, 24
-_PART, _CODED = 250, 50
+_PART = 250
 _fitted: dict[str, Features] = {}
 
 
@@ -179,9 +180,7 @@ class _Decoded:
             self.fingerprint = json.dumps(about, sort_keys=True, default=str)
 
     def __call__(self, raw: Tensor) -> Tensor:
-        with torch.no_grad():
-            parts = [self._codec.decode(self._codec.encode(part)) for part in torch.split(raw, _CODED)]
-        return self._features(torch.cat(parts))
+        return self._features(decoded(raw, self._codec))
 
 
 def _sampling(asked: Evaluation) -> dict[str, int]:
