@@ -146,6 +146,11 @@ def read_config(values: Mapping[str, Any]) -> Config:
     return Config(**parts, train=train, evaluate=_evaluation(values["evaluate"]))
 
 
+def as_stored(config: Config) -> dict[str, Any]:
+    """Return a run's plain values as its ``config.json`` holds them: JSON values, lists in place of tuples."""
+    return dict(json.loads(json.dumps(config.plain())))
+
+
 def with_defaults(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return the stored values of a run with each option that came since at its default.
 
@@ -155,7 +160,7 @@ def with_defaults(plain: Mapping[str, Any]) -> dict[str, Any]:
         plain: what ``Config.plain`` gave, in this version or in an earlier one, as JSON values.
     """
     try:
-        return dict(json.loads(json.dumps(read_config(plain).plain())))
+        return as_stored(read_config(plain))
     except (ValueError, ImportError):
         return dict(plain)
 

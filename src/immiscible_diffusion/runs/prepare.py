@@ -2,7 +2,6 @@
 
 import glob
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from immiscible_diffusion.diagnostics.effect import Pairable, effect
 from immiscible_diffusion.diagnostics.idle import idle_reason
-from immiscible_diffusion.experiments.config import Config, with_defaults
+from immiscible_diffusion.experiments.config import Config, as_stored, with_defaults
 from immiscible_diffusion.experiments.experiment import Cell, Experiment
 from immiscible_diffusion.files import read_json, write_json
 from immiscible_diffusion.registry import describe
@@ -72,7 +71,7 @@ def _adopt(folder: Path, cell: Cell) -> None:
 
     The name has a hash of all options in it, and options come. Only folders of the same arm and seed are looked at.
     """
-    place, plain = folder / cell.folder, json.loads(json.dumps(cell.config.plain()))
+    place, plain = folder / cell.folder, as_stored(cell.config)
     former = sorted(folder.glob(f"{glob.escape(place.name.rpartition('-')[0])}-*/config.json"))
     for path in [place / "config.json"] if place.exists() else former:
         try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from immiscible_diffusion.experiments.config import Config, with_defaults
+from immiscible_diffusion.experiments.config import Config, as_stored, with_defaults
 from immiscible_diffusion.files import digest_of, read_json, whole_lines, write_json, write_lines
 from immiscible_diffusion.runs.folder import CONFIG, EVALUATION, LOG, SESSIONS, environment
 from immiscible_diffusion.types import HasListing
@@ -52,7 +52,7 @@ class Records:
     def begin_session(self, config: Config, step: int) -> Line:
         """Write the configuration, add this session's environment to the earlier ones, and return it."""
         session = {"from_step": step, "data": _listing(config), **environment()}
-        write_json(self.folder / "config.json", _plain(config))
+        write_json(self.folder / "config.json", as_stored(config))
         write_json(self.folder / "environment.json", [*self.sessions, session])
         return session
 
@@ -69,7 +69,7 @@ def read_records(config: Config, folder: Path) -> Records:
     path = folder / "config.json"
     if not path.exists():
         return Records(folder, [], [], [])
-    before, plain = with_defaults(read_json(path, CONFIG)), _plain(config)
+    before, plain = with_defaults(read_json(path, CONFIG)), as_stored(config)
     if but_evaluate(before) != but_evaluate(plain):
         raise ValueError(f"{folder} holds a run with another configuration; choose another folder")
     log, evaluations = _lines(folder / "log.jsonl", LOG), _lines(folder / "evaluations.jsonl", EVALUATION)
@@ -94,10 +94,6 @@ def read_records(config: Config, folder: Path) -> Records:
 def alike_but_when(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's plain values without when, and at how many sampling steps, it is measured."""
     return {**plain, "evaluate": {key: value for key, value in plain["evaluate"].items() if key not in _WHEN}}
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    return dict(json.loads(json.dumps(config.plain())))
 
 
 def but_evaluate(plain: Mapping[str, Any]) -> dict[str, Any]:

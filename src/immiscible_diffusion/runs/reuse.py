@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from immiscible_diffusion.experiments.config import Config, with_defaults
+from immiscible_diffusion.experiments.config import Config, as_stored, with_defaults
 from immiscible_diffusion.experiments.experiment import Cell
 from immiscible_diffusion.files import new_folder, read_json, read_lines, write_bytes, write_json
 from immiscible_diffusion.runs.folder import CONFIG, EVALUATION, is_finished
@@ -38,7 +38,7 @@ def reuse(cells: Sequence[Cell], folder: Path, others: Sequence[Path]) -> list[s
         candidates += [(path, with_defaults(read_json(path / "config.json", CONFIG))) for path in runs]
     filled = []
     for cell in cells:
-        place, plain = folder / cell.folder, json.loads(json.dumps(cell.config.plain()))
+        place, plain = folder / cell.folder, as_stored(cell.config)
         for path, config in candidates:
             if place.exists() or alike_but_when(plain) != alike_but_when(config):
                 continue
