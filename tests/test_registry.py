@@ -28,6 +28,13 @@ def test_the_names_in_the_source_are_those_that_register(kind: str) -> None:
     assert len(registered) > 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_test_module_registers_for_good(kind: str) -> None:
+    """Tests of all registered classes would otherwise depend on which modules are collected with them."""
+    outside = [cls for cls in registry._registered[kind].values() if not cls.__module__.startswith("immiscible_diff")]
+    assert outside == []
+
+
 def test_a_class_may_not_take_the_name_of_a_built_in() -> None:
     @dataclasses.dataclass(frozen=True)
     class Cmmd: ...

@@ -170,6 +170,19 @@ def test_half_precision_is_near(kl: Path, dtype: Any, tolerance: float) -> None:
     assert not torch.equal(near, exact)
 
 
+def test_channels_last_computes_the_same(kl: Path) -> None:
+    plain, last = VAE(str(kl)), VAE(str(kl), channels_last=True)
+    images = torch.randint(256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    latents = plain.encode(images)
+    torch.testing.assert_close(last.encode(images), latents)
+    assert torch.equal(last.decode(latents), plain.decode(latents))
+    models = [codec._model(images) for codec in (plain, last)]
+    assert [model.encoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last) for model in models] == [
+        False,
+        True,
+    ]
+
+
 def test_an_overflow_is_an_error(kl: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from immiscible_diffusion import Digits, Pixels
+from immiscible_diffusion import Digits, Pixels, registry
 from immiscible_diffusion.experiments.experiment import Cell, read_experiment
 from immiscible_diffusion.features import Classifier, PooledPixels
 from immiscible_diffusion.features.training_images import training_images
@@ -24,7 +24,6 @@ from immiscible_diffusion.runs.launch import launch
 CPU = torch.device("cpu")
 
 
-@register("codec")
 @dataclass(frozen=True)
 class Coarse(Pixels):
     """A codec that loses detail, as autoencoders do."""
@@ -68,7 +67,9 @@ def test_it_is_kept_while_it_fits(tmp_path: Path) -> None:
     assert other["samples"] == 30
 
 
-def test_held_out_images_are_encoded_and_decoded_where_asked(tmp_path: Path) -> None:
+def test_held_out_images_are_encoded_and_decoded_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._registered, "codec", dict(registry._registered["codec"]))
+    register("codec")(Coarse)
     plain = [("evaluate.features", "pooled_pixels"), ("evaluate.metrics", ["frechet"])]
     raw = Digits().held_out().raw
     for reference, real in (("stored", raw), ("decoded", raw // 64 * 64)):

@@ -80,14 +80,14 @@ def digest(path: Path) -> str:
     return digests[0] if len(digests) == 1 else digest_of("\n".join(digests).encode())
 
 
-def load(path: Path, dtype: torch.dtype, device: str) -> Any:
-    """Return the model in a folder, read once for each dtype and device.
+def load(path: Path, dtype: torch.dtype, device: str, channels_last: bool) -> Any:
+    """Return the model in a folder, read once for each dtype, device and memory format.
 
     Raises:
         ValueError: its files are missing, damaged or do not fit each other.
     """
     with _loading:  # a background thread may prepare batches
-        return _load(path, dtype, device)
+        return _load(path, dtype, device, channels_last)
 
 
 def _weights(path: Path) -> list[Path]:
@@ -98,7 +98,7 @@ def _weights(path: Path) -> list[Path]:
 
 
 @cache
-def _load(path: Path, dtype: torch.dtype, device: str) -> Any:
+def _load(path: Path, dtype: torch.dtype, device: str, channels_last: bool) -> Any:
     with needs("nets", "a vae needs diffusers"):
         import diffusers
     name = config(path)["_class_name"]
@@ -106,4 +106,6 @@ def _load(path: Path, dtype: torch.dtype, device: str) -> Any:
     with torch.random.fork_rng(devices=[]):  # diffusers may initialise weights before it loads them
         model = read_model(getattr(diffusers, name), path, f"the {name}", low_cpu_mem_usage=False)
     # nn.Module's own: diffusers' warns of modules kept in fp32, of which these classes have none
-    return torch.nn.Module.to(model.eval().requires_grad_(False), device=device, dtype=dtype)
+    move: Any = torch.nn.Module.to
+    model = move(model.eval().requires_grad_(False), device=device, dtype=dtype)
+    return move(model, memory_format=torch.channels_last) if channels_last else model
