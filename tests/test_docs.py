@@ -280,8 +280,20 @@ def test_the_question_of_settings_says_what_is_recorded() -> None:
         ("batch-64", "half the batch"),
     ):
         assert f"{words} {off(name, 1)} and {off(name, 10)} %" in text
-    pairs = [row for row in ends.values() if "difference" in row]
-    assert all(row["p"] < 0.01 and row["difference"] < 0 for row in pairs)
+    unaveraged = {steps: off("no-average", steps) for steps in (1, 2, 5, 10)}
+    assert (
+        "it is {} % in one step and {} % in two; in 5 and 10 steps, where it is {} and {} %".format(
+            *unaveraged.values()
+        )
+        in text
+    )
+    pairs = {key: row for key, row in ends.items() if "difference" in row}
+    unsure = {key for key, row in pairs.items() if row["p"] >= 0.01}
+    assert all(row["difference"] < 0 for row in pairs.values())
+    assert unsure == {("no-average-assignment", steps) for steps in (5, 10)}
+    for steps in (5, 10):
+        assert pairs["no-average-assignment", steps]["p"] > 0.05  # "chance"
+        assert ends["no-average-independent", steps]["sd"] > 2 * ends["plain-independent", steps]["sd"]
     assert min(ends, key=lambda key: ends[key]["mean"]) == ("double-rate-assignment", 10)
 
 
