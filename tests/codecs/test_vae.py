@@ -175,7 +175,7 @@ def test_channels_last_computes_the_same(kl: Path) -> None:
     images = torch.randint(256, (3, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     latents = plain.encode(images)
     torch.testing.assert_close(last.encode(images), latents)
-    assert torch.equal(last.decode(latents), plain.decode(latents))
+    assert (last.decode(latents).int() - plain.decode(latents).int()).abs().max() <= 1
     models = [codec._model(images) for codec in (plain, last)]
     assert [model.encoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last) for model in models] == [
         False,
