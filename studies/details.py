@@ -39,6 +39,7 @@ _FLOORS = [
     ("few-steps-dimension-cpu", "32-pixels-assignment", "CIFAR-10 at 32 pixels"),
     ("few-steps-latents-cpu", "64-pixels-assignment", "latents of CIFAR-10 at 64 pixels"),
     ("few-steps-latents-cpu", "128-pixels-assignment", "latents of CIFAR-10 at 128 pixels"),
+    ("few-steps-latents-256-cpu", "assignment", "latents of CIFAR-10 at 256 pixels"),
     ("few-steps-faces-cpu", "assignment", "faces, as latents"),
     ("demo", "assignment", "digits"),
 ]
@@ -47,6 +48,8 @@ _ARM = "assignment"
 _ROWS = 8
 _LATENT_NUMBERS = 4096
 """The numbers of a latent of 256 x 256 pixels."""
+_HALF_BATCH = "few-steps-settings-cpu"
+"""The page of the record that compares the gain at batch 128 with that at 64."""
 
 
 def details(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
@@ -68,10 +71,8 @@ def details(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         "dimensions": rows,
         "qualities": _qualities(gained, by_page),
         "counts": sorted({row["sampling_steps"] for row in gained}),
-        "largest": _largest(rows, gained),
         "share": _share(gained),
-        "expected": expected(gained),
-        "latents": next((row for row in rows if row["d"] == _LATENT_NUMBERS), None),
+        "example": _example(rows, gained, by_page),
     }
 
 
@@ -135,15 +136,31 @@ def _qualities(gained: Sequence[Mapping[str, Any]], by_page: Mapping[str, Mappin
     return [[data, f"{d:,}", *(changes.get((data, count), "-") for count in counts)] for data, d in sizes]
 
 
-def _largest(rows: Sequence[Mapping[str, Any]], gained: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return name, nearness and changes by sampling steps of the most pixels whose quality was measured, or None."""
-    pixels = [row for row in gained if not row["latents"]]
-    if not pixels:
+def _example(
+    rows: Sequence[Mapping[str, Any]], gained: Sequence[Mapping[str, Any]], by_page: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any] | None:
+    """Return the measurements of latents of 256 x 256 pixels and the gain at half the batch, or None.
+
+    ``shown``: by how many per cent their pairs come nearer. ``cells``: changes by sampling steps. ``halves``: gains at
+    batch 128 and at 64, in per cent, by sampling steps. ``expected``: see ``expected``.
+    """
+    cells = {row["sampling_steps"]: change_text(row) for row in _large(gained)}
+    if not cells or _HALF_BATCH not in by_page:
         return None
-    most = pixels[-1]
-    cells = {row["sampling_steps"]: change_text(row) for row in pixels if row["d"] == most["d"]}
-    shown = next(row["shown"] for row in rows if row["d"] == most["d"])
-    return {"name": most["data"], "shown": shown, "cells": cells}
+    shown = next(row["shown"] for row in rows if row["d"] == _LATENT_NUMBERS and row["batch"] == 128)
+    halves = {count: [f"{gain:.0f} %" for gain in _by_batch(by_page[_HALF_BATCH], count)] for count in (2, 5)}
+    return {"shown": shown, "cells": cells, "halves": halves, "expected": expected(gained, by_page)}
+
+
+def _large(gained: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the changes of latents of 256 x 256 pixels."""
+    return [row for row in gained if row["latents"] and row["d"] == _LATENT_NUMBERS]
+
+
+def _by_batch(view: Mapping[str, Any], count: int) -> tuple[float, float]:
+    """Return what assignment gains in so many sampling steps at batch 128 and at 64, in per cent."""
+    plain, half = (view["changes"][arm, count]["percent"] for arm in ("plain-assignment", "batch-64-assignment"))
+    return -plain, -half
 
 
 def _beside_pixels(gained: Sequence[Mapping[str, Any]], count: int) -> list[tuple[int, float, float]]:
@@ -175,13 +192,14 @@ def _share(gained: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def expected(gained: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    """Return by how many per cent large latents may gain in 4 sampling steps, at least and at most.
+def expected(gained: Sequence[Mapping[str, Any]], by_page: Mapping[str, Mapping[str, Any]]) -> tuple[str, str] | None:
+    """Return by how many per cent latents of 256 x 256 pixels may gain at batch 64 and 4 steps, at least and at most.
 
-    At most what the most pixels gained at 2 steps. At least what they gained at 5, times the least that latents gained
-    there in place of pixels.
+    At most what they gained at 2 steps and batch 128. At least what they gained at 5, times the part of the gain that
+    half the batch keeps at 8 x 8 pixels.
     """
-    pixels = [row for row in gained if not row["latents"]]
-    by_steps = {row["sampling_steps"]: -row["percent"] for row in pixels if row["d"] == pixels[-1]["d"]}
-    least = min((mine / other for _, mine, other in _beside_pixels(gained, 5)), default=1.0)
-    return (f"{by_steps[5] * min(least, 1):.0f}", f"{by_steps[2]:.0f}") if by_steps else None
+    by_steps = {row["sampling_steps"]: -row["percent"] for row in _large(gained)}
+    if not by_steps or _HALF_BATCH not in by_page:
+        return None
+    whole, half = _by_batch(by_page[_HALF_BATCH], 5)
+    return f"{by_steps[5] * half / whole:.0f}", f"{by_steps[2]:.0f}"

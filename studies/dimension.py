@@ -14,7 +14,7 @@ __all__ = ["gains_by_dimension", "nearness"]
 _ARM = "assignment"
 _LATENT_BATCH = 64
 """The batch whose rows of the benchmark are shown."""
-_STUDIED = "few-steps-dimension/cpu", "few-steps-latents/cpu"
+_STUDIED = "few-steps-dimension/cpu", "few-steps-latents/cpu", "few-steps-latents-256/cpu"
 """Where qualities are read."""
 _RECORDS = "demo", *_STUDIED, "few-steps-flow/cpu"
 """Where distances are read; of equal data and batch the first is shown."""
@@ -46,18 +46,18 @@ def _gains(path: Path, page: str) -> Iterator[dict[str, Any]]:
     for arm, configuration in numbers["configurations"].items():
         if arm.rpartition("-")[2] == _ARM:
             for count in sorted({steps for name, steps in changed if name == arm}):
-                _, size, d = _data(configuration["source"], arm)
+                _, size, d = _data(configuration["source"])
                 latents = configuration["source"]["use"] == "latents"
                 about = {"data": size, "latents": latents, "d": d, "arm": arm, "page": page}
                 yield about | {"sampling_steps": count, **changed[arm, count]}
 
 
-def _data(source: Mapping[str, Any], arm: str) -> tuple[str, str, int]:
-    """Return name and size of the data of a source, and the numbers of one image; arms on latents begin with a size."""
+def _data(source: Mapping[str, Any]) -> tuple[str, str, int]:
+    """Return name and size of the data of a source, and the numbers of one image; stored latents end with a size."""
     if source["use"] == "digits":
         return "digits, 8 x 8 pixels", "8 pixels", 64
     if source["use"] == "latents":
-        side = int(arm.partition("-")[0])
+        side = int(source["path"].rpartition("-")[2])
         numbers = _CHANNELS * (side // _FACTOR) ** 2
         return f"latents of CIFAR-10 at {side} pixels", f"{side} pixels, as latents", numbers
     size = source["size"]
@@ -94,6 +94,6 @@ def _recorded(path: Path) -> Iterator[dict[str, Any]]:
     numbers = read_record(path) if path.is_file() else {"configurations": {}}
     for arm, configuration in numbers["configurations"].items():
         if arm.rpartition("-")[2] == _ARM:
-            data, _, d = _data(configuration["source"], arm)
+            data, _, d = _data(configuration["source"])
             percent = numbers["pairs"][arm]["distance_reduction_percent"]
             yield {"data": data, "d": d, "batch": configuration["train"]["batch"], "percent": percent}

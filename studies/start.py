@@ -19,7 +19,7 @@ _HEADLINE = [
     ("few-steps-dimension-cpu", "16-pixels-assignment", "flow matching", "16 x 16 pixels"),
     ("few-steps-dimension-cpu", "32-pixels-assignment", "flow matching", "32 x 32 pixels"),
     ("few-steps-latents-cpu", "64-pixels-assignment", "flow matching", "latents of 64 x 64 pixels"),
-    ("few-steps-latents-cpu", "128-pixels-assignment", "flow matching", "latents of 128 x 128 pixels"),
+    ("few-steps-latents-256-cpu", "assignment", "flow matching", "latents of 256 x 256 pixels"),
     ("few-steps-ddim-cpu", "x0-assignment", "DDIM, predicts the image", "8 x 8 pixels"),
     ("few-steps-ddim-cpu", "v-assignment", "DDIM, predicts v", "8 x 8 pixels"),
     ("few-steps-ddim-cpu", "eps-assignment", "DDIM, predicts the noise", "8 x 8 pixels"),
@@ -77,7 +77,7 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         "costs": _costs(root),
         "shares": _shares(by_page[_SHARE]) if _SHARE in by_page else None,
         "short": _short(gained),
-        "expected": expected(gained),
+        "expected": expected(gained, by_page),
         "picture": "results/figures/dimension.svg" if (root / "results/figures/dimension.svg").is_file() else "",
     }
 

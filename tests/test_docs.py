@@ -421,7 +421,7 @@ GAINS = [
     ("few-steps-dimension/cpu", "32-pixels-assignment"),
     ("few-steps-flow/cpu", "assignment"),
     ("few-steps-data-sets/cpu", "semidiscrete"),
-    ("few-steps-latents/cpu", "64-pixels-assignment"),
+    ("few-steps-latents-256/cpu", "assignment"),
     ("sd-class-conditional/cpu", "assignment-per-class"),
     ("demo", "assignment"),
     ("few-steps-16-pixels/cpu", "v-assignment"),
