@@ -195,11 +195,12 @@ def _share(gained: Sequence[Mapping[str, Any]]) -> list[str]:
 def expected(gained: Sequence[Mapping[str, Any]], by_page: Mapping[str, Mapping[str, Any]]) -> tuple[str, str] | None:
     """Return by how many per cent latents of 256 x 256 pixels may gain at batch 64 and 4 steps, at least and at most.
 
-    At most what they gained at 2 steps and batch 128. At least what they gained at 5, times the part of the gain that
-    half the batch keeps at 8 x 8 pixels.
+    They gain between what they gained at 5 and at 2 steps and batch 128, each times the part that half the batch
+    keeps of the gain in as many steps at 8 x 8 pixels.
     """
-    by_steps = {row["sampling_steps"]: -row["percent"] for row in _large(gained)}
-    if not by_steps or _HALF_BATCH not in by_page:
+    gains = {row["sampling_steps"]: -row["percent"] for row in _large(gained)}
+    if not gains or _HALF_BATCH not in by_page:
         return None
-    whole, half = _by_batch(by_page[_HALF_BATCH], 5)
-    return f"{by_steps[5] * half / whole:.0f}", f"{by_steps[2]:.0f}"
+    halves = {steps: _by_batch(by_page[_HALF_BATCH], steps) for steps in (2, 5)}
+    most, least = (gains[steps] * half / whole for steps, (whole, half) in halves.items())
+    return f"{least:.0f}", f"{most:.0f}"

@@ -72,11 +72,12 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         "sooner": _sooner(by_page[_SOONER]) if _SOONER in by_page else [],
         "faces": faces,
         "face_changes": _listed([change_text(row) for row in faces["changes"].values()]) if faces else "",
+        "faces_in_four": change_text(faces["changes"][_ARM, 4]) if faces else "",
         "face_counts": _listed([str(count) for _, count in faces["changes"]]) if faces else "",
         "limits": list(_limits(by_page, root)),
         "costs": _costs(root),
         "shares": _shares(by_page[_SHARE]) if _SHARE in by_page else None,
-        "short": _short(gained),
+        "short": _short(gained, by_page),
         "expected": expected(gained, by_page),
         "picture": "results/figures/dimension.svg" if (root / "results/figures/dimension.svg").is_file() else "",
     }
@@ -137,7 +138,7 @@ def _policy(record: Path) -> str:
     )
 
 
-def _short(gained: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _short(gained: Sequence[Mapping[str, Any]], by_page: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return the changes of the largest images and of latents in several sampling steps."""
     several = [row for row in gained if row["sampling_steps"] > 1]
     counts = sorted({row["sampling_steps"] for row in several})
@@ -149,8 +150,8 @@ def _short(gained: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     latents = [row for row in latents if row["d"] == latents[-1]["d"]]
     return {
         "counts": _listed([str(count) for count in counts]),
-        "largest": {"data_name": f"CIFAR-10 at {largest[0]['data']}", "changes": _changes(largest)},
-        "latents": {"data_name": _enlarged(latents[-1]), "changes": _changes(latents)} if latents else None,
+        "largest": {"data_name": f"CIFAR-10 at {largest[0]['data']}", "changes": _changes(largest, by_page)},
+        "latents": {"data_name": _enlarged(latents[-1]), "changes": _changes(latents, by_page)} if latents else None,
     }
 
 
@@ -159,8 +160,9 @@ def _enlarged(row: Mapping[str, Any]) -> str:
     return f"latents of CIFAR-10 enlarged to {row['data'].partition(',')[0]}"
 
 
-def _changes(rows: Sequence[Mapping[str, Any]]) -> str:
-    return _listed([f"{row['percent']:+.0f} %" for row in rows])
+def _changes(rows: Sequence[Mapping[str, Any]], by_page: Mapping[str, Mapping[str, Any]]) -> str:
+    marked = [marks(by_page[row["page"]])[row["arm"], str(row["sampling_steps"])] for row in rows]
+    return _listed([f"{row['percent']:+.0f} %{mark}" for row, mark in zip(rows, marked, strict=True)])
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -463,7 +463,7 @@ def readme_problems(text: str) -> list[str]:
     best = bests("few-steps-flow/cpu")
     kept = [f"{100 * (1 - best['assignment', steps] / best['independent', steps]):.0f}" for steps in (1, 2, 5, 10)]
     says = {
-        f"it gains {', '.join(kept[:3])} and {kept[3]} % at 1, 2, 5 and 10.": True,
+        f"assignment gains {', '.join(kept[:3])} and {kept[3]} % at 1, 2, 5 and 10.": True,
         f"is {ends(faces, 2)} at 2 steps, {ends(faces, 4)} at 4 and {ends(faces, 20)} at 20": True,
         f"reaches comes {sooner[2]:.1f} times sooner at 2 and at 5 sampling steps": f"{sooner[5]:.1f}"
         == f"{sooner[2]:.1f}",

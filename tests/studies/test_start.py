@@ -119,7 +119,7 @@ def test_what_to_expect_of_large_latents_is_read_off_the_records() -> None:
     )
     for steps in (2, 5):
         assert f"{half[steps]:.0f} % in place of {whole[steps]:.0f} % at {steps}" in text
-    low, high = gain[5] * half[5] / whole[5], gain[2]
+    low, high = (gain[steps] * half[steps] / whole[steps] for steps in (5, 2))
     assert low < high
     assert f"4 sampling steps: expect a distance {low:.0f} to {high:.0f} % lower at the end of training" in said
     assert f"So expect a distance {low:.0f} to {high:.0f} % lower" in text
