@@ -7,9 +7,9 @@ from typing import Any
 
 from immiscible_diffusion.report.sentences import number
 from studies.changes import change_text
-from studies.dimension import gains_by_dimension, nearness
+from studies.dimension import nearness
 
-__all__ = ["details", "expected", "marks"]
+__all__ = ["details", "expected", "marked_change", "marks"]
 
 _GAINS = ["few-steps-flow-cpu", "demo"]
 """Pages of the records that the first table is about, real images first."""
@@ -52,14 +52,15 @@ _HALF_BATCH = "few-steps-settings-cpu"
 """The page of the record that compares the gain at batch 128 with that at 64."""
 
 
-def details(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
+def details(views: Sequence[Mapping[str, Any]], gained: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
     """Return the values of the page's template.
 
     Args:
         views: all records, as the pages show them.
+        gained: the changes by data set and sampling steps, see ``dimension.gains_by_dimension``.
         root: the repository's root. What is not recorded there is left out.
     """
-    rows, gained = nearness(root), gains_by_dimension(root)
+    rows = nearness(root)
     by_page = {view["page"]: view for view in views}
     gains = [by_page[page] for page in _GAINS if page in by_page]
     return {
@@ -119,6 +120,11 @@ def marks(view: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     return {(cells[0], cells[1]): " †" if cells[3].endswith("†") else "" for cells in ends}
 
 
+def marked_change(view: Mapping[str, Any], arm: str, count: int) -> str:
+    """Return how far an arm ends from independent noise in so many sampling steps, with the mark of ``marks``."""
+    return f"{change_text(view['changes'][arm, count])}{marks(view)[arm, str(count)]}"
+
+
 def _floor(view: Mapping[str, Any], arm: str) -> str:
     """Return what real images score for the samples of an arm, in the first metric."""
     score = next(entry["floor"][view["metrics"][0]] for entry in view["instrument"] if arm in entry["arms"])
@@ -130,7 +136,7 @@ def _qualities(gained: Sequence[Mapping[str, Any]], by_page: Mapping[str, Mappin
     changes = {}
     for row in gained:
         view, count = by_page[row["page"]], row["sampling_steps"]
-        changes[row["data"], count] = f"{change_text(row)}{marks(view)[row['arm'], str(count)]}"
+        changes[row["data"], count] = marked_change(view, row["arm"], count)
     counts = sorted({row["sampling_steps"] for row in gained})
     sizes = dict.fromkeys((row["data"], row["d"]) for row in gained)
     return [[data, f"{d:,}", *(changes.get((data, count), "-") for count in counts)] for data, d in sizes]
@@ -144,12 +150,13 @@ def _example(
     ``shown``: by how many per cent their pairs come nearer. ``cells``: changes by sampling steps. ``halves``: gains at
     batch 128 and at 64, in per cent, by sampling steps. ``expected``: see ``expected``.
     """
-    cells = {row["sampling_steps"]: change_text(row) for row in _large(gained)}
-    if not cells or _HALF_BATCH not in by_page:
+    likely = expected(gained, by_page)
+    if likely is None:
         return None
+    cells = {row["sampling_steps"]: change_text(row) for row in _large(gained)}
     shown = next(row["shown"] for row in rows if row["d"] == _LATENT_NUMBERS and row["batch"] == 128)
     halves = {count: [f"{gain:.0f} %" for gain in _by_batch(by_page[_HALF_BATCH], count)] for count in (2, 5)}
-    return {"shown": shown, "cells": cells, "halves": halves, "expected": expected(gained, by_page)}
+    return {"shown": shown, "cells": cells, "halves": halves, "expected": likely}
 
 
 def _large(gained: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

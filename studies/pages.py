@@ -22,6 +22,7 @@ from immiscible_diffusion.report.sentences import (
 from immiscible_diffusion.report.speedup import Curve, falling
 from studies.changes import best_changes, changes
 from studies.details import details
+from studies.dimension import gains_by_dimension
 from studies.exhibits import exhibits
 from studies.papers import papers, states
 from studies.published import published, published_note, published_thresholds
@@ -46,10 +47,10 @@ def pages(root: Path) -> dict[str, bytes]:
         ValueError: a record that cannot be read.
         ImportError: jinja2 is not installed.
     """
-    values = _everything(root)
+    values, gained = _everything(root), gains_by_dimension(root)
     texts = {f"{_FOLDER}/{view['page']}.md": render(_TEMPLATES / "record.md", view=view) for view in values["views"]}
-    texts[f"{_FOLDER}/README.md"] = render(_TEMPLATES / "start.md", **start(values["views"], root))
-    texts[f"{_FOLDER}/details.md"] = render(_TEMPLATES / "details.md", **details(values["views"], root))
+    texts[f"{_FOLDER}/README.md"] = render(_TEMPLATES / "start.md", **start(values["views"], gained, root))
+    texts[f"{_FOLDER}/details.md"] = render(_TEMPLATES / "details.md", **details(values["views"], gained, root))
     texts[f"{_FOLDER}/tables.md"] = render(_TEMPLATES / "results.md", **values)
     return {name: wrapped(text.decode()).encode() for name, text in texts.items()}
 

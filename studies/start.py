@@ -9,8 +9,7 @@ from immiscible_diffusion.files import read_json
 from immiscible_diffusion.report.sentences import counted, floor_mark, number
 from immiscible_diffusion.runs.rollout import by_arm
 from studies.changes import change_text
-from studies.details import expected, marks
-from studies.dimension import gains_by_dimension
+from studies.details import expected, marked_change, marks
 
 __all__ = ["start"]
 
@@ -55,14 +54,14 @@ CONTENDERS = ["this library, fp32", "torch.cdist + scipy (denoising-diffusion-py
 """The columns of the table of costs, as the benchmark names them."""
 
 
-def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
+def start(views: Sequence[Mapping[str, Any]], gained: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
     """Return the values of the page's template.
 
     Args:
         views: all records, as the pages show them.
+        gained: the changes by data set and sampling steps, see ``dimension.gains_by_dimension``.
         root: the repository's root. What is not recorded there is left out.
     """
-    gained = gains_by_dimension(root)
     by_page = {view["page"]: view for view in views}
     faces = by_page.get(_FACES)
     return {
@@ -72,7 +71,7 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
         "sooner": _sooner(by_page[_SOONER]) if _SOONER in by_page else [],
         "faces": faces,
         "face_changes": _listed([change_text(row) for row in faces["changes"].values()]) if faces else "",
-        "faces_in_four": change_text(faces["changes"][_ARM, 4]) if faces else "",
+        "faces_in_four": marked_change(faces, _ARM, 4) if faces else "",
         "face_counts": _listed([str(count) for _, count in faces["changes"]]) if faces else "",
         "limits": list(_limits(by_page, root)),
         "costs": _costs(root),
@@ -85,9 +84,7 @@ def start(views: Sequence[Mapping[str, Any]], root: Path) -> dict[str, Any]:
 
 def _change(view: Mapping[str, Any], arm: str, method: str, images: str) -> dict[str, Any]:
     """Return a row of the first table: how far an arm ends from independent noise, by the number of sampling steps."""
-    marked = marks(view)
-    changed = {count: view["changes"].get((arm, count)) for count in _COUNTS}
-    cells = [f"{change_text(row)}{marked[arm, str(count)]}" if row else "-" for count, row in changed.items()]
+    cells = [marked_change(view, arm, count) if (arm, count) in view["changes"] else "-" for count in _COUNTS]
     return {"method": method, "page": view["page"], "cells": [images, view["train_steps"], *cells]}
 
 
@@ -112,7 +109,7 @@ def _limits(by_page: Mapping[str, Mapping[str, Any]], root: Path) -> Iterator[tu
     for page, arm, count, words in _LIMITS:
         if page in by_page and (arm, count) in by_page[page]["changes"]:
             view = by_page[page]
-            change = f"{change_text(view['changes'][arm, count])}{marks(view)[arm, str(count)]}"
+            change = marked_change(view, arm, count)
             ends = {(cells[0], cells[1]): cells[2] for cells in view["finals"][view["metrics"][0]]}
             plain, coupled = ends[arm.replace(_ARM, "independent"), str(count)], ends[arm, str(count)]
             yield page, words, f"At {counted(count)} {plain} becomes {coupled}: {change}."

@@ -107,5 +107,5 @@ def _load(path: Path, dtype: torch.dtype, device: str, channels_last: bool) -> A
         model = read_model(getattr(diffusers, name), path, f"the {name}", low_cpu_mem_usage=False)
     # nn.Module's own: diffusers' warns of modules kept in fp32, of which these classes have none
     move: Any = torch.nn.Module.to
-    model = move(model.eval().requires_grad_(False), device=device, dtype=dtype)
-    return move(model, memory_format=torch.channels_last) if channels_last else model
+    layout = torch.channels_last if channels_last else None
+    return move(model.eval().requires_grad_(False), device=device, dtype=dtype, memory_format=layout)
